@@ -1,0 +1,115 @@
+# Every target sets itself up. All that has to be there is make, and Python 3.11 or newer with its venv module.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ARGS ?=
+SOAK_MINUTES ?= 60
+
+# A surrounding environment chooses where packages come from (indexes, certificates, proxies), never where they go.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONWARNINGS VIRTUAL_ENV
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_NO_DEPS PIP_CONSTRAINT PIP_REQUIREMENT PIP_EDITABLE
+unexport PIP_REQUIRE_HASHES PIP_NO_BUILD_ISOLATION PIP_DRY_RUN PIP_IGNORE_INSTALLED
+
+.PHONY: help
+help: ## What you are reading
+	@echo 'make TARGET [ARGS="…"], for example: make demo, or make pytest ARGS="-k escrow"'
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target meaning; do \
+		printf '  %-10s %s\n' "$$target" "$$meaning"; \
+	done
+
+.PHONY: demo
+demo: $(VENV)/.run ## See the daemon keep a token alive, against a simulated provider
+	@$(BIN)/token-sidecar demo $(ARGS)
+
+.PHONY: test
+test: lint types layers pytest ## Everything that must be green before a change goes in
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Style: ruff's checks and its formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev ## Types: mypy, strict
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: $(VENV)/.dev ## Architecture: imports go one way
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: pytest
+pytest: $(VENV)/.dev ## The test suite alone, on every core
+	$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## The test suite, and what it doesn't reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: soak
+soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60)
+	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+
+.PHONY: format
+format: $(VENV)/.dev ## Repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One resolution, from which the smaller sets take their versions. Pins stay as they are unless UPGRADE=1.
+COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1: newest versions)
+	$(COMPILE) pyproject.toml --extra all --output-file requirements/all.txt
+	$(COMPILE) pyproject.toml --constraint requirements/all.txt --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --group dev --constraint requirements/all.txt --output-file requirements/dev.txt
+	$(COMPILE) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find sidecar tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A virtual environment holds its own path: one that moved along with its checkout is made anew.
+ifneq ($(shell cat $(VENV)/.checkout 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.checkout
+endif
+
+$(VENV)/.checkout:
+	@for python in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3 python3.14 python); do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		recent="$$python"; \
+		"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+		echo "Setting up $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV) || exit 1; \
+		printf '%s' "$(CURDIR)" > $@; \
+		exit 0; \
+	done; \
+	if [ -n "$$recent" ]; then \
+		echo "$$recent has no working venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	else \
+		echo "token-sidecar needs Python 3.11 or newer, and none was found$(if $(PYTHON), at $(PYTHON)). Name one: make PYTHON=/path/to/python3.11 …" >&2; \
+	fi; \
+	exit 1
+
+# Enough for the daemon and the demo.
+$(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements/build.txt
+	@echo 'Installing the daemon (requirements/run.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/run.txt --requirement requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# All of it.
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@echo 'Installing what the tests need (requirements/dev.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@

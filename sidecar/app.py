@@ -1,0 +1,242 @@
+"""Wiring: a configuration in, a running daemon out. Root tasks in one flat list, and the order of its end.
+
+On SIGTERM the scheduler stops first: turns that wait are dropped, a turn that has called the provider sees its
+answer home. Probes and metrics are served until that is done, and a token that the store does not have yet keeps
+the process from leaving until it has, or until it is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import resource
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import structlog
+
+from sidecar import __version__
+from sidecar.board import Board
+from sidecar.clients.http import HttpClient
+from sidecar.clock import SystemClock
+from sidecar.engine import Engine
+from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
+from sidecar.escrow import Escrow
+from sidecar.events import Event, TurnEnded, Warned
+from sidecar.observers import fan_out
+from sidecar.observers.log import LogObserver
+from sidecar.observers.metrics import Metrics
+from sidecar.observers.termination import TerminationLog
+from sidecar.pulse import Heartbeats, Pulse
+from sidecar.renewer import Surroundings
+from sidecar.scheduler import Scheduler
+from sidecar.server import health
+from sidecar.server.control import control_app
+from sidecar.server.http import Site, probes_app
+from sidecar.server.marker import StartMarker
+from sidecar.server.serve import HttpServer, bind_tcp, bind_unix, publish_address, url_of
+from sidecar.server.status import ConfigState, Process
+from sidecar.state_dir import StateDir
+from sidecar.stores import open_store
+from sidecar.tokens import GrantState
+from sidecar.watch import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from sidecar.clock import Clock
+    from sidecar.config import Loaded
+    from sidecar.ports import Observer, Store
+
+PR_SET_DUMPABLE = 4
+
+_log = structlog.get_logger("sidecar")
+
+
+class House:
+    """The parts that every way of running shares."""
+
+    def __init__(
+        self, loaded: Loaded, clock: Clock, state: StateDir, store: Store, http: HttpClient, environ: Mapping[str, str]
+    ) -> None:
+        """Put the engine and its observers together; nothing runs yet."""
+        settings = loaded.settings
+        self.settings = settings
+        self.clock = clock
+        self.state = state
+        self.board = Board()
+        self.heartbeats = Heartbeats(clock)
+        self.pulse = Pulse()
+        self.metrics = Metrics(clock=clock, heartbeats=self.heartbeats, store=store.kind, version=__version__)
+        self.config_state = ConfigState(clock, str(settings.path))
+        self.ended_turns = anyio.Event()
+        watching: list[Observer] = [
+            self.board,
+            self.metrics,
+            self.config_state,
+            LogObserver(clock),
+            TerminationLog(),
+            self,
+        ]
+        self.emit: Callable[[Event], None] = fan_out(watching)
+        workers = max(1, min(settings.max_workers, len(settings.tokens)))
+        self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=workers)
+        escrow = Escrow(state.escrow)
+        escrow.prepare()
+        around = Surroundings(clock, store, escrow, state.instance, self.emit, random.SystemRandom().random)
+        self.engine = Engine(
+            settings, around, http=http, scheduler=self.scheduler, board=self.board, environ=environ
+        )
+        for warning in loaded.warnings:
+            self.emit(Warned("configuration", warning))
+
+    def notice(self, event: Event) -> None:
+        """Wake whoever waits for something to have happened."""
+        if isinstance(event, TurnEnded):
+            ended, self.ended_turns = self.ended_turns, anyio.Event()
+            ended.set()
+
+    async def renew(self, scope: anyio.CancelScope) -> None:
+        """Give the tokens their turns until `scope` is cancelled, then see home what is under way."""
+        with scope:
+            await self.scheduler.run()
+        with anyio.CancelScope(shield=True):
+            for renewer in self.engine:
+                delay = 0.1
+                while renewer.unpersisted:
+                    try:
+                        await renewer.settle()
+                    except StoreError:
+                        await anyio.sleep(delay)
+                        delay = min(delay * 2, 5.0)
+
+
+@asynccontextmanager
+async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> AsyncIterator[House]:
+    """Lock `state_dir`, open the store and put everything together. Raises `SidecarError`."""
+    settings, clock = loaded.settings, SystemClock()
+    harden()
+    async with AsyncExitStack() as stack:
+        state = stack.enter_context(StateDir(settings.state_dir))
+        store = await stack.enter_async_context(open_store(str(settings.store.url), clock))
+        http = await stack.enter_async_context(
+            HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
+        )
+        yield House(loaded, clock, state, store, http, environ)
+
+
+async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Run the daemon until SIGTERM or SIGINT."""
+    settings = loaded.settings
+    async with open_house(loaded, environ=environ) as house:
+        probes = bind_tcp(settings.server.host, settings.server.port)
+        control = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
+        publish_address(settings.state_dir, probes)
+        site = _site(house)
+        house.engine.describe = partial(_describe, site)
+        await house.engine.start()
+        watcher = Watcher(house.clock, house.heartbeats, house.pulse, house.emit)
+        watcher.watch(house.engine.interests())
+        server = partial(HttpServer, pulse=house.pulse, heartbeats=house.heartbeats)
+        renewing = anyio.CancelScope()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
+            await tasks.start(server(control_app(house.engine), control, worker="control").run, name="control")
+            tasks.start_soon(watcher.run, name="watcher")
+            tasks.start_soon(_reload, house.engine, watcher, name="reload")
+            tasks.start_soon(_signals, house.engine, renewing, name="signals")
+            count = len(settings.tokens)
+            _log.info(
+                f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}", url=url_of(probes)
+            )
+            await house.renew(renewing)
+            tasks.cancel_scope.cancel()
+
+
+async def run_once(loaded: Loaded, *, environ: Mapping[str, str] = os.environ, wait: float | None = None) -> None:
+    """Return as soon as every required output holds a valid token.
+
+    `wait`: seconds after which to give up; None: never. Raises `HumanNeeded` as soon as only a human can help,
+    `TemporarilyUnavailable` when the time is up.
+    """
+    async with open_house(loaded, environ=environ) as house:
+        await house.engine.start()
+        renewing = anyio.CancelScope()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_signals, house.engine, renewing, name="signals")
+            tasks.start_soon(house.renew, renewing, name="renew")
+            try:
+                with anyio.fail_after(wait):
+                    await _all_published(house)
+            except TimeoutError:
+                reasons = health.startupz(await house.engine.read_back(), now=house.clock.wall()).reasons
+                raise TemporarilyUnavailable("\n".join(reasons)) from None
+            finally:
+                renewing.cancel()
+                tasks.cancel_scope.cancel()
+
+
+async def _all_published(house: House) -> None:
+    """Wait until every required token is where it is wanted. Raises `HumanNeeded` when waiting is no use."""
+    while True:
+        turned = house.ended_turns
+        views = await house.engine.read_back()
+        verdict = health.startupz(views, now=house.clock.wall())
+        if verdict.ok:
+            return
+        hopeless = [view for view in views if view.required and view.grant_state in _HOPELESS]
+        if hopeless and all(view.next_wake is not None for view in hopeless):
+            raise HumanNeeded("\n".join(verdict.reasons))
+        await turned.wait()
+
+
+_HOPELESS = (GrantState.DEAD, GrantState.UNSEEDED)
+
+
+def harden() -> None:
+    """Keep secrets in this process's memory: no core files, and no debugger of the same user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _site(house: House) -> Site:
+    process = Process.now(house.clock, version=__version__, instance=house.state.instance)
+    return Site(
+        board=house.board,
+        read_back=house.engine.read_back,
+        metrics=house.metrics.render,
+        config=house.config_state.as_dict,
+        heartbeats=house.heartbeats,
+        clock=house.clock,
+        process=process,
+        marker=StartMarker(house.state.path, warn=lambda reason: house.emit(Warned("startup", reason))),
+    )
+
+
+async def _describe(site: Site) -> dict[str, Any]:
+    return site.status(await site.views())
+
+
+async def _reload(engine: Engine, watcher: Watcher) -> None:
+    while True:
+        await engine.reload_wanted.wait()
+        engine.reload_wanted = anyio.Event()
+        try:
+            await engine.reload()
+        except ConfigError:
+            continue  # told to the observers by the engine: the old configuration stays in force
+        watcher.watch(engine.interests())
+
+
+async def _signals(engine: Engine, renewing: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for signum in signals:
+            if signum is signal.SIGHUP:
+                engine.want_reload()
+            else:
+                _log.info(f"stopping on {signum.name}")
+                renewing.cancel()

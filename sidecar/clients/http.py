@@ -1,0 +1,433 @@
+"""The one way to a token endpoint: one POST on a fresh connection, and certainty about whether it went out.
+
+httpx2's transport is used without its client: no redirects, no cookies, no retries, no URLs in logs. From the
+environment two things are honoured: `SSL_CERT_FILE` or else `SSL_CERT_DIR`, in place of the system's
+certificates (OpenSSL's, not certifi's), and `HTTPS_PROXY` or `ALL_PROXY` with `NO_PROXY`, for https alone,
+where the proxy sees nothing but the host's name (CONNECT).
+
+Time is limited in two ways. Until the request may leave, by a plain deadline: nothing can be lost. From then
+on only seconds in which this process ran are counted, so that one that was stopped (SIGSTOP, a frozen machine)
+finds the answer that waited in its socket.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlencode
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import httpx2
+
+from sidecar import __version__
+from sidecar.clock import Clock
+from sidecar.errors import NoAnswer, NotSent
+from sidecar.ports import Answer, Gate
+
+BODY_LIMIT = 1024 * 1024
+"""Bytes; a token answer has a few thousand."""
+READ_LIMIT = 300.0
+"""Seconds for the whole answer."""
+KEPT_HEADERS = ("date", "retry-after", "content-type", "location")
+"""What an `Answer` keeps."""
+
+_TOO_LARGE = f"the answer is larger than {BODY_LIMIT // 1024} KiB"
+
+# At debug level they write headers of both directions.
+_LOGGERS = ("httpx2", *(f"httpcore2.{name}" for name in ("connection", "http11", "http2", "proxy", "socks")))
+
+
+class Sealed(dict[str, str]):
+    """Members of a form, or headers: a mapping whose `repr` shows names and hides values."""
+
+    def __repr__(self) -> str:
+        return f"Sealed({', '.join(self)})"
+
+
+class HttpClient:
+    """Makes token requests. Enter it before use; one serves any number of calls at once."""
+
+    def __init__(
+        self, clock: Clock, *, allow_insecure_http: bool = False, read_limit: float = READ_LIMIT
+    ) -> None:
+        """`read_limit`: seconds for an answer to come in whole, once the request was sent."""
+        self._clock = clock
+        self._allow_insecure_http = allow_insecure_http
+        self._read_limit = read_limit
+        self._trust: ssl.SSLContext | None = None
+        self._trust_signature: object = None
+
+    async def __aenter__(self) -> Self:
+        for name in _LOGGERS:
+            logging.getLogger(name).disabled = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._trust = None
+
+    async def post_form(
+        self, url: str, form: Sealed, *, gate: Gate, send_timeout: float, headers: Sealed | None = None
+    ) -> Answer:
+        """Send one request and return whatever was answered, of any status; nothing is followed or retried.
+
+        `gate.open()` is called when the connection stands (TLS included), before the first byte of the
+        request. `send_timeout` (seconds) bounds everything up to the last byte of the request.
+
+        Raises `NotSent` when nothing left this machine, or what `gate.open()` raised; and `NoAnswer` when the
+        request may have been processed. No error holds the request, and none chains to one that does.
+        """
+        call = _Call(self._clock, gate, self._read_limit)
+        try:
+            async with anyio.create_task_group() as group:
+                group.cancel_scope.deadline = anyio.current_time() + send_timeout
+                call.scope = group.cancel_scope
+                call.watch = lambda: group.start_soon(call.give_up_in_time)
+                try:
+                    await self._exchange(call, url, form, headers or Sealed())
+                except Exception as error:  # noqa: BLE001 - whatever it was: was the request sent?
+                    call.failed(error)
+                group.cancel_scope.cancel()
+        finally:
+            await call.hang_up()
+        answer = call.answer or call.rescued()
+        if answer is None:
+            # Raised here, not where it went wrong: this frame shows no secret, and nothing is chained.
+            raise call.error(_host(url), send_timeout)
+        return answer
+
+    async def _exchange(self, call: _Call, url: str, form: Sealed, headers: Sealed) -> None:
+        target = httpx2.URL(url)
+        self._check(target)
+        content = urlencode(form).encode()
+        request = httpx2.Request(
+            "POST",
+            target,
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "Connection": "close",
+                "Content-Length": str(len(content)),
+                "Content-Type": "application/x-www-form-urlencoded",
+                "User-Agent": f"token-sidecar/{__version__}",
+                **headers,
+            },
+            content=call.guarded(content),
+            extensions={"trace": call.trace},
+        )
+        async with self._transport(target) as transport:
+            response = await transport.handle_async_request(request)
+            await call.read(response)
+
+    def _check(self, target: httpx2.URL) -> None:
+        if target.scheme == "https":
+            return
+        if target.scheme != "http" or not target.host:
+            raise NotSent("the token URL is not an https:// address; correct token_url", misconfigured=True)
+        if not (self._allow_insecure_http or _is_loopback(target.host)):
+            raise NotSent(
+                "plain http is refused except to loopback: use https, or set allow_insecure_http: true",
+                misconfigured=True,
+            )
+
+    def _transport(self, target: httpx2.URL) -> httpx2.AsyncHTTPTransport:
+        secure = target.scheme == "https"
+        # The bare context trusts nobody and costs nothing; plain http makes no use of it.
+        trust = self._trusted() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        proxy = _proxy_for(target) if secure else None
+        return httpx2.AsyncHTTPTransport(
+            verify=trust,
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=1, max_keepalive_connections=0),
+            proxy=_proxy(proxy, trust) if proxy else None,
+        )
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Load the trusted certificates when first used (they take 7 MiB), and when their file changed."""
+        signature = _trust_signature()
+        if self._trust is None or signature != self._trust_signature:
+            try:
+                self._trust = httpx2.create_ssl_context()
+            except OSError as error:
+                place = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "the system"
+                raise NotSent(
+                    f"the trusted certificates of {place} cannot be read ({_plain(error)}); "
+                    "correct SSL_CERT_FILE or SSL_CERT_DIR",
+                    misconfigured=True,
+                ) from None
+            self._trust_signature = signature
+        return self._trust
+
+
+class _Call:
+    """One request: how far it came, what it brought, and the patience with it."""
+
+    scope: anyio.CancelScope
+    watch: Callable[[], object]
+
+    def __init__(self, clock: Clock, gate: Gate, read_limit: float) -> None:
+        self._clock = clock
+        self._gate = gate
+        self._read_limit = read_limit
+        self._send_left = 0.0
+        self._sent = anyio.Event()
+        self._sent_at: float | None = None
+        self._refusal: Exception | None = None
+        self._reason = ""
+        self._misconfigured = False
+        self._stream: Any = None
+        self._response: httpx2.Response | None = None
+        self._body = bytearray()
+        self.answer: Answer | None = None
+
+    async def trace(self, name: str, info: dict[str, Any]) -> None:
+        """Listen to the transport. An exception raised here ends the request and closes its connection."""
+        if name == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+            self._open_gate()
+        elif name == "http11.receive_response_headers.started" and self._sent_at is not None:
+            self._sent.set()
+        elif name == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+
+    def _open_gate(self) -> None:
+        self._send_left = self.scope.deadline - anyio.current_time()
+        if self._send_left <= 0 or self.scope.cancel_called:
+            # The deadline has passed although its cancellation did not arrive yet, as after a SIGSTOP.
+            self._refusal = NotSent("the time to send was over before the connection was ready")
+            raise self._refusal
+        sent_at = self._clock.wall()
+        try:
+            self._gate.open()
+        except Exception as error:
+            self._refusal = error
+            raise
+        self._sent_at = sent_at
+        self.scope.deadline = float("inf")
+        self.watch()
+
+    async def hang_up(self) -> None:
+        """Close the connection if it isn't: the transport forgets one whose TLS handshake is cancelled."""
+        if self._stream is not None:
+            with anyio.move_on_after(1, shield=True):
+                await self._stream.aclose()
+
+    async def guarded(self, content: bytes) -> AsyncIterator[bytes]:
+        """Yield the body, and none of it should the transport ever come this far without the gate."""
+        if self._sent_at is None:
+            self._refusal = NotSent(
+                "the request reached the transport without passing the gate", misconfigured=True
+            )
+            raise self._refusal
+        yield content
+
+    async def give_up_in_time(self) -> None:
+        """Cancel the call when its seconds are used up.
+
+        They are counted in slices, and a slice counts as its nominal length however long it took: that is the
+        time this process had for it.
+        """
+        slice_ = self._send_left / 4
+        for _ in range(4):
+            with anyio.move_on_after(slice_):
+                await self._sent.wait()
+                break
+        else:
+            self._give_up("the request could not be sent in full in time")
+            return
+        for _ in range(30):
+            await anyio.sleep(self._read_limit / 30)
+        self._give_up(f"no whole answer within {self._read_limit:g} s")
+
+    def _give_up(self, reason: str) -> None:
+        if self.answer is None and not self._reason:
+            self._reason = reason
+        self.scope.cancel()
+
+    async def read(self, response: httpx2.Response) -> None:
+        """Take the answer in, up to the limit."""
+        self._response = response
+        declared = response.headers.get("content-length", "")
+        if not declared.isdecimal() or len(declared) < 20 and int(declared) <= BODY_LIMIT:  # noqa: PLR2004, RUF021
+            async for chunk in response.aiter_raw():
+                self._body += chunk
+                if len(self._body) > BODY_LIMIT:
+                    # Breaking off here would leave the transport's own generators unfinished.
+                    self._give_up(_TOO_LARGE)
+            if len(self._body) <= BODY_LIMIT:
+                self._complete(response)
+        else:
+            self._reason = _TOO_LARGE
+
+    def _complete(self, response: httpx2.Response) -> None:
+        body = _decoded(bytes(self._body), response.headers.get("content-encoding", ""))
+        if body is None:
+            self._reason = f"the answer is larger than {BODY_LIMIT // 1024} KiB when decompressed"
+            return
+        kept = {name: response.headers.get_list(name)[0] for name in KEPT_HEADERS if name in response.headers}
+        self.answer = Answer(
+            status=response.status_code,
+            headers=kept,
+            body=body,
+            sent_at=self._sent_at or 0.0,
+            received_at=self._clock.wall(),
+        )
+
+    def failed(self, error: Exception) -> None:
+        """Take note of what ended the call."""
+        if self.answer is not None:
+            return  # it failed at closing
+        if isinstance(error, NotSent) and self._refusal is None:
+            self._refusal = error
+        self._reason, self._misconfigured = _explained(error)
+
+    def rescued(self) -> Answer | None:
+        """Take an answer whose transfer was cut short, if what came is a whole JSON object all the same."""
+        if self._response is not None and len(self._body) <= BODY_LIMIT and _is_json_object(self._body):
+            self._complete(self._response)
+        return self.answer
+
+    def error(self, host: str, send_timeout: float) -> Exception:
+        """Make the error of a call that brought no answer."""
+        if type(self._refusal) is NotSent:
+            return NotSent(f"{host}: {self._refusal}", misconfigured=self._refusal.misconfigured)
+        if self._refusal is not None:
+            return self._refusal.with_traceback(None)
+        if self._sent_at is None:
+            reason = self._reason or f"no connection within {send_timeout:g} s"
+            return NotSent(f"{host}: {reason}", misconfigured=self._misconfigured)
+        return NoAnswer(f"{host}: {self._reason}")
+
+
+def _is_json_object(body: bytes | bytearray) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _decoded(body: bytes, encoding: str) -> bytes | None:
+    """Undo a compression that was not asked for; None when the result passes the limit.
+
+    What cannot be decompressed stays as it came, for a human to look at; the judge makes nothing of it.
+    """
+    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return body
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        plain = inflater.decompress(body, BODY_LIMIT + 1)
+    except zlib.error:
+        return body
+    if len(plain) > BODY_LIMIT:
+        return None
+    return plain if inflater.eof else body
+
+
+def _host(url: str) -> str:
+    """Name the place without what else a URL may hold."""
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
+        return "the token endpoint"
+    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    return (host if parsed.port is None else f"{host}:{parsed.port}") or "the token endpoint"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy_for(target: httpx2.URL) -> str | None:
+    proxies = getproxies()
+    proxy = proxies.get("https") or proxies.get("all")
+    place = target.host if target.port is None else f"{target.host}:{target.port}"
+    if not proxy or proxy_bypass(place, proxies):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _proxy(address: str, trust: ssl.SSLContext) -> httpx2.Proxy:
+    try:
+        return httpx2.Proxy(address, ssl_context=trust if address.startswith("https://") else None)
+    except (httpx2.InvalidURL, ValueError):
+        # The address may hold a password, so it is not quoted.
+        raise NotSent("HTTPS_PROXY is not the address of a proxy; correct it", misconfigured=True) from None
+
+
+def _trust_signature() -> object:
+    """Change whenever the certificates of `SSL_CERT_FILE` or `SSL_CERT_DIR` do."""
+    place = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    try:
+        found = Path(place).stat() if place else None
+    except OSError:
+        found = None
+    return place, found and (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _explained(error: BaseException) -> tuple[str, bool]:
+    """Say in our own words what went wrong (libraries quote what they got), and if settings are to blame."""
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            remedy = "name the issuing CA's certificate in SSL_CERT_FILE, or correct the address"
+            return f"its certificate does not verify ({link.verify_message}); {remedy}", True
+    for link in chain:
+        match link:
+            case socket.gaierror():
+                return "the name does not resolve", False
+            case ssl.SSLError():
+                return f"TLS failed ({link.reason or 'connection closed'})", False
+            case OSError() if link.errno is not None:
+                return _plain(link), False
+    return _in_words(error)
+
+
+def _in_words(error: BaseException) -> tuple[str, bool]:
+    match error:
+        case httpx2.InvalidURL() | UnicodeError():
+            return "the token URL is not valid; correct token_url", True
+        case ImportError():
+            return "the proxy's protocol is not supported; use an http:// proxy", True
+        case httpx2.ProxyError():
+            status = str(error)[:3]
+            return (
+                f"the proxy refused the connection ({status if status.isdecimal() else 'no status'})",
+                False,
+            )
+        case httpx2.RemoteProtocolError():
+            return "the connection was closed early, or what came is not HTTP", False
+        case httpx2.NetworkError():
+            return "the connection broke", False
+        case _:
+            return f"unexpected {type(error).__name__}", False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Walk through an error's causes, groups included, each once."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        link = waiting.pop(0)
+        if id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        if isinstance(link, BaseExceptionGroup):
+            waiting += link.exceptions
+        waiting += [cause for cause in (link.__cause__, link.__context__) if cause is not None]
+
+
+def _plain(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno is not None else "unreadable"

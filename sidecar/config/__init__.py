@@ -1,0 +1,80 @@
+"""From the configuration file to `Settings`, or to every problem of it, one line each.
+
+The way through: text → document.py (a tree with places) → decode.py (`ConfigFile`) → resolve.py (`Settings`)
+→ contradictions.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
+leaves it out and goes on, so that one run names everything. What the seeds and secrets named here hold is not
+looked at: that is for the layers that read them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from sidecar.config import contradictions, document, durability, surroundings
+from sidecar.config.context import Context
+from sidecar.config.decode import decode
+from sidecar.config.mounts import Mounts
+from sidecar.config.report import Report
+from sidecar.config.resolve import resolve
+from sidecar.config.settings import Settings
+from sidecar.errors import ConfigError
+
+__all__ = ["DEFAULT_PATH", "Loaded", "Settings", "default_path", "load"]
+
+VARIABLE = "TOKEN_SIDECAR_CONFIG"
+DEFAULT_PATH = Path("/etc/token-sidecar/config.yaml")
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A valid configuration."""
+
+    settings: Settings
+    warnings: tuple[str, ...] = ()
+    """What the daemon can run with, one line each, with its place."""
+
+
+def default_path(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the file that is read when none is named."""
+    return Path(env.get(VARIABLE) or DEFAULT_PATH)
+
+
+def load(path: Path | None = None, *, env: Mapping[str, str] = os.environ, disk: bool = True) -> Loaded:
+    """Read, expand and check a configuration file.
+
+    `disk=False` leaves out what depends on this machine: which files exist, and who may read and write them.
+    Raises `ConfigError` with every problem, each beginning with the file's name and place.
+    """
+    path = path or default_path(env)
+    report = Report(str(path))
+    root = document.parse(_read(path), report, env)
+    if root is None:
+        report.check()
+        raise AssertionError("unreachable: what can't be read is reported")
+    absolute = path.absolute()
+    decoded = decode(root, report, absolute.parent, env)
+    context = Context(absolute, decoded.tree, report, env, disk)
+    settings = resolve(decoded.file, context)
+    contradictions.check(settings, context)
+    mounts = Mounts.read() if disk else Mounts({})
+    durability.check(settings, mounts, context)
+    if disk:
+        surroundings.check(settings, mounts, context)
+    report.check()
+    return Loaded(settings, report.warnings)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(document.MAX_BYTES + 1)
+    except FileNotFoundError:
+        way_out = f"write one with `token-sidecar init`, or name yours with --config or ${VARIABLE}"
+        raise ConfigError(f"{path}: there is no such file; {way_out}") from None
+    except OSError as fault:
+        raise ConfigError(
+            f"{path}: can't be read: {fault.strerror}; is it the right file, and its mode?"
+        ) from None

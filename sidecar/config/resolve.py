@@ -1,0 +1,171 @@
+"""`ConfigFile` → `Settings`: every default that depends on the environment, and every token's profile."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from sidecar import providers
+from sidecar.config.context import Context
+from sidecar.config.decode import absolute
+from sidecar.config.settings import (
+    ConfigFile,
+    ControlSettings,
+    OutputTarget,
+    ProviderSettings,
+    Settings,
+    StoreSettings,
+    TokenSettings,
+)
+from sidecar.profile import Profile
+
+INLINE = "inline"
+STORE_FILE = "store.db"
+_LATER = {"postgres", "postgresql", "kubernetes", "aws-secretsmanager"}
+
+
+def resolve(file: ConfigFile, context: Context) -> Settings:
+    """Fill in what the file leaves out. What can't be worked out is reported, and left harmless."""
+    profiles = {name: _profile(name, token, file, context) for name, token in _tokens(file).items()}
+    state_dir = file.state_dir or default_state_dir(context.env)
+    return Settings(
+        path=context.path,
+        tokens={name: _with_numeric_ids(token) for name, token in _tokens(file).items()},
+        profiles={name: profile for name, profile in profiles.items() if profile is not None},
+        provider_names={
+            name: token.provider if isinstance(token.provider, str) else INLINE
+            for name, token in _tokens(file).items()
+        },
+        namespace=file.namespace,
+        state_dir=state_dir,
+        store=_store(file.store, state_dir, context),
+        server=file.server,
+        control=ControlSettings(mode=file.control.mode, group=_numeric(file.control.group)),
+        log=file.log,
+        allow_volatile_store=file.allow_volatile_store,
+        allow_insecure_http=file.allow_insecure_http,
+        max_workers=file.max_workers,
+    )
+
+
+def default_state_dir(env: Mapping[str, str]) -> Path:
+    """Choose where the daemon's private files go when the configuration does not say."""
+    if env.get("RUNTIME_DIRECTORY"):
+        return Path(env["RUNTIME_DIRECTORY"].split(":")[0])  # systemd lists all of them
+    system = Path("/run/token-sidecar")
+    if os.access(system if system.exists() else system.parent, os.W_OK):
+        return system
+    if env.get("XDG_RUNTIME_DIR"):
+        return Path(env["XDG_RUNTIME_DIR"]) / "token-sidecar"
+    return Path(tempfile.gettempdir()) / f"token-sidecar-{os.getuid()}"
+
+
+def _tokens(file: ConfigFile) -> dict[str, TokenSettings]:
+    return {name: token or TokenSettings() for name, token in file.tokens.items()}
+
+
+def _with_numeric_ids(token: TokenSettings) -> TokenSettings:
+    outputs = tuple(_output_with_numeric_ids(output) for output in token.outputs)
+    return msgspec.structs.replace(token, outputs=outputs)
+
+
+def _output_with_numeric_ids(output: OutputTarget) -> OutputTarget:
+    return msgspec.structs.replace(output, owner=_numeric(output.owner), group=_numeric(output.group))
+
+
+def _numeric(identity: str | int | None) -> str | int | None:
+    """Read an id that came through a variable, and so is text, as the number that it is."""
+    if isinstance(identity, str) and identity.isascii() and identity.isdigit():
+        return int(identity[:20])
+    return identity
+
+
+def _profile(name: str, token: TokenSettings, file: ConfigFile, context: Context) -> Profile | None:
+    base = _named_profile(name, token.provider, file, context)
+    if base is None:
+        return None
+    own = {"grant": token.grant, "auth_method": token.client.auth_method}
+    return providers.override(base, {field: value for field, value in own.items() if value is not None})
+
+
+def _named_profile(
+    token: str, provider: str | ProviderSettings | None, file: ConfigFile, context: Context
+) -> Profile | None:
+    place = ("tokens", token, "provider")
+    if provider is None:
+        context.missing(
+            place, "is missing; name a profile (`token-sidecar providers` lists them) or {token_url: …}"
+        )
+        return None
+    if isinstance(provider, ProviderSettings):
+        return _own_profile(provider, provider.extends or providers.GENERIC, (*place, "extends"), context)
+    if provider in file.providers:
+        own = file.providers[provider]
+        base = provider if provider in providers.names() else providers.GENERIC
+        return _own_profile(own, own.extends or base, ("providers", provider, "extends"), context)
+    if provider in providers.names():
+        return providers.load(provider)
+    if not context.report.spoilt(f"providers.{provider}"):
+        known = tuple(sorted({*providers.names(), *file.providers}))
+        context.error(place, providers.unknown(provider, known))
+    return None
+
+
+def _own_profile(
+    own: ProviderSettings, base: str, place: tuple[str, ...], context: Context
+) -> Profile | None:
+    if base not in providers.names():
+        context.error(
+            place, f"only a built-in profile can be extended: {providers.unknown(base, providers.names())}"
+        )
+        return None
+    given = {field: getattr(own, field) for field in own.__struct_fields__ if field != "extends"}
+    return providers.override(
+        providers.load(base), {field: value for field, value in given.items() if value is not None}
+    )
+
+
+def _store(store: StoreSettings, state_dir: Path, context: Context) -> StoreSettings:
+    """Return the store with its URL in one canonical spelling."""
+    if store.url is not None and store.url_file is not None:
+        context.error(("store",), "has both `url` and `url_file`; keep one")
+    place = "url" if store.url is not None else "url_file"
+    url = store.url if store.url is not None else _url_from_file(store.url_file, context)
+    if url is None:
+        directory = context.env.get("STATE_DIRECTORY", "").split(":")[0] or str(state_dir)
+        url = f"sqlite://{directory}/{STORE_FILE}"
+    return msgspec.structs.replace(store, url=_canonical(url, ("store", place), context))
+
+
+def _url_from_file(path: Path | None, context: Context) -> str | None:
+    if path is None or not context.disk:
+        return None
+    try:
+        url = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "it is not text"
+        context.error(("store", "url_file"), f"{path} can't be read: {reason}; write the store's URL into it")
+        return None
+    if not url:
+        context.error(("store", "url_file"), f"{path} is empty; write the store's URL into it")
+    return url or None
+
+
+def _canonical(url: str, place: tuple[str, ...], context: Context) -> str:
+    # A URL may hold a password, so that none is ever shown.
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme == "memory" and rest in ("", "//"):
+        return "memory:"
+    if colon and scheme == "sqlite" and rest.startswith("///"):
+        return f"sqlite://{absolute(rest[2:], context.base, context.env)}"
+    if colon and scheme == "sqlite" and rest and not rest.startswith("//") and "\0" not in rest:
+        return f"sqlite://{absolute(rest, context.base, context.env)}"
+    if colon and scheme in _LATER:
+        context.error(place, f"this version has no {scheme} store; use sqlite:///absolute/path or memory:")
+    else:
+        context.error(place, "is no store's URL; write sqlite:///absolute/path, sqlite:path or memory:")
+    return "memory:"

@@ -1,0 +1,327 @@
+"""The configuration as frozen groups: what each key means, its type, unit and default.
+
+These classes are the one source of the JSON Schema, of the reference page and of what the daemon runs on:
+the docstring under a field is its text there. `ConfigFile` is the file as a user writes it, `Settings` is
+what the daemon runs on. All are frozen and compare by value, so a reload finds what changed by comparing.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+from sidecar.profile import AuthMethod, ErrorRule, GrantType, InDoubt, Profile, Rotation
+from sidecar.tokens import fingerprint
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(float):
+    """Seconds; written as a number with a unit (`90s`, `10m`, `1h30m`) or as a plain number of seconds."""
+
+    __slots__ = ()
+
+    PATTERN = r"^([0-9]{1,9}(\.[0-9]{1,9})?(d|h|ms|m|s))+$|^[0-9]{1,9}(\.[0-9]{1,9})?$"
+    MAXIMUM = 3.2e9
+    """About a hundred years."""
+
+    @classmethod
+    def parse(cls, written: object) -> Self:
+        """Read a duration as it stands in the file. Raises `ValueError`."""
+        if isinstance(written, str) and re.search(cls.PATTERN, written):
+            parts = re.findall(r"([0-9.]+)(d|h|ms|m|s)", written)
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts) if parts else float(written)
+        elif isinstance(written, int | float) and not isinstance(written, bool):
+            seconds = float(written)
+        else:
+            raise ValueError("is no duration; write it like 90s, 10m or 1h30m")
+        if not 0 <= seconds <= cls.MAXIMUM:
+            raise ValueError("is not a duration between 0 and a hundred years")
+        return cls(seconds)
+
+
+class FileMode(int):
+    """Permission bits; written as a quoted octal string such as `"0640"`."""
+
+    __slots__ = ()
+
+    PATTERN = r"^(0o?)?[0-7]{3}$"
+
+    @classmethod
+    def parse(cls, written: object) -> Self:
+        """Read a file mode as it stands in the file. Raises `ValueError`."""
+        if not isinstance(written, str) or not re.search(cls.PATTERN, written):
+            raise ValueError('is no file mode; write it as a quoted octal string such as "0640"')
+        return cls(int(written, 8))
+
+
+class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mapping in the configuration; unknown keys are errors."""
+
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""A token's or namespace's name: it becomes a metric label, a file name and part of a key."""
+
+OutputFormat = Literal["raw", "header", "json", "gmail-sdk", "google-authorized-user"]
+SeedFormat = Literal["raw", "json", "gmail-sdk", "google-authorized-user"]
+
+
+class OnDead(StrEnum):
+    """What a dead grant does to the probes."""
+
+    RESTART = "restart"
+    """`/livez` fails once the grace is over, so that the pod is restarted and somebody notices."""
+    UNREADY = "unready"
+    """Only `/readyz` fails, once the access token has expired."""
+    REPORT = "report"
+    """Neither fails because of it: metrics and logs only."""
+
+
+class Client(Group, frozen=True, kw_only=True):
+    """The OAuth client (RFC 6749 §2)."""
+
+    file: Path | None = None
+    """Google's `credentials.json` (`installed` or `web`), read as it is; re-read when it changes."""
+    id: str | None = None
+    """The client's identifier, which is public."""
+    id_file: Path | None = None
+    """A file that holds the identifier; re-read when it changes."""
+    secret: str | None = None
+    """For `${NAME}`; a file is better, since it is re-read when it changes."""
+    secret_file: Path | None = None
+    """A file that holds the secret; re-read when it changes."""
+    auth_method: AuthMethod | None = None
+    """How the client authenticates; by default as the provider's profile says."""
+
+    def __repr__(self) -> str:
+        """Show the secret's fingerprint in its place."""
+        secret = fingerprint(self.secret) if self.secret else None
+        return (
+            f"Client(file={self.file}, id={self.id}, id_file={self.id_file}, secret={secret}, "
+            f"secret_file={self.secret_file}, auth_method={self.auth_method})"
+        )
+
+
+class SeedSource(Group, frozen=True, kw_only=True):
+    """Where an operator leaves a refresh token. A path alone stands for `{file: PATH}`."""
+
+    file: Path
+    """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
+    format: SeedFormat | None = None
+    """By default recognised from the content."""
+
+
+class JsonField(Group, frozen=True, kw_only=True):
+    """One member of a `json` output."""
+
+    name: str
+    """Its name in the output."""
+    type: Literal["string", "integer", "number", "iso8601"] | None = None
+    """By default as JSON has it; `iso8601` is for times."""
+
+
+class OutputTarget(Group, frozen=True, kw_only=True):
+    """Where a token is published."""
+
+    file: Path
+    """Replaced atomically; mount its directory, never the file itself."""
+    format: OutputFormat = "json"
+    """How the token is laid out."""
+    mode: FileMode = msgspec.field(default_factory=lambda: FileMode(0o640))
+    """The file's permission bits."""
+    owner: str | int | None = None
+    """User name or numeric id."""
+    group: str | int | None = None
+    """Group name or numeric id."""
+    required: bool = True
+    """Whether the token is unready without it."""
+    adopt: bool = False
+    """Take over what the application refreshes by itself; needs `include_refresh_token`."""
+    include_refresh_token: bool = False
+    """Write the refresh token too; refused where the provider rotates refresh tokens."""
+    fields: dict[str, str | JsonField] | None = None
+    """`json` only: which of our values to write, under which name."""
+    require_tmpfs: bool = False
+    """Refuse a directory that is not in memory, where tokens would reach a disk."""
+
+
+class ProviderSettings(Group, frozen=True, kw_only=True):
+    """A provider profile of your own; under a built-in one's name it changes that. What is left out stays."""
+
+    extends: str | None = None
+    """The built-in profile to start from; by default the one of the same name, else `generic`."""
+    title: str | None = None
+    """The provider's name, for people."""
+    docs: str | None = None
+    token_url: str | None = None
+    """The token endpoint (RFC 6749 §3.2)."""
+    revocation_url: str | None = None
+    """The revocation endpoint (RFC 7009)."""
+    grant: GrantType | None = None
+    """How access tokens are obtained."""
+    auth_method: AuthMethod | None = None
+    """How clients authenticate."""
+    scope_on_refresh: bool | None = None
+    extra_params: dict[str, str] | None = None
+    default_ttl: Duration | None = None
+    zero_means_never: bool | None = None
+    rotation: Rotation | None = None
+    """Whether a refresh answers with a new refresh token that replaces the old one."""
+    in_doubt: InDoubt | None = None
+    """What may be done when a request may have been processed but its answer is lost."""
+    grace: Duration | None = None
+    kills_old_access_token: bool | None = None
+    """Whether a refresh ends the life of the access token before it."""
+    refresh_ttl: Duration | None = None
+    refresh_idle_ttl: Duration | None = None
+    min_interval: Duration | None = None
+    unavailable_is_refusal: bool | None = None
+    errors: tuple[ErrorRule, ...] | None = None
+    """What this provider's errors mean; tried before the rules of the profile that is extended."""
+
+
+class TokenSettings(Group, frozen=True, kw_only=True):
+    """One token. What is left out follows from its provider's profile and from its lifetime."""
+
+    provider: str | ProviderSettings | None = None
+    """A profile's name, or a profile inline: `{token_url: …}`."""
+    grant: GrantType | None = None
+    """How access tokens are obtained; by default as the profile says."""
+    client: Client = Client()
+    """The OAuth client."""
+    seed: SeedSource | None = None
+    """Where an operator leaves a refresh token: a path, or `{file, format}`."""
+    outputs: tuple[OutputTarget, ...] = ()
+    """Where the token is published."""
+    scopes: tuple[str, ...] = ()
+    """What to ask for, where the grant asks."""
+    audience: str | None = None
+    """The resource that the token is for, where the provider wants to know."""
+    required: bool = True
+    """Whether the daemon is unready without it."""
+    min_validity: Duration | None = None
+    """What a reader finds left, at least; by default the shorter of 10m and a sixth of the lifetime."""
+    refresh_at: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    """Fraction of the lifetime after which a refresh is due; by default between 0.70 and 0.75."""
+    min_interval: Duration | None = None
+    """The shortest time between refreshes; by default the shorter of 30s and a tenth of the lifetime."""
+    lease: Duration | None = None
+    """For how long one daemon may call the provider; by default an eighth of the lifetime, 3s to 60s."""
+    request_timeout: Duration | None = None
+    """For connecting and sending; by default a third of the lease."""
+    refresh_token_ttl: Duration | None = None
+    """Life of the refresh token from its seed or login, if the provider doesn't say (Google testing: 7d)."""
+    refresh_without_store: bool = False
+    """Refresh even while the store is unreachable; only for one daemon that shares its grant with nobody."""
+    on_dead: OnDead = OnDead.RESTART
+    """What a dead grant does to the probes: fail `/livez`, fail `/readyz`, or be reported only."""
+    dead_grace: Duration | None = None
+    """How long a grant is dead before `/livez` fails; by default 60s, or 15m if it was dead at the start."""
+
+
+class StoreSettings(Group, frozen=True, kw_only=True):
+    """Where records are kept. A URL alone stands for `{url: URL}`."""
+
+    url: str | None = None
+    """`sqlite:///absolute/path`, `sqlite:path` or `memory:`.
+
+    By default SQLite in $STATE_DIRECTORY, else in `state_dir`."""
+    url_file: Path | None = None
+    """A file that holds the URL."""
+
+    def __repr__(self) -> str:
+        """Hide the URL: it may hold a password."""
+        return "StoreSettings(...)"
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The database file; None where the store is no SQLite database."""
+        scheme, _, rest = (self.url or "").partition(":")
+        if scheme != "sqlite":
+            return None
+        return Path(rest.removeprefix("//") if rest.startswith("///") else rest)
+
+
+class ServerSettings(Group, frozen=True, kw_only=True):
+    """The HTTP server of probes, metrics and status."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    """The address to listen on; `::` for all."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 9640
+    """0 takes any free port."""
+
+
+class ControlSettings(Group, frozen=True, kw_only=True):
+    """The control socket in `state_dir`."""
+
+    mode: FileMode = msgspec.field(default_factory=lambda: FileMode(0o600))
+    """The socket's permission bits: who may connect may refresh and read tokens."""
+    group: str | int | None = None
+    """Group name or numeric id."""
+
+
+class LogSettings(Group, frozen=True, kw_only=True):
+    """Logging, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is written."""
+    format: Literal["json", "console"] | None = None
+    """By default `console` on a terminal and `json` elsewhere."""
+
+
+class ConfigFile(Group, frozen=True, kw_only=True):
+    """The configuration file as it is written."""
+
+    namespace: Name = "default"
+    """Records are keyed `namespace/token`."""
+    state_dir: Path | None = None
+    """Private to the daemon: escrow, output index, lock, control socket. Never mount it into the application.
+
+    By default the first of $RUNTIME_DIRECTORY, `/run/token-sidecar` (if it can be written),
+    $XDG_RUNTIME_DIR/token-sidecar and a directory of the user's own under the temporary directory."""
+    store: StoreSettings = StoreSettings()
+    """Where records are kept: a URL, or `{url}` or `{url_file}`."""
+    server: ServerSettings = ServerSettings()
+    """The HTTP server of probes, metrics and status."""
+    control: ControlSettings = msgspec.field(default_factory=ControlSettings)
+    """The control socket in `state_dir`."""
+    log: LogSettings = LogSettings()
+    """Logging."""
+    providers: dict[Name, ProviderSettings] = {}
+    """Profiles of your own by name, or changes to built-in ones."""
+    defaults: TokenSettings | None = None
+    """Any key of a token: it counts for every token that doesn't have that key itself."""
+    tokens: Annotated[dict[Name, TokenSettings | None], msgspec.Meta(min_length=1)]
+    """The tokens to keep fresh, by name."""
+    allow_volatile_store: bool = False
+    """Accept rotating refresh tokens in a store that dies with the pod; then a human must consent again."""
+    allow_insecure_http: bool = False
+    """Accept token endpoints without TLS that are not on loopback."""
+    max_workers: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    """How many tokens are worked on at the same time."""
+
+
+class Settings(Group, frozen=True, kw_only=True):
+    """A whole configuration, with every default filled in and every token's profile resolved."""
+
+    path: Path
+    """The file it was read from."""
+    tokens: dict[Name, TokenSettings]
+    profiles: dict[str, Profile]
+    """Token name → its profile, with the token's own `grant` and `client.auth_method` applied."""
+    provider_names: dict[str, str]
+    """Token name → the name of its profile, for labels; `inline` where it has none."""
+    namespace: str = "default"
+    state_dir: Path
+    store: StoreSettings
+    """Its `url` is always set: `memory:`, or `sqlite://` and an absolute path."""
+    server: ServerSettings = ServerSettings()
+    control: ControlSettings = msgspec.field(default_factory=ControlSettings)
+    log: LogSettings = LogSettings()
+    allow_volatile_store: bool = False
+    allow_insecure_http: bool = False
+    max_workers: int = 8

@@ -1,0 +1,198 @@
+"""What can't work on this machine: files that can't be read, directories that can't be written."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sidecar.config.context import Context
+from sidecar.config.contradictions import Steps, outputs
+from sidecar.config.mounts import IN_MEMORY, Mounts
+from sidecar.config.report import looks_secret
+from sidecar.config.settings import OutputTarget, Settings
+
+MAX_SECRET_BYTES = 1024 * 1024
+
+
+def check(settings: Settings, mounts: Mounts, context: Context) -> None:
+    """Report everything that this machine, and the user that this process runs as, stand in the way of."""
+    for name, token in settings.tokens.items():
+        steps = ("tokens", name)
+        if token.seed is not None:
+            _seed(token.seed.file, (*steps, "seed"), context)
+        for key in ("file", "id_file", "secret_file"):
+            path = getattr(token.client, key)
+            if path is not None:
+                _client_file(path, (*steps, "client", key), context)
+    for place, output in outputs(settings):
+        _output(output, place, mounts, context)
+    _identity(settings.control.group, grp.getgrnam, ("control", "group"), context)
+    _state_dir(settings.state_dir, context)
+    _store(settings, context)
+
+
+def _seed(path: Path, steps: Steps, context: Context) -> None:
+    written = context.tree
+    for step in (*steps, "file"):
+        written = written.get(step) or written
+    if isinstance(written.value, str) and looks_secret(written.value) and not path.exists():
+        context.error(steps, "looks like a token; put it into a file, and name that file here")
+        return
+    status = _status(path, steps, context)
+    if status is None:
+        context.warning(steps, f"{path} is not there yet; the token is unseeded until it is")
+    elif isinstance(status, os.stat_result) and status.st_size == 0:
+        context.warning(steps, f"{path} is empty; the token is unseeded until it holds a refresh token")
+    elif isinstance(status, os.stat_result):
+        _private(path, status, steps, context)
+
+
+def _client_file(path: Path, steps: Steps, context: Context) -> None:
+    status = _status(path, steps, context)
+    if status is None:
+        context.error(steps, f"{path} does not exist; create it, or correct the path")
+    elif isinstance(status, os.stat_result) and status.st_size == 0:
+        context.error(steps, f"{path} is empty; write the client's data into it")
+    elif isinstance(status, os.stat_result) and steps[-1] != "id_file":
+        _private(path, status, steps, context)
+
+
+def _status(path: Path, steps: Steps, context: Context) -> os.stat_result | bool | None:
+    """Look at a file that is to be read: its status; None if it is missing; False if that was reported."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if path.parent.is_dir():
+            return None
+        context.error(steps, f"the directory {path.parent} does not exist; create it, or correct the path")
+        return False
+    except OSError as fault:
+        context.error(
+            steps, f"{path} can't be reached: {fault.strerror}; {_who()} needs access to its directories"
+        )
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        context.error(steps, f"{path} is {_file_type(status.st_mode)}; name a regular file")
+    elif not os.access(path, os.R_OK):
+        context.error(
+            steps, f"{path} can't be read by {_who()}; give it read permission (chown, or chgrp and chmod)"
+        )
+    elif status.st_size > MAX_SECRET_BYTES:
+        context.error(steps, f"{path} is larger than {MAX_SECRET_BYTES // 1024} KiB; is it the right file?")
+    else:
+        return status
+    return False
+
+
+def _private(path: Path, status: os.stat_result, steps: Steps, context: Context) -> None:
+    """Warn of a secret that others can read, where its mode is ours to change.
+
+    A file of somebody else that we read through its group is the usual way of sharing it; in a mounted Secret
+    (whose files are links through `..data`) the kubelet owns the mode.
+    """
+    ours = status.st_uid == os.geteuid()
+    open_to = 0o077 if ours else 0o007
+    if status.st_mode & open_to and not (path.parent / "..data").is_symlink():
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        context.warning(
+            steps, f"{path} has mode {mode}, so that others can read the secret; chmod 600 {path}"
+        )
+
+
+def _output(output: OutputTarget, steps: Steps, mounts: Mounts, context: Context) -> None:
+    place = (*steps, "file")
+    problem = _unwritable(output.file.parent)
+    if problem is not None:
+        context.error(place, problem)
+    elif output.file.is_dir():
+        context.error(place, f"{output.file} is a directory; name the file in it")
+    elif mounts.is_mount_point(output.file):
+        text = (
+            "is mounted as a single file (subPath?), which can't be replaced atomically; mount its directory"
+        )
+        context.error(place, f"{output.file} {text}")
+    else:
+        _in_memory(output, steps, mounts, context)
+    _identity(output.owner, pwd.getpwnam, (*steps, "owner"), context)
+    _identity(output.group, grp.getgrnam, (*steps, "group"), context)
+
+
+def _in_memory(output: OutputTarget, steps: Steps, mounts: Mounts, context: Context) -> None:
+    directory = output.file.parent
+    kind = mounts.kind(directory)
+    if kind is None or kind in IN_MEMORY:
+        return
+    text = f"{directory} is on {kind}, so that tokens reach a disk; mount a tmpfs there"
+    if output.require_tmpfs:
+        context.error((*steps, "file"), f"{text}, or drop `require_tmpfs`")
+    else:
+        context.warning((*steps, "file"), text)
+
+
+def _identity(
+    identity: str | int | None, find: Callable[[str], object], steps: Steps, context: Context
+) -> None:
+    if not isinstance(identity, str):
+        return
+    try:
+        find(identity)
+    except KeyError:
+        context.error(steps, f"there is no such {steps[-1]} on this system; use a numeric id")
+
+
+def _unwritable(directory: Path) -> str | None:
+    """Say why no file can be made in a directory."""
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        return f"the directory {directory} does not exist; make it: mkdir -p {directory}"
+    except OSError as fault:
+        return f"the directory {directory} can't be reached: {fault.strerror}"
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{directory} is {_file_type(status.st_mode)}, not a directory"
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return f"the directory {directory} is on a read-only file system; mount one there that can be written"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {directory} can't be written by {_who()}; give it write permission"
+    return None
+
+
+def _state_dir(directory: Path, context: Context) -> None:
+    existing = next(_existing(directory))
+    problem = _unwritable(existing)
+    if problem is None:
+        return
+    made = "" if existing == directory else f"{directory} can't be made: "
+    context.error(("state_dir",), f"{made}{problem}, or set `state_dir` to another")
+
+
+def _existing(path: Path) -> Iterator[Path]:
+    """Go up from a path, through what exists of it."""
+    return (place for place in (path, *path.parents) if place.exists() or place == place.parent)
+
+
+def _store(settings: Settings, context: Context) -> None:
+    path = settings.store.sqlite_path
+    if path is None or path.parent.is_relative_to(settings.state_dir):
+        return
+    problem = _unwritable(path.parent)
+    if problem is not None:
+        context.error(("store",), problem)
+    elif path.is_dir():
+        context.error(("store",), f"{path} is a directory; name the database file in it")
+    elif path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        context.error(("store",), f"{path} can't be read and written by {_who()}; chown it")
+
+
+def _who() -> str:
+    return f"user {os.geteuid()}"
+
+
+def _file_type(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    return "a regular file" if stat.S_ISREG(mode) else "a device, pipe or socket"

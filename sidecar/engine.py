@@ -1,0 +1,287 @@
+"""What a daemon keeps going for its configuration, and what others may ask of it.
+
+The engine turns settings into renewers, changes exactly those whose settings changed when the configuration is
+read again, and answers the control socket. It starts no server and reads no signal, so that commands can use it
+without a daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from sidecar import config
+from sidecar.errors import (
+    ConfigError,
+    Conflict,
+    HumanNeeded,
+    SidecarError,
+    TemporarilyUnavailable,
+)
+from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
+from sidecar.grants import open_grant
+from sidecar.outputs import open_output
+from sidecar.ports import Seeding
+from sidecar.renewer import Renewer, Setup, Surroundings
+from sidecar.schedule import Policy
+from sidecar.seeds import open_seed
+from sidecar.server.wire import RefreshReply, ReloadReply, SeedReply, UnknownToken
+from sidecar.tokens import GrantState, RefreshToken
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from sidecar.board import Board
+    from sidecar.clients.http import HttpClient
+    from sidecar.config import Settings
+    from sidecar.events import TokenView
+    from sidecar.scheduler import Scheduler
+    from sidecar.tokens import AccessToken
+
+FIXED = ("namespace", "state_dir", "store", "server", "control", "log", "max_workers", "allow_insecure_http")
+"""What a running daemon cannot change."""
+
+PLANT_RACES = 5
+
+
+def make_setup(name: str, settings: Settings, around: Surroundings, http: HttpClient) -> Setup:
+    """Put one token's adapters together. Raises `ConfigError`."""
+    token, profile = settings.tokens[name], settings.profiles[name]
+    outputs = (
+        open_output(target, state_dir=settings.state_dir, clock=around.clock) for target in token.outputs
+    )
+    return Setup(
+        name=name,
+        key=f"{settings.namespace}/{name}",
+        provider=settings.provider_names[name],
+        profile=profile,
+        policy=Policy(
+            min_validity=token.min_validity,
+            refresh_at=token.refresh_at,
+            min_interval=token.min_interval,
+            lease=token.lease,
+            request_timeout=token.request_timeout,
+        ),
+        grant=open_grant(token, profile, http),
+        outputs=tuple(outputs),
+        seed=open_seed(token.seed) if token.seed else None,
+        scopes=token.scopes,
+        required=token.required,
+        on_dead=token.on_dead.value,
+        dead_grace=token.dead_grace,
+        refresh_token_ttl=token.refresh_token_ttl,
+        refresh_without_store=token.refresh_without_store,
+    )
+
+
+class Engine:
+    """All renewers of one configuration."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        around: Surroundings,
+        *,
+        http: HttpClient,
+        scheduler: Scheduler,
+        board: Board,
+        environ: Mapping[str, str],
+    ) -> None:
+        """Put every token together. Raises `ConfigError`."""
+        self.settings = settings
+        self._around = around
+        self._http = http
+        self._scheduler = scheduler
+        self._board = board
+        self._environ = environ
+        self.reload_wanted = anyio.Event()
+        self.describe: Callable[[], Awaitable[dict[str, Any]]] | None = None
+        """Builds the status document; set by whoever knows the process."""
+        self._renewers = {
+            name: Renewer(make_setup(name, settings, around, http), around) for name in settings.tokens
+        }
+
+    async def start(self) -> None:
+        """Take over what a predecessor left in escrow, and give every token its first turn."""
+        renewers = {renewer.setup.key: renewer for renewer in self._renewers.values()}
+        for entry in self._around.escrow.entries():
+            if entry.key in renewers:
+                renewers[entry.key].recover(entry)
+            else:
+                reason = f"an answer for {entry.key} is kept here, but no such token is configured"
+                self._around.emit(Warned("escrow", reason))
+        for name, renewer in self._renewers.items():
+            self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
+            self._scheduler.add(name, renewer)
+
+    def __iter__(self) -> Iterator[Renewer]:
+        """Go through the renewers."""
+        return iter(self._renewers.values())
+
+    async def read_back(self) -> list[TokenView]:
+        """Return the view of every token, with its outputs as they are at this moment."""
+        views = [await self._renewers[name].look() for name in sorted(self._renewers)]
+        for view in views:
+            self._board.put(view)
+        return views
+
+    def interests(self) -> dict[Path, Callable[[], None]]:
+        """Name the files to be watched, and what to do when one has changed."""
+        found: dict[Path, Callable[[], None]] = {}
+        for name, token in self.settings.tokens.items():
+            files = [*self._renewers[name].setup.grant.files, *(output.file for output in token.outputs)]
+            files += [token.seed.file] if token.seed else []
+            for path in files:
+                found[path] = _both(found.get(path), self._waker(name))
+        found[self.settings.path] = self.want_reload
+        return found
+
+    def want_reload(self) -> None:
+        """Ask for the configuration to be read again."""
+        self.reload_wanted.set()
+
+    def _waker(self, name: str) -> Callable[[], None]:
+        def wake() -> None:
+            self._scheduler.wake(name)
+
+        return wake
+
+    # What the control socket asks
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        return await self.describe() if self.describe is not None else {}
+
+    async def token(self, name: str) -> AccessToken:
+        """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""
+        renewer = self._renewer(name)
+        record = renewer.record
+        if record is not None and record.access is not None:
+            if record.access.seconds_left(self._around.clock.wall()) > 0:
+                return record.access
+        raise _no_token(await renewer.look())
+
+    async def refresh(self, name: str, rejected: str | None) -> RefreshReply:
+        """Replace an access token that was refused (by default the present one), unless that has happened."""
+        renewer = self._renewer(name)
+        present = _present(renewer)
+        refused = present if rejected is None else rejected
+        if renewer.refuse(refused):
+            turned = self._scheduler.wake(name)
+            if turned is not None:
+                await turned.wait()
+        record = renewer.record
+        if record is None or record.access is None or record.access.fingerprint == refused:
+            raise _no_token(await renewer.look())
+        if refused != present:
+            message = f"{name} was replaced already: {present} is the present token"
+        else:
+            message = f"{name} was refreshed to generation {record.generation}"
+        return RefreshReply(
+            refreshed=refused == present,
+            message=message,
+            fingerprint=record.access.fingerprint,
+            expires_at=record.access.expires_at,
+        )
+
+    async def seed(self, name: str, refresh_token: str, *, force: bool) -> SeedReply:
+        """Start a new lineage from a refresh token."""
+        renewer = self._renewer(name)
+        seeding = Seeding(RefreshToken(refresh_token, issued_at=self._around.clock.wall()))
+        lineage = await self._plant(renewer, seeding, force=force)
+        self._scheduler.wake(name)
+        return SeedReply(f"{name} starts anew from this refresh token", seeding.fingerprint, lineage)
+
+    async def _plant(self, renewer: Renewer, seeding: Seeding, *, force: bool) -> str:
+        for _ in range(PLANT_RACES):
+            try:
+                return await renewer.plant(seeding, origin="command", force=force)
+            except Conflict:
+                continue
+        raise TemporarilyUnavailable("the record is changed by others all the time; try again")
+
+    async def reload(self) -> ReloadReply:
+        """Read the configuration again, and touch only what changed in it.
+
+        Raises `ConfigError`, with the old configuration still in force.
+        """
+        try:
+            loaded = config.load(self.settings.path, env=self._environ)
+            changed = self._apply(loaded.settings)
+        except ConfigError as error:
+            self._around.emit(ConfigLoaded(accepted=False, problems=tuple(error.problems)))
+            raise
+        for warning in loaded.warnings:
+            self._around.emit(Warned("configuration", warning))
+        self._around.emit(ConfigLoaded(accepted=True, changed=changed))
+        return ReloadReply(f"{len(changed)} tokens changed", changed)
+
+    def _apply(self, settings: Settings) -> tuple[str, ...]:
+        fixed = [key for key in FIXED if getattr(settings, key) != getattr(self.settings, key)]
+        if fixed:
+            raise ConfigError([f"{settings.path}: {key}: changes only at a restart of the daemon" for key in fixed])
+        old, new = _by_token(self.settings), _by_token(settings)
+        changed = {name for name in new if new[name] != old.get(name)}
+        # Everything that can fail comes before anything is touched.
+        setups = {name: make_setup(name, settings, self._around, self._http) for name in sorted(changed)}
+        self.settings = settings
+        for name, setup in setups.items():
+            if name in self._renewers:
+                self._renewers[name].reconfigure(setup)
+                self._scheduler.wake(name)
+            else:
+                self._renewers[name] = Renewer(setup, self._around)
+                self._scheduler.add(name, self._renewers[name])
+        gone = old.keys() - new.keys()
+        for name in gone:
+            self._scheduler.remove(name)
+            del self._renewers[name]
+            self._around.emit(TokenForgotten(name))
+        return tuple(sorted(changed | gone))
+
+    def _renewer(self, name: str) -> Renewer:
+        renewer = self._renewers.get(name)
+        if renewer is None:
+            known = ", ".join(sorted(self._renewers)) or "none"
+            raise UnknownToken(f"no token is called {name!r}; the configuration has: {known}")
+        return renewer
+
+
+def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:
+    """Call both: tokens may share a client file."""
+    if first is None:
+        return second
+
+    def both() -> None:
+        first()
+        second()
+
+    return both
+
+
+def _by_token(settings: Settings) -> dict[str, Any]:
+    return {
+        name: (token, settings.profiles[name], settings.provider_names[name])
+        for name, token in settings.tokens.items()
+    }
+
+
+def _present(renewer: Renewer) -> str:
+    record = renewer.record
+    return record.access.fingerprint if record is not None and record.access is not None else ""
+
+
+def _no_token(view: TokenView) -> SidecarError:
+    """Say why there is no (new) access token, as the error whose exit code fits."""
+    told = f"{view.token}: the grant is {view.grant_state.value}" + (f" ({view.reason})" if view.reason else "")
+    if view.remedy:
+        told = f"{told}; {view.remedy}"
+    match view.grant_state:
+        case GrantState.DEAD | GrantState.UNSEEDED:
+            return HumanNeeded(told)
+        case GrantState.MISCONFIGURED:
+            return SidecarError(told)
+        case _:
+            return TemporarilyUnavailable(told)

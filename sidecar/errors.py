@@ -1,0 +1,103 @@
+"""Every error the project raises on purpose, under one root.
+
+The docstring of a class is its default message, so each class has to explain itself. Messages name the
+place, the reason and the way out, and never contain a secret: they end up in logs, answers and terminals.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class SidecarError(Exception):
+    """token-sidecar could not do what it was asked to."""
+
+    exit_code = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        """Take the message, or else the class's own docstring."""
+        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+
+
+class ConfigError(SidecarError):
+    """The configuration is not valid."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str] | str | None = None) -> None:
+        """Take every problem found, one sentence each: all of them are reported in one run."""
+        self.problems = [problems] if isinstance(problems, str) else list(problems or ())
+        super().__init__("\n".join(self.problems) or None)
+
+
+class UsageError(SidecarError):
+    """The command was called with arguments that do not fit together."""
+
+    exit_code = 2
+
+
+class HumanNeeded(SidecarError):
+    """The grant is dead: a human has to consent again (`token-sidecar login`, or a new seed)."""
+
+    exit_code = 3
+
+
+class TemporarilyUnavailable(SidecarError):
+    """It cannot be done right now; the same call may succeed later."""
+
+    exit_code = 4
+
+
+class StoreError(SidecarError):
+    """The store could not be reached or refused the operation; it is tried again."""
+
+    exit_code = 4
+
+
+class Conflict(StoreError):
+    """The record was changed by somebody else since it was read; read it again and decide anew."""
+
+
+class RecordUnreadable(StoreError):
+    """The store holds a record that this version cannot read; it is left untouched."""
+
+
+class EscrowError(SidecarError):
+    """The escrow in `state_dir` has no room or cannot be written, so no answer could be caught."""
+
+
+class InstanceRunning(SidecarError):
+    """Another daemon is running on this `state_dir`; give each its own."""
+
+
+class SeedError(SidecarError):
+    """A seed could not be read."""
+
+
+class FormatError(SidecarError):
+    """The bytes are not in the format that was expected."""
+
+
+class OutputError(SidecarError):
+    """An output could not be written."""
+
+
+class CallError(SidecarError):
+    """The provider was called and gave no answer."""
+
+
+class NotSent(CallError):
+    """Nothing was sent to the provider: the refresh token is certainly unused."""
+
+    def __init__(self, message: str | None = None, *, misconfigured: bool = False) -> None:
+        """`misconfigured` marks what waiting does not cure, such as a certificate that does not verify."""
+        super().__init__(message)
+        self.misconfigured = misconfigured
+
+
+class NoAnswer(CallError):
+    """The request was sent and no whole answer came back: whether it was processed is unknown."""
+
+
+class LeaseLost(NotSent):
+    """The lease ran out before the first byte was sent, so the request was given up."""

@@ -1,0 +1,174 @@
+"""One frozen class per thing that happened. Logs, metrics, status and health are observers of these alone.
+
+No event carries a secret: tokens appear as fingerprints. All times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sidecar.tokens import AccessState, GrantState, OutcomeClass
+
+
+class OutputView(msgspec.Struct, frozen=True):
+    """An output as it was last read back."""
+
+    output: str
+    required: bool
+    fingerprint: str | None = None
+    lineage: str | None = None
+    expires_at: float | None = None
+    never_expires: bool = False
+    problem: str | None = None
+
+
+class TokenView(msgspec.Struct, frozen=True):
+    """Everything that may be shown of one token."""
+
+    token: str
+    provider: str
+    required: bool
+    on_dead: str
+    dead_grace: float | None
+    """Seconds; None: the default."""
+    grant_state: GrantState = GrantState.UNSEEDED
+    reason: str = ""
+    """Why the grant is not ok, in words."""
+    remedy: str = ""
+    """What a human can do about it."""
+    lineage: str = ""
+    generation: int = 0
+    fingerprint: str = ""
+    """Of the access token."""
+    expires_at: float | None = None
+    never_expires: bool = False
+    expiry_known: bool = False
+    refresh_fingerprint: str = ""
+    refresh_expires_at: float | None = None
+    min_validity: float = 0.0
+    """Seconds, as in force for the present token."""
+    next_wake: float | None = None
+    last_success: float | None = None
+    dead_since: float | None = None
+    found_dead: bool = False
+    """Whether the grant was dead already when this process started."""
+    in_doubt_since: float | None = None
+    unpersisted: bool = False
+    outputs: tuple[OutputView, ...] = ()
+
+    def access_state(self, now: float) -> AccessState:
+        """Say what a reader may do with the access token at `now`."""
+        if not self.fingerprint:
+            return AccessState.ABSENT
+        if self.never_expires or self.expires_at is None or self.expires_at - now >= self.min_validity:
+            return AccessState.FRESH
+        return AccessState.STALE if self.expires_at > now else AccessState.EXPIRED
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened."""
+
+
+class TurnEnded(Event, frozen=True):
+    """A turn for one token is over."""
+
+    view: TokenView
+    sentence: str
+    """What was done and when the next turn is."""
+    noteworthy: bool
+    """False for a look that found nothing to do."""
+
+
+class TokenForgotten(Event, frozen=True):
+    """A token left the configuration."""
+
+    token: str
+
+
+class CallFinished(Event, frozen=True):
+    """The provider was called and the outcome is known, at least as a class."""
+
+    token: str
+    provider: str
+    outcome: OutcomeClass
+    reason: str
+    seconds: float
+
+
+class Seeded(Event, frozen=True):
+    """A new lineage was started from a seed."""
+
+    token: str
+    seed: str
+    fingerprint: str
+    lineage: str
+
+
+class SeedRefused(Event, frozen=True):
+    """A seed cannot be used."""
+
+    token: str
+    seed: str
+    reason: str
+
+
+class Adopted(Event, frozen=True):
+    """An application's own refresh was taken over from an output."""
+
+    token: str
+    output: str
+    fingerprint: str
+
+
+class GrantDied(Event, frozen=True):
+    """The provider's verdict on a grant is final."""
+
+    token: str
+    fingerprint: str
+    reason: str
+    remedy: str
+
+
+class CommitFinished(Event, frozen=True):
+    """A commit to the store ended."""
+
+    token: str
+    store: str
+    outcome: str
+    """committed | failed | superseded."""
+    reason: str = ""
+
+
+class OutputWritten(Event, frozen=True):
+    """A publication to one output ended."""
+
+    token: str
+    output: str
+    outcome: str
+    """written | unchanged | failed."""
+    reason: str = ""
+
+
+class ClockSkewSeen(Event, frozen=True):
+    """An answer told the provider's clock."""
+
+    provider: str
+    seconds: float
+    """Positive: the provider's clock is ahead of ours."""
+
+
+class ConfigLoaded(Event, frozen=True):
+    """The configuration was read again."""
+
+    accepted: bool
+    problems: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Names of the tokens that it touched."""
+
+
+class Warned(Event, frozen=True):
+    """Something is not as it should be, and goes on all the same."""
+
+    place: str
+    reason: str
+    token: str = ""

@@ -1,0 +1,70 @@
+"""What all grants of RFC 6749 share: a token endpoint, a client that authenticates there, and one POST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sidecar.clients.http import HttpClient, Sealed
+from sidecar.config.settings import TokenSettings
+from sidecar.errors import ConfigError, NotSent
+from sidecar.grants.client import ClientIdentity, Credentials
+from sidecar.ports import Answer, Gate
+from sidecar.profile import Profile
+from sidecar.tokens import fingerprint
+
+
+class TokenEndpoint:
+    """The half of the `Grant` contract that does not depend on the kind of grant."""
+
+    def __init__(self, settings: TokenSettings, profile: Profile, http: HttpClient) -> None:
+        """Raises `ConfigError` when the profile has no usable `token_url` or the client's settings clash."""
+        self.token_url = profile.token_url
+        self.endpoint = origin(profile.token_url)
+        self._client = ClientIdentity(settings.client, profile)
+        self._extra = profile.extra_params
+        self._http = http
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self._client.files
+
+    def client_id(self) -> str:
+        return self._client.credentials().id
+
+    def credentials_fingerprint(self) -> str:
+        try:
+            return self._client.credentials().fingerprint
+        except ConfigError as error:
+            # So that files which can be read again count as a change, too.
+            return fingerprint(str(error))
+
+    async def request(self, members: dict[str, str | None], gate: Gate, send_timeout: float) -> Answer:
+        """Send one token request with these members; those that are None or empty are left out."""
+        credentials = self._credentials()
+        given = {name: value for name, value in members.items() if value}
+        form, headers = credentials.authenticate(Sealed({**self._extra, **given}))
+        return await self._http.post_form(
+            self.token_url, form, gate=gate, send_timeout=send_timeout, headers=headers
+        )
+
+    def _credentials(self) -> Credentials:
+        try:
+            return self._client.credentials()
+        except ConfigError as error:
+            raise NotSent(str(error), misconfigured=True) from None
+
+
+def origin(url: str) -> str:
+    """Reduce a URL to `scheme://host[:port]`, in the one spelling that records are bound to (RFC 6454 §6)."""
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if not host or scheme not in {"http", "https"}:
+        raise ConfigError("token_url: is missing or is not an https:// URL; set it in the token's provider")
+    if ":" in host:
+        host = f"[{host}]"
+    usual = {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + ("" if port in {None, usual} else f":{port}")

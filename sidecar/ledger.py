@@ -1,0 +1,151 @@
+"""One token's record in the store: read, healed, and committed until it is there.
+
+What a call brought is *owed* to the store from the moment it is in escrow. A debt is settled by compare-and-set,
+retried for ever, and while it stands it is the truth that the daemon acts on: that token exists nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.errors import Conflict, StoreError
+from sidecar.events import CommitFinished, Warned
+from sidecar.ports import Held
+from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.escrow import Slip
+    from sidecar.events import Event
+    from sidecar.ports import Store
+    from sidecar.tokens import Record
+
+RACES = 5
+"""Lost races in a row before a commit is left to the next turn."""
+
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+
+class Debt(msgspec.Struct):
+    """A record that the store does not have yet."""
+
+    record: Record
+    attempt: str
+    """Id of the attempt that it ends."""
+    slips: list[Slip]
+    rotation: bool
+    """Whether it holds tokens that exist nowhere else, or only a note of how a call failed."""
+    failures: int = 0
+
+    def retry_delay(self) -> float:
+        """Seconds until the next try: soon at first, because a restart would lose the tokens."""
+        return min(FIRST_RETRY * 2.0 ** min(self.failures, 10), LAST_RETRY)
+
+
+class Ledger:
+    """The durable side of one token."""
+
+    __slots__ = ("_emit", "_held", "_key", "_store", "_token", "debt")
+
+    def __init__(self, token: str, key: str, store: Store, emit: Callable[[Event], None]) -> None:
+        """Know nothing until the first `sync`."""
+        self._token = token
+        self._key = key
+        self._store = store
+        self._emit = emit
+        self._held: Held | None = None
+        self.debt: Debt | None = None
+
+    @property
+    def record(self) -> Record | None:
+        """The truth to act on: what is owed to the store, else what it was last seen to hold."""
+        if self.debt is not None:
+            return self.debt.record
+        return self._held.record if self._held else None
+
+    @property
+    def stored(self) -> Record | None:
+        """What the store was last seen to hold."""
+        return self._held.record if self._held else None
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds that an attempt in the record was still protected when it was read."""
+        return self._held.lease_left if self._held else 0.0
+
+    @property
+    def unpersisted(self) -> bool:
+        """Whether a restart of the machine would lose a token now."""
+        return self.debt is not None and self.debt.rotation
+
+    async def sync(self) -> None:
+        """Settle what is owed, then read what is there. Raises `StoreError`."""
+        await self.settle()
+        stored = await self._store.load(self._key)
+        known = self._held
+        if known is not None and rolled_back(stored.record if stored else None, known.record):
+            self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
+            version = await self._store.write(
+                self._key, known.record, expected=stored.version if stored else None
+            )
+            self._keep(known.record, version)
+        else:
+            self._held = stored
+
+    async def write(self, record: Record, *, lease: float = 0.0) -> None:
+        """Replace the record that was last read. Raises `Conflict` or `StoreError`."""
+        expected = self._held.version if self._held else None
+        self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
+
+    def owe(self, record: Record, attempt: str, slip: Slip, *, rotation: bool) -> None:
+        """Take on a debt; it replaces an older one, whose tokens it descends from."""
+        older = self.debt
+        self.debt = Debt(
+            record,
+            attempt,
+            slips=[*(older.slips if older else ()), slip],
+            rotation=rotation or (older is not None and older.rotation),
+        )
+
+    async def settle(self) -> None:
+        """Commit what is owed, if anything, and release its escrow. Raises `StoreError` while it stays owed."""
+        debt = self.debt
+        if debt is None:
+            return
+        try:
+            outcome = await self._commit(debt)
+        except StoreError as error:
+            debt.failures += 1
+            self._emit(CommitFinished(self._token, self._store.kind, "failed", str(error)))
+            raise
+        self.debt = None
+        for slip in debt.slips:
+            slip.release()
+        self._emit(CommitFinished(self._token, self._store.kind, outcome))
+
+    async def _commit(self, debt: Debt) -> str:
+        expected = self._held.version if self._held else None
+        record = debt.record
+        for _ in range(RACES):
+            try:
+                self._keep(record, await self._store.write(self._key, record, expected=expected))
+            except Conflict:
+                theirs = await self._store.load(self._key)
+                expected = theirs.version if theirs else None
+                match reconcile(debt.record, debt.attempt, theirs.record if theirs else None):
+                    case Verdict.OVERWRITE:
+                        record = debt.record
+                    case Verdict.YIELD_AND_KEEP if theirs is not None:
+                        record = with_orphan(theirs.record, debt.record)
+                    case verdict:
+                        self._held = theirs
+                        return "committed" if verdict is Verdict.LANDED else "superseded"
+            else:
+                return "committed" if record is debt.record else "superseded"
+        raise Conflict("the record is changed by others faster than this daemon can commit to it")
+
+    def _keep(self, record: Record, version: str) -> None:
+        self._held = Held(record, version, lease_left=0.0)

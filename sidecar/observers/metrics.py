@@ -1,0 +1,395 @@
+"""Metrics: an observer that counts, and a page that is rendered from the tokens' views when it is asked for.
+
+One custom collector renders everything: children of prometheus_client cost 21 KiB a token. `DEFINITIONS` is
+the one source of names, labels and help; docs/reference/metrics.md is written from it. Label values are names
+from the configuration and words of this file alone, so the configuration bounds the number of series.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from sidecar.events import (
+    CallFinished,
+    ClockSkewSeen,
+    CommitFinished,
+    ConfigLoaded,
+    Event,
+    OutputView,
+    OutputWritten,
+    TokenForgotten,
+    TokenView,
+)
+from sidecar.tokens import AccessState, GrantState, OutcomeClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sidecar.clock import Clock
+    from sidecar.pulse import Heartbeats
+
+PREFIX = "token_sidecar_"
+UNKNOWN = float("nan")
+NEVER = float("inf")
+BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+COMMIT_OUTCOMES = ("committed", "failed", "superseded")
+WRITE_OUTCOMES = ("written", "unchanged", "failed")
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """One metric: what it is called and what it means."""
+
+    name: str
+    """Without the prefix, and without the suffix that its kind adds in the exposition."""
+    kind: str
+    """gauge | counter | histogram | info."""
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The name as queries use it; a histogram's series add `_bucket`, `_sum` and `_count`."""
+        return PREFIX + self.name + {"counter": "_total", "info": "_info"}.get(self.kind, "")
+
+
+DEFINITIONS = {
+    definition.name: definition
+    for definition in (
+        Definition(
+            "access_token_expiry_timestamp_seconds",
+            "gauge",
+            "When the access token expires, as Unix time; +Inf if never, NaN while unknown or absent.",
+            ("token",),
+        ),
+        Definition(
+            "refresh_token_expiry_timestamp_seconds",
+            "gauge",
+            "When a human has to consent again at the latest, as Unix time; NaN while unknown.",
+            ("token",),
+        ),
+        Definition(
+            "output_token_expiry_timestamp_seconds",
+            "gauge",
+            "When the token expires that the output really holds, as Unix time; +Inf if never, "
+            "NaN if unknown, 0 if there is none that could be used.",
+            ("token", "output"),
+        ),
+        Definition(
+            "next_refresh_timestamp_seconds",
+            "gauge",
+            "When the token is looked after next, as Unix time; NaN while nothing is planned.",
+            ("token",),
+        ),
+        Definition(
+            "last_refresh_success_timestamp_seconds",
+            "gauge",
+            "When the provider last gave an access token, as Unix time; NaN if it never did.",
+            ("token",),
+        ),
+        Definition(
+            "min_validity_seconds",
+            "gauge",
+            "Validity that readers are promised, as in force for the present access token.",
+            ("token",),
+        ),
+        Definition(
+            "access_state",
+            "gauge",
+            "1 for what a reader may do with the access token now, 0 for the other states.",
+            ("token", "state"),
+        ),
+        Definition(
+            "grant_state",
+            "gauge",
+            "1 for the state that the grant is in, 0 for the others.",
+            ("token", "state"),
+        ),
+        Definition(
+            "unpersisted_rotations",
+            "gauge",
+            "1 while a rotated refresh token is not in the store yet: "
+            "losing state_dir now would lose the grant.",
+            ("token",),
+        ),
+        Definition(
+            "refreshes",
+            "counter",
+            "Calls to the provider by what they amounted to.",
+            ("token", "outcome"),
+        ),
+        Definition(
+            "refresh_duration_seconds",
+            "histogram",
+            "How long calls to the provider took, whatever their outcome.",
+            ("provider",),
+        ),
+        Definition(
+            "store_commits",
+            "counter",
+            "Commits to the store by how they ended.",
+            ("store", "outcome"),
+        ),
+        Definition(
+            "output_writes",
+            "counter",
+            "Publications by how they ended.",
+            ("token", "output", "outcome"),
+        ),
+        Definition(
+            "provider_clock_skew_seconds",
+            "gauge",
+            "How far the provider's clock was ahead of ours in its last answer; NaN before the first.",
+            ("provider",),
+        ),
+        Definition(
+            "config_last_reload_successful",
+            "gauge",
+            "1 if the configuration was accepted when it was last read, 0 if it was refused.",
+        ),
+        Definition(
+            "heartbeat_timestamp_seconds",
+            "gauge",
+            "When the worker last showed that it works, as Unix time.",
+            ("worker",),
+        ),
+        Definition("build", "info", "The version that runs, and its Python.", ("version", "python")),
+    )
+}
+
+
+class Metrics(Collector):
+    """Counts what happens, and renders the page."""
+
+    def __init__(self, *, clock: Clock, heartbeats: Heartbeats, store: str, version: str) -> None:
+        """`store` is the store's kind, so that its series exist before the first commit."""
+        self._clock = clock
+        self._heartbeats = heartbeats
+        self._version = version
+        self._refreshes: Counter[tuple[str, str]] = Counter()
+        self._writes: Counter[tuple[str, str, str]] = Counter()
+        self._commits: Counter[tuple[str, str]] = Counter(
+            {(store, outcome): 0 for outcome in COMMIT_OUTCOMES}
+        )
+        self._durations: dict[str, _Histogram] = {}
+        self._skews: dict[str, float] = {}
+        self._config_accepted = True
+        self._views: tuple[TokenView, ...] = ()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def notice(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case CallFinished():
+                self._refreshes[event.token, event.outcome.value] += 1
+                self._durations.setdefault(event.provider, _Histogram()).observe(event.seconds)
+            case CommitFinished():
+                self._commits[event.store, event.outcome] += 1
+            case OutputWritten():
+                self._writes[event.token, event.output, event.outcome] += 1
+            case ClockSkewSeen():
+                self._skews[event.provider] = event.seconds
+            case ConfigLoaded():
+                self._config_accepted = event.accepted
+            case TokenForgotten():
+                for counter in (self._refreshes, self._writes):
+                    for key in [key for key in counter if key[0] == event.token]:
+                        del counter[key]
+            case _:
+                pass
+
+    def render(self, views: Iterable[TokenView], accept: str = "") -> tuple[bytes, str]:
+        """Render the page of these tokens; return it with its content type.
+
+        `accept` is the request's Accept header: Prometheus' text format, or OpenMetrics for who asks for it.
+        """
+        self._views = tuple(views)
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def describe(self) -> Iterator[Metric]:
+        """Name nothing at registration; nothing else collects under our prefix."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Go through all families, empty ones included, in the order of `DEFINITIONS`."""
+        samples = self._samples(self._clock.wall())
+        for name, definition in DEFINITIONS.items():
+            family = _family(definition)
+            for labels, value in samples.get(name, ()):
+                if isinstance(value, _Histogram):
+                    family.add_metric(labels, value.buckets(), value.sum)
+                elif definition.kind == "info":
+                    family.add_metric([], dict(zip(definition.labels, labels, strict=True)))
+                else:
+                    family.add_metric(labels, value)
+            yield family
+
+    def _samples(self, now: float) -> dict[str, list[tuple[tuple[str, ...], Any]]]:
+        samples: dict[str, list[tuple[tuple[str, ...], Any]]] = {
+            name: [((view.token,), gauge(view)) for view in self._views] for name, gauge in _GAUGES.items()
+        }
+        samples["access_state"] = [
+            ((view.token, state.value), float(view.access_state(now) is state))
+            for view in self._views
+            for state in AccessState
+        ]
+        samples["grant_state"] = [
+            ((view.token, state.value), float(view.grant_state is state))
+            for view in self._views
+            for state in GrantState
+        ]
+        samples["output_token_expiry_timestamp_seconds"] = [
+            ((view.token, output.output), _held_until(output))
+            for view in self._views
+            for output in view.outputs
+        ]
+        samples["refreshes"] = [
+            ((view.token, outcome.value), self._refreshes[view.token, outcome.value])
+            for view in self._views
+            for outcome in OutcomeClass
+        ]
+        samples["output_writes"] = [
+            ((view.token, output.output, outcome), self._writes[view.token, output.output, outcome])
+            for view in self._views
+            for output in view.outputs
+            for outcome in WRITE_OUTCOMES
+        ]
+        samples["store_commits"] = sorted(self._commits.items())
+        providers = sorted({view.provider for view in self._views} | set(self._durations) | set(self._skews))
+        samples["refresh_duration_seconds"] = [
+            ((provider,), self._durations.get(provider, _Histogram())) for provider in providers
+        ]
+        samples["provider_clock_skew_seconds"] = [
+            ((provider,), self._skews.get(provider, UNKNOWN)) for provider in providers
+        ]
+        samples["config_last_reload_successful"] = [((), float(self._config_accepted))]
+        samples["heartbeat_timestamp_seconds"] = [
+            ((worker,), at) for worker, at in sorted(self._heartbeats.stamped_at().items())
+        ]
+        samples["build"] = [((self._version, platform.python_version()), 1.0)]
+        return samples
+
+
+class _Histogram:
+    """Counts by upper bound, cumulative only when rendered."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(BUCKETS, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        total, pairs = 0, []
+        for bound, count in zip((*BUCKETS, NEVER), self._counts, strict=True):
+            total += count
+            pairs.append(("+Inf" if bound == NEVER else str(bound), float(total)))
+        return pairs
+
+
+def _family(definition: Definition) -> Any:
+    name = PREFIX + definition.name
+    match definition.kind:
+        case "counter":
+            return CounterMetricFamily(name, definition.help, labels=definition.labels)
+        case "histogram":
+            return HistogramMetricFamily(name, definition.help, labels=definition.labels)
+        case "info":
+            return InfoMetricFamily(name, definition.help, labels=())
+        case _:
+            return GaugeMetricFamily(name, definition.help, labels=definition.labels)
+
+
+def _or_unknown(seconds: float | None) -> float:
+    return UNKNOWN if seconds is None else seconds
+
+
+def _expires(view: TokenView) -> float:
+    if not view.fingerprint:
+        return UNKNOWN
+    if view.never_expires:
+        return NEVER
+    return _or_unknown(view.expires_at) if view.expiry_known else UNKNOWN
+
+
+def _held_until(output: OutputView) -> float:
+    if output.fingerprint is None:
+        return 0.0
+    return NEVER if output.never_expires else _or_unknown(output.expires_at)
+
+
+_GAUGES: dict[str, Callable[[TokenView], float]] = {
+    "access_token_expiry_timestamp_seconds": _expires,
+    "refresh_token_expiry_timestamp_seconds": lambda view: _or_unknown(view.refresh_expires_at),
+    "next_refresh_timestamp_seconds": lambda view: _or_unknown(view.next_wake),
+    "last_refresh_success_timestamp_seconds": lambda view: _or_unknown(view.last_success),
+    "min_validity_seconds": lambda view: view.min_validity,
+    "unpersisted_rotations": lambda view: float(view.unpersisted),
+}
+
+_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("access_state", "state"): tuple(AccessState),
+    ("grant_state", "state"): tuple(GrantState),
+    ("refreshes", "outcome"): tuple(OutcomeClass),
+    ("store_commits", "outcome"): COMMIT_OUTCOMES,
+    ("output_writes", "outcome"): WRITE_OUTCOMES,
+}
+
+
+def reference() -> str:
+    """Write docs/reference/metrics.md."""
+    rows = []
+    for definition in DEFINITIONS.values():
+        labels = []
+        for label in definition.labels:
+            values = _VALUES.get((definition.name, label))
+            labels.append(f"`{label}`" + (f" ({', '.join(values)})" if values else ""))
+        name, kind = definition.family, "gauge" if definition.kind == "info" else definition.kind
+        rows.append(f"| `{name}` | {kind} | {', '.join(labels) or 'none'} | {definition.help} |")
+    return _PAGE.format(rows="\n".join(rows), buckets=", ".join(f"{bound:g}" for bound in BUCKETS))
+
+
+_PAGE = """\
+# Metrics
+
+<!-- Written from sidecar/observers/metrics.py; a test says how when it's out of date. -->
+
+`/metrics` speaks Prometheus' text format, and OpenMetrics to whoever asks for it in `Accept`. `token` is a
+token's name in the configuration, `output` an output's, `provider` a profile's (`inline` for one without a
+name). No label holds a URL, an account, an error's text or a secret.
+
+| Metric | Type | Labels | Meaning |
+|---|---|---|---|
+{rows}
+
+- Every series of a configured token exists from its first scrape on, counters at 0. There are no `_created`
+  series.
+- Times are moments, never ages: `… - time()` stays right when the daemon hangs.
+- The outputs are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader
+  would get, whoever wrote it. NaN compares false with everything: an alert on an expiry doesn't fire while it
+  is unknown.
+- `refresh_duration_seconds` has buckets of {buckets} seconds.
+- Beside these there are `process_*` (Linux only) and `python_info`, as every Python program has them.
+"""

@@ -1,0 +1,474 @@
+"""What a provider's answer means: the decision table as a pure function, and how long to wait afterwards.
+
+A profile's own rules come first, then status, then error code, both from the tables below. Nobody is declared
+dead here but by a profile's rule: a refused refresh token is a suspicion, which the renewer looks into.
+
+No text of an answer reaches a `reason`: error codes only if they are on a list, and Entra's AADSTS numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sidecar.errors import CallError, NoAnswer, NotSent
+from sidecar.ports import Answer
+from sidecar.profile import Profile
+from sidecar.tokens import AccessToken, ExpirySource, OutcomeClass, RefreshToken
+
+ASSUMED_TTL = 30 * 60.0
+"""Seconds that a token is taken to live when nobody says."""
+LONGEST_TTL = 10 * 365 * 86400.0
+"""Seconds; more is not a lifetime (TikTok sends a Unix time) and counts as absent."""
+SHORTEST_TTL = 2.0
+"""Seconds; less is of no use to a reader."""
+LONGEST_RETRY_AFTER = 3600.0
+QUARANTINE_AFTER, QUARANTINE_FAILURES, QUARANTINE_DELAY = 86400.0, 10, 6 * 3600.0
+"""An error that nobody knows, met so often over so many seconds, is asked about so rarely."""
+SUSPICIOUS_SKEW = 300.0
+"""Seconds between two clocks that make signed requests fail."""
+
+
+class Delays(NamedTuple):
+    """The range of a back-off, in seconds."""
+
+    first: float
+    last: float
+
+
+UNREACHED = Delays(1, 60)
+UNANSWERED = Delays(2, 120)
+GARBLED = Delays(5, 300)
+THROTTLED = Delays(30, 900)
+UNTRUSTED = SHORT_LIVED = Delays(30, 600)
+MISCONFIGURED = Delays(60, 900)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call to the provider amounted to."""
+
+    outcome: OutcomeClass
+    reason: str = ""
+    """Safe to show. Empty for a plain success."""
+    access: AccessToken | None = None
+    """Set with every success, and only then."""
+    refresh: RefreshToken | None = None
+    """Set if a refresh token came, be it the same one, or a new deadline for the one that was sent."""
+    same_token_again: bool = False
+    """The access token is the one that was held before."""
+    short_lived: bool = False
+    """It came expired or all but expired: keep the pair, leave the provider alone, tell a human."""
+    clock_suspected: bool = False
+    """The refusal may come from a wrong clock on either side."""
+    unknown_error: bool = False
+    """A refusal that no table knows."""
+    retry_after: float | None = None
+    """Seconds that the provider asks for, at most an hour."""
+    min_delay: float | None = None
+    """Seconds that the profile asks for."""
+    skew: float | None = None
+    """Seconds by which the provider's clock is ahead; 0: too little to tell; None: no Date came."""
+    delays: Delays = THROTTLED
+    """The range from which `backoff` draws."""
+
+
+# RFC 6749 §5.2, 8628 §3.5, 8707 §2, 9449 §8, OpenID Connect Core §3.1.2.6; and what providers send.
+_CODES: dict[str, tuple[OutcomeClass, Delays]] = {
+    **dict.fromkeys(
+        (
+            "slow_down",
+            "temporarily_unavailable",
+            "server_error",
+            "internal_failure",
+            "rate_limit_exceeded",
+            "too_many_requests",
+            "use_dpop_nonce",
+        ),
+        (OutcomeClass.TRANSIENT, THROTTLED),
+    ),
+    # Slack: "some aspect of the operation may have succeeded".
+    **dict.fromkeys(("internal_error", "fatal_error"), (OutcomeClass.IN_DOUBT, UNANSWERED)),
+    **dict.fromkeys(
+        ("invalid_grant", "invalid_rapt", "interaction_required", "consent_required", "login_required"),
+        (OutcomeClass.SUSPECT, MISCONFIGURED),
+    ),
+    **dict.fromkeys(
+        (
+            "invalid_client",
+            "invalid_request",
+            "invalid_scope",
+            "invalid_target",
+            "unauthorized_client",
+            "unsupported_grant_type",
+            "access_denied",
+            "bad_client_secret",
+            "incorrect_client_credentials",
+            "invalid_client_id",
+            "invalid_dpop_proof",
+            "redirect_uri_mismatch",
+        ),
+        (OutcomeClass.MISCONFIGURED, MISCONFIGURED),
+    ),
+}
+
+# Entra puts these into the description of whatever code. 50196 is throttling inside an `invalid_grant`, 90024
+# passing trouble; 50076 and 50158 ask a human for another factor.
+_AADSTS: dict[str, tuple[OutcomeClass, Delays]] = {
+    **dict.fromkeys(("50196", "90024"), (OutcomeClass.TRANSIENT, THROTTLED)),
+    **dict.fromkeys(("50076", "50158"), (OutcomeClass.SUSPECT, MISCONFIGURED)),
+}
+
+_CLOCK_TEXT = re.compile(r"\biat\b|\bexp\b|\bclock\b|short-lived token", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
+_SEARCHED = 8192  # characters: a rule's pattern is not let loose on a megabyte
+
+
+def judge(
+    answer: Answer, profile: Profile, *, sent: RefreshToken | None, previous: AccessToken | None
+) -> Outcome:
+    """Say what an answer means. Never raises, whatever was answered.
+
+    `sent` is the refresh token of the request, `previous` the access token held before it.
+    """
+    document = _parsed(answer.body)
+    if 200 <= answer.status < 300 and document is not None and document.get("ok") is not False:  # noqa: PLR2004
+        value = _token(document.get("access_token"))
+        if value is not None:
+            return _success(answer, profile, document, value, sent, previous)
+    error = _Error.of(answer, document)
+    skew = _skew(answer)
+    verdict = _by_rule(error, profile) or _by_status(error, profile) or _by_code(error, document)
+    clocked = error.code == "invalid_grant" and (
+        _CLOCK_TEXT.search(error.description) is not None or abs(skew or 0.0) >= SUSPICIOUS_SKEW
+    )
+    if sent is None and verdict.outcome is OutcomeClass.SUSPECT:
+        # Without a refresh token there is nothing that could have died.
+        verdict = msgspec.structs.replace(verdict, outcome=OutcomeClass.MISCONFIGURED)
+    return msgspec.structs.replace(
+        verdict, clock_suspected=clocked, retry_after=_retry_after(answer), skew=skew
+    )
+
+
+def judge_failure(error: CallError, profile: Profile) -> Outcome:
+    """Say what it means that no answer came. `error` words its own reason, without secrets."""
+    del profile  # what may be sent again in doubt is decided where it is sent
+    reason = str(error)
+    match error:
+        case NotSent(misconfigured=True):
+            return Outcome(outcome=OutcomeClass.MISCONFIGURED, reason=reason, delays=UNTRUSTED)
+        case NotSent():
+            return Outcome(outcome=OutcomeClass.TRANSIENT, reason=reason, delays=UNREACHED)
+        case _:
+            return Outcome(outcome=OutcomeClass.IN_DOUBT, reason=reason, delays=UNANSWERED)
+
+
+def interrupted() -> NoAnswer:
+    """Make the error that stands for an attempt whose process ended between sending and the answer."""
+    return NoAnswer("the daemon ended after the request was sent; it may have been processed")
+
+
+def backoff(
+    outcome: Outcome,
+    failures: int,
+    *,
+    now: float,
+    expires_at: float | None,
+    jitter: float,
+    since: float | None = None,
+) -> float:
+    """Return for how many seconds to leave the provider alone.
+
+    `failures` counts this one too; `expires_at` is the end of the access token in use, `jitter` is drawn from
+    [0, 1), `since` is the time of the first of these failures. Full jitter, never under half of the range's
+    start, under a ceiling that doubles through the range and stays under a quarter of the time to or from the
+    expiry, where it matters most. Retry-After takes the place of all this and is never shortened.
+    """
+    first, last = outcome.delays
+    if outcome.retry_after is not None:
+        asked = outcome.retry_after * (1 + jitter / 10)
+        return max(asked, first / 2, outcome.min_delay or 0.0)
+    if (
+        outcome.unknown_error
+        and failures >= QUARANTINE_FAILURES
+        and since is not None
+        and now - since >= QUARANTINE_AFTER
+    ):
+        return QUARANTINE_DELAY
+    ceiling = min(last, first * 2.0 ** min(max(failures, 1) - 1, 20))
+    if expires_at is not None and math.isfinite(expires_at):
+        ceiling = min(ceiling, max(first, abs(expires_at - now) / 4))
+    return max(jitter * ceiling, first / 2, outcome.min_delay or 0.0)
+
+
+# Success.
+
+
+def _success(
+    answer: Answer,
+    profile: Profile,
+    document: dict[str, Any],
+    value: str,
+    sent: RefreshToken | None,
+    previous: AccessToken | None,
+) -> Outcome:
+    skew = _skew(answer)
+    ttl, source = _lifetime(answer, profile, document, value, skew)
+    short = ttl is not None and ttl < SHORTEST_TTL
+    lives = None if ttl is None else max(ttl, 0.0)
+    scope = document.get("scope")
+    access = AccessToken(
+        value=value,
+        issued_at=answer.sent_at,
+        expires_at=None if lives is None else answer.sent_at + lives,
+        ttl=lives,
+        expiry_source=source,
+        token_type=_token(document.get("token_type")) or "Bearer",
+        # Omitted means: as before (RFC 6749 §5.1).
+        scope=_token(scope) or (previous.scope if previous else None),
+    )
+    return Outcome(
+        outcome=OutcomeClass.SUCCESS,
+        reason=f"the access token lives no longer than {lives:.0f} s" if short else "",
+        access=access,
+        refresh=_refresh(answer, document, sent),
+        same_token_again=previous is not None and previous.value == value,
+        short_lived=short,
+        skew=skew,
+        delays=SHORT_LIVED,
+    )
+
+
+def _lifetime(
+    answer: Answer, profile: Profile, document: dict[str, Any], value: str, skew: float | None
+) -> tuple[float | None, ExpirySource]:
+    """Find out for how many seconds from sending the token lives; None: for ever."""
+    stated = _seconds(document.get("expires_in"))
+    if stated == 0 and profile.zero_means_never:
+        return None, ExpirySource.NEVER
+    if stated is not None:
+        return stated, ExpirySource.ANSWER
+    end = _jwt_end(value)
+    if end is not None:
+        # It was written by the provider's clock.
+        left = end - (skew or 0.0) - answer.sent_at
+        if abs(left) <= LONGEST_TTL:
+            return left, ExpirySource.JWT
+    if profile.default_ttl is not None:
+        return profile.default_ttl, ExpirySource.PROFILE
+    return ASSUMED_TTL, ExpirySource.ASSUMED
+
+
+def _refresh(answer: Answer, document: dict[str, Any], sent: RefreshToken | None) -> RefreshToken | None:
+    value = _storable(document.get("refresh_token"))
+    named = (
+        _seconds(document.get(name))
+        for name in ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
+    )
+    # Keycloak says 0 for an offline token, which has no deadline.
+    left = next((seconds for seconds in named if seconds is not None and seconds > 0), None)
+    end = None if left is None else answer.sent_at + left
+    if sent is not None and value in {None, sent.value}:
+        if value is None and end is None:
+            return None
+        return msgspec.structs.replace(sent, expires_at=sent.expires_at if end is None else end)
+    return None if value is None else RefreshToken(value=value, issued_at=answer.sent_at, expires_at=end)
+
+
+def _token(value: object) -> str | None:
+    """Accept what can be put into a file or header as it is: a string without control characters."""
+    if isinstance(value, str) and value and value.isprintable() and not value.isspace():
+        return value
+    return None
+
+
+def _storable(value: object) -> str | None:
+    """Accept any string that can be written down: only the provider has to understand a refresh token."""
+    if not isinstance(value, str) or not value:
+        return None
+    return None if any("\ud800" <= char <= "\udfff" for char in value) else value
+
+
+def _seconds(value: object) -> float | None:
+    """Read a number however it is written; None for what is no duration."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= LONGEST_TTL else None
+
+
+def _jwt_end(token: str) -> float | None:
+    """Read `exp` (RFC 7519 §4.1.4) off an access token that is a JWT, without verifying it."""
+    parts = token.split(".")
+    if len(parts) != 3 or len(parts[1]) > 16384:  # noqa: PLR2004
+        return None
+    try:
+        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+    except ValueError:
+        return None
+    claims = _parsed(payload)
+    end = claims.get("exp") if claims else None
+    if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < 1e11:  # noqa: PLR2004
+        return None
+    return float(end)
+
+
+# Errors.
+
+
+class _Error(NamedTuple):
+    """What an answer without a token says of itself."""
+
+    status: int
+    code: str
+    description: str
+    stated: bool
+    """Whether a JSON object says beyond doubt that it is an error."""
+
+    @classmethod
+    def of(cls, answer: Answer, document: dict[str, Any] | None) -> _Error:
+        document = document or {}
+        found = _codes(document)
+        described = [document.get(name) for name in ("error_description", "error_subtype", "suberror")]
+        texts = [text for text in described if isinstance(text, str)]
+        description = " ".join(texts) or answer.body[: 4 * _SEARCHED].decode(errors="replace")
+        # Elsewhere (`status`, `code`) may stand what is no error, beside tokens that we did not find.
+        stated = bool(document.get("error")) or bool(document.get("errors"))
+        return cls(answer.status, found[0] if found else "", description[:_SEARCHED], stated)
+
+    @property
+    def number(self) -> str:
+        """Entra's error number, which says more than its code."""
+        found = re.search(r"AADSTS(\d{5,8})\b", self.description, re.ASCII)
+        return found[1] if found and self.stated else ""
+
+    def reason(self, rule_code: str | None = None) -> str:
+        """Describe it in words of ours."""
+        code = self.code if self.code in _CODES or self.code == rule_code else ""
+        number = f"AADSTS{self.number}" if self.number else ""
+        return " ".join(part for part in (f"HTTP {self.status}", code, number) if part)
+
+
+def _codes(document: dict[str, Any]) -> list[str]:
+    """Gather what may be an error code, from wherever providers put it, the standard's place first."""
+    error = document.get("error")
+    found: list[Any] = [error]
+    if isinstance(error, dict):
+        found = [error.get("code"), error.get("type"), error.get("status")]
+    listed = document.get("errors")
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict):
+        found += [listed[0].get("errorType"), listed[0].get("code")]
+    found += [document.get(name) for name in ("errorCode", "code", "status")]
+    return [code for code in found if isinstance(code, str) and code]
+
+
+def _by_rule(error: _Error, profile: Profile) -> Outcome | None:
+    for rule in profile.errors:
+        # A rule can't make a success of an answer without a token.
+        if rule.outcome is not OutcomeClass.SUCCESS and rule.matches(
+            error.status, error.code, error.description
+        ):
+            return Outcome(
+                outcome=rule.outcome,
+                reason=error.reason(rule.code),
+                min_delay=rule.min_delay,
+                delays=_usual_delays(rule.outcome),
+            )
+    return None
+
+
+def _usual_delays(outcome: OutcomeClass) -> Delays:
+    match outcome:
+        case OutcomeClass.IN_DOUBT:
+            return UNANSWERED
+        case OutcomeClass.TRANSIENT:
+            return THROTTLED
+        case _:
+            return MISCONFIGURED
+
+
+def _by_status(error: _Error, profile: Profile) -> Outcome | None:
+    """Decide what the status alone decides."""
+    status = error.status
+    if status in {408, 425, 429}:
+        return Outcome(outcome=OutcomeClass.TRANSIENT, reason=error.reason())
+    if status == 503 and profile.unavailable_is_refusal:  # noqa: PLR2004
+        return Outcome(outcome=OutcomeClass.TRANSIENT, reason=error.reason())
+    if 300 <= status < 400:  # noqa: PLR2004
+        # Never followed: it would carry the refresh token to wherever the answer says.
+        reason = f"{error.reason()}, a redirect, which is not followed; correct token_url"
+        return Outcome(outcome=OutcomeClass.MISCONFIGURED, reason=reason, delays=MISCONFIGURED)
+    if not 200 <= status < 500:  # noqa: PLR2004
+        return Outcome(outcome=OutcomeClass.IN_DOUBT, reason=error.reason(), delays=UNANSWERED)
+    return None
+
+
+def _by_code(error: _Error, document: dict[str, Any] | None) -> Outcome:
+    """Decide 2xx without a token, and 4xx."""
+    known = _AADSTS.get(error.number) or _CODES.get(error.code)
+    if known is not None:
+        return Outcome(outcome=known[0], reason=error.reason(), delays=known[1])
+    if error.status >= 400 or error.stated:  # noqa: PLR2004
+        reason = f"{error.reason()}, with an error code that is not known" if error.code else error.reason()
+        unknown = error.status != 401 or bool(error.code)  # noqa: PLR2004
+        return Outcome(
+            outcome=OutcomeClass.MISCONFIGURED, reason=reason, unknown_error=unknown, delays=MISCONFIGURED
+        )
+    what = "that is not a JSON object" if document is None else "without a usable access token"
+    return Outcome(outcome=OutcomeClass.IN_DOUBT, reason=f"{error.reason()} {what}", delays=GARBLED)
+
+
+# The parts of an answer.
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    """Read a JSON object; of members that come twice the last counts. None for anything else."""
+    try:
+        document = json.loads(body, parse_int=_integer)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _integer(digits: str) -> float:
+    """Read an integer however long: Python refuses thousands of digits, and the tokens beside them."""
+    return int(digits) if len(digits) <= 20 else math.inf  # noqa: PLR2004
+
+
+def _skew(answer: Answer) -> float | None:
+    date = _date(answer.headers.get("date", ""))
+    if date is None:
+        return None
+    trip = max(answer.received_at - answer.sent_at, 0.0)
+    # A Date has whole seconds, cut off.
+    skew = date + 0.5 - (answer.sent_at + trip / 2)
+    return skew if abs(skew) >= max(2.0, trip / 2 + 1) else 0.0
+
+
+def _retry_after(answer: Answer) -> float | None:
+    """Read Retry-After in both forms (RFC 9110 §10.2.3); a date counts from the answer's own."""
+    value = answer.headers.get("retry-after", "").strip()
+    if _NUMBER.fullmatch(value):
+        seconds = float(value)
+    else:
+        until = _date(value)
+        if until is None:
+            return None
+        sent = _date(answer.headers.get("date", ""))
+        seconds = until - (answer.received_at if sent is None else sent)
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _date(value: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None

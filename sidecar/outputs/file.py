@@ -1,0 +1,259 @@
+"""A file, replaced atomically; read back, judged and repaired.
+
+Everything here is short synchronous file I/O on the event loop, see `sidecar.files`. That suits a tmpfs and
+local disks; a network volume that hangs would hang the daemon with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from sidecar import formats
+from sidecar.errors import FormatError, OutputError
+from sidecar.files import (
+    Signature,
+    UnfitFile,
+    differs,
+    directory,
+    on_tmpfs,
+    read_small,
+    replace_file,
+    set_metadata,
+    signature,
+    sweep,
+)
+from sidecar.outputs.index import Entry, Index, digest
+from sidecar.ports import Foreign, Holding
+from sidecar.tokens import ExpirySource, fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sidecar.clock import Clock
+    from sidecar.config.settings import OutputTarget
+    from sidecar.ports import Publication
+
+
+_NOBODY_AT_ALL = 2**32 - 1
+"""The kernel's word for "leave it as it is"."""
+
+
+class _Seen(NamedTuple):
+    """What is in place now."""
+
+    stat: os.stat_result | None = None
+    content: bytes | None = None
+    digest: str | None = None
+    problem: str | None = None
+
+
+class _Owner(NamedTuple):
+    uid: int | None
+    gid: int | None
+
+
+class FileOutput:
+    """One file that applications read. See `Output` for the contract."""
+
+    def __init__(self, target: OutputTarget, *, state_dir: Path, clock: Clock) -> None:
+        """See `sidecar.outputs.open_output`."""
+        self.id = f"file:{target.file}"
+        self.required = target.required
+        self.adopt = target.adopt
+        self._target = target
+        self._format = formats.for_target(target)
+        self._clock = clock
+        # Not resolved: the directory may be a link that is swapped, as Kubernetes does with `..data`.
+        self._path = target.file.absolute()
+        self._index = Index(state_dir, self._path)
+        self._swept = sweep(self._path.parent, self._path.name)
+        self._cached: tuple[Signature, _Seen] | None = None
+        self._resolved: _Owner | None = None
+
+    @property
+    def index_problem(self) -> str | None:
+        """Why the index in `state_dir` could not be written; None: it is as it should be."""
+        return self._index.problem
+
+    async def publish(self, publication: Publication) -> bool:
+        """See `Output.publish`."""
+        try:
+            content = self._format.encode(
+                publication, include_refresh_token=self._target.include_refresh_token
+            )
+        except FormatError as error:
+            raise OutputError(f"{self.id}: cannot be written as `{self._format.name}`: {error}") from None
+        owner = self._owner()
+        if not self._swept:
+            self._swept = sweep(self._path.parent, self._path.name)
+        try:
+            with directory(self._path.parent) as folder:
+                return self._put(folder, content, Entry.of(publication, digest(content)), owner)
+        except OSError as error:
+            raise OutputError(f"{self.id}: {self._explain(error)}") from error
+
+    async def read_back(self) -> Holding:
+        """See `Output.read_back`.
+
+        Own content with the wrong mode or owner is a problem too (its readers may be locked out, or be too
+        many), although its fingerprint is told. Content that is readable but not ours has a `foreign` and no
+        problem. A foreign token whose expiry nobody knows is marked `ExpirySource.ASSUMED`.
+        """
+        seen = self._look()
+        if seen.stat is None or seen.content is None or seen.digest is None:
+            return Holding(problem=seen.problem)
+        entry = self._index.find(seen.digest)
+        if entry is not None:
+            known = entry.expiry_source is not ExpirySource.ASSUMED
+            return Holding(
+                fingerprint=entry.fingerprint,
+                lineage=entry.lineage,
+                expires_at=entry.expires_at if known else None,
+                never_expires=known and entry.expires_at is None,
+                problem=self._metadata_problem(seen.stat),
+            )
+        return self._judge_foreign(seen.content, seen.stat.st_mtime)
+
+    def _judge_foreign(self, content: bytes, written_at: float) -> Holding:
+        try:
+            found = self._format.decode(content)
+        except FormatError as error:
+            return Holding(problem=f"is not in the format `{self._format.name}`: {error}")
+        access = found.access(written_at=written_at, by_receiver=True)
+        if access is None:
+            return Holding(problem="holds no access token")
+        known = access.expiry_source is not ExpirySource.ASSUMED
+        return Holding(
+            fingerprint=fingerprint(access.value),
+            expires_at=access.expires_at if known else None,
+            foreign=Foreign(
+                access=access,
+                refresh=found.refresh(written_at=written_at),
+                # A time ahead of the clock is no fresh write either: the clock stepped, or somebody set it.
+                stable_for=abs(self._clock.wall() - written_at),
+            ),
+        )
+
+    def _put(self, folder: int, content: bytes, entry: Entry, owner: _Owner) -> bool:
+        if self._target.require_tmpfs and not on_tmpfs(self._path.parent):
+            raise OutputError(
+                f"{self.id}: {self._path.parent} is not on a tmpfs, and `require_tmpfs` is set; "
+                "mount one there (an emptyDir with `medium: Memory`)"
+            )
+        seen = self._look()
+        self._index.expect(entry, in_place=seen.digest)
+        if seen.digest == entry.digest and seen.stat is not None:
+            if not differs(seen.stat, mode=self._target.mode, uid=owner.uid, gid=owner.gid):
+                return False
+            if self._repair_metadata(folder, seen.stat, owner):
+                return True
+        replace_file(folder, self._path.name, content, mode=self._target.mode, uid=owner.uid, gid=owner.gid)
+        return True
+
+    def _repair_metadata(self, folder: int, judged: os.stat_result, owner: _Owner) -> bool:
+        """Set mode and owner in place; False where that is not possible and the file has to be replaced."""
+        try:
+            descriptor = os.open(
+                self._path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+            )
+        except OSError:
+            return False
+        try:
+            found = os.fstat(descriptor)
+            if signature(found) != signature(judged):
+                return False
+            set_metadata(descriptor, found, mode=self._target.mode, uid=owner.uid, gid=owner.gid)
+        except PermissionError:
+            return False
+        else:
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _look(self) -> _Seen:
+        """Read what is in place, unless its signature says that it is what was read before."""
+        try:
+            if self._cached and signature(self._path.lstat()) == self._cached[0]:
+                return self._cached[1]
+            self._cached = None
+            found = read_small(self._path, follow=False)
+        except FileNotFoundError:
+            return _Seen(problem="does not exist")
+        except UnfitFile as unfit:
+            return _Seen(problem=str(unfit))
+        except OSError as error:
+            return _Seen(problem=f"cannot be read: {error.strerror}")
+        if not found.data:
+            return _Seen(problem="is empty")
+        seen = _Seen(found.stat, found.data, digest(found.data))
+        if found.settled:
+            self._cached = (signature(found.stat), seen)
+        return seen
+
+    def _metadata_problem(self, found: os.stat_result) -> str | None:
+        mode = stat.S_IMODE(found.st_mode)
+        if mode != self._target.mode:
+            return f"has mode {mode:04o} instead of {self._target.mode:04o}"
+        try:
+            owner = self._owner()
+        except OutputError as error:
+            return str(error)
+        if differs(found, mode=None, uid=owner.uid, gid=owner.gid):
+            return f"belongs to {found.st_uid}:{found.st_gid} instead of {owner.uid}:{owner.gid}"
+        return None
+
+    def _owner(self) -> _Owner:
+        """Look names up once: a directory service may be behind them."""
+        if self._resolved is None:
+            self._resolved = _Owner(
+                self._number("owner", self._target.owner), self._number("group", self._target.group)
+            )
+        return self._resolved
+
+    def _number(self, key: str, given: str | int | None) -> int | None:
+        if given is None:
+            return None
+        try:
+            number = int(given)
+        except ValueError:
+            number = self._named(key, str(given))
+        if not 0 <= number < _NOBODY_AT_ALL:
+            raise OutputError(f"{self.id}: {number} is no possible {key}; give a name or a number from 0 on")
+        return number
+
+    def _named(self, key: str, name: str) -> int:
+        try:
+            return pwd.getpwnam(name).pw_uid if key == "owner" else grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise OutputError(
+                f"{self.id}: there is no {key} `{name}` on this system; give the number"
+            ) from None
+
+    def _explain(self, error: OSError) -> str:
+        folder = self._path.parent
+        me = f"uid {os.geteuid()}, gid {os.getegid()}"
+        remedies = {
+            errno.ENOENT: f"{folder} does not exist; create it, or mount the volume there",
+            errno.ENOTDIR: f"a part of {folder} is not a directory; correct the path",
+            errno.EACCES: f"the daemon ({me}) may not create files in {folder}; "
+            "let it own the directory, or set the pod's fsGroup",
+            errno.EPERM: f"the daemon ({me}) may not replace the file or give it to "
+            f"{self._target.owner}:{self._target.group}; run it as that owner or as a member of that group "
+            "(fsGroup, supplementalGroups), or drop `owner` and `group`",
+            errno.EROFS: f"{folder} is mounted read-only; mount it writable for the daemon "
+            "(`readOnly: true` belongs to the application's mount)",
+            errno.ENOSPC: f"no space is left in {folder}; raise the volume's size "
+            "(it must hold the old and the new file at once)",
+            errno.EDQUOT: f"the disk quota for {folder} is used up; raise it or free some",
+            errno.EBUSY: "the file itself is a mount point (a subPath?), so it cannot be replaced; "
+            "mount its directory instead",
+            errno.EISDIR: "a directory of that name is in the way; remove it",
+            errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+        }
+        words = remedies.get(error.errno or 0) or error.strerror or "could not be written"
+        return f"{words} (whatever was there before is still in place)"

@@ -1,0 +1,111 @@
+"""The memory of what was published to one output.
+
+It tells our own content from anybody else's, and knows the expiry of formats that carry none. It is written
+*before* the output and keeps what the output held until then, so that whichever of the two a SIGKILL leaves
+in place is recognised. It holds digests and fingerprints, no secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.files import UnfitFile, directory, read_small, replace_file, sweep
+from sidecar.tokens import ExpirySource, fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sidecar.ports import Publication
+
+
+_KEPT = 3
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One content that was, or was about to be, published."""
+
+    digest: str
+    """SHA-256 of the whole content."""
+    fingerprint: str
+    lineage: str
+    generation: int
+    expires_at: float | None
+    expiry_source: ExpirySource
+
+    @classmethod
+    def of(cls, publication: Publication, content_digest: str) -> Entry:
+        """Describe a publication."""
+        access = publication.access
+        return cls(
+            digest=content_digest,
+            fingerprint=fingerprint(access.value),
+            lineage=publication.lineage,
+            generation=publication.generation,
+            expires_at=access.expires_at,
+            expiry_source=access.expiry_source,
+        )
+
+
+class _Page(msgspec.Struct, frozen=True):
+    path: str
+    entries: tuple[Entry, ...]
+
+
+def digest(content: bytes) -> str:
+    """Name a content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Index:
+    """One small file in `state_dir/outputs`, and a copy of it in memory."""
+
+    def __init__(self, state_dir: Path, path: Path) -> None:
+        """Load what an earlier run left; an index that can't be read is an empty one."""
+        self.problem: str | None = None
+        """Why the last write failed; the copy in memory serves meanwhile, the next publication retries."""
+        self._path = str(path)
+        self._folder = state_dir / "outputs"
+        self._name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".json"
+        self._entries: tuple[Entry, ...] = ()
+        self._stored: tuple[Entry, ...] | None = None
+        sweep(self._folder, self._name)
+        try:
+            page = msgspec.json.decode(read_small(self._folder / self._name, follow=False).data, type=_Page)
+        except (OSError, UnfitFile, msgspec.MsgspecError, UnicodeDecodeError):
+            return
+        if page.path == self._path:
+            self._entries = self._stored = page.entries
+
+    def find(self, content_digest: str) -> Entry | None:
+        """Return what is known of a content; None: it is not ours."""
+        return next((entry for entry in self._entries if entry.digest == content_digest), None)
+
+    def expect(self, entry: Entry, *, in_place: str | None) -> None:
+        """Note what is about to be published, keeping the entry of what is `in_place` (its digest) so far.
+
+        None: that could not be read just now, so it may be any of those that are known.
+        """
+        others = [known for known in self._entries if known.digest != entry.digest]
+        if in_place is not None:
+            others = [known for known in others if known.digest == in_place]
+        self._entries = (entry, *others[:_KEPT])
+        if self._entries != self._stored:
+            self._store()
+
+    def _store(self) -> None:
+        # A failure must not keep a fresh token from its readers, so it is told of and not raised.
+        try:
+            # One by one: `parents=True` gives the parents it makes the default mode.
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            with directory(self._folder) as folder:
+                page = _Page(self._path, self._entries)
+                replace_file(folder, self._name, msgspec.json.encode(page), mode=0o600)
+        except OSError as error:
+            self.problem = f"output index {self._folder / self._name}: {error.strerror}"
+        else:
+            self._stored, self.problem = self._entries, None

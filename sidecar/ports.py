@@ -1,0 +1,231 @@
+"""Every contract that an adapter fulfils. The comments are the contract.
+
+An adapter is one file that implements one of these Protocols. The conformance suites under `tests/` hold every
+adapter to what is written here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import msgspec
+
+from sidecar.tokens import AccessToken, Record, RefreshToken, fingerprint
+
+if TYPE_CHECKING:
+    from sidecar.events import Event
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole HTTP answer of a token endpoint, kept raw until it is safe in escrow."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; only those that the decision needs (Date, Retry-After, Content-Type, Location)."""
+    body: bytes
+    sent_at: float
+    """Wall clock just before the request was sent."""
+    received_at: float
+
+    def __repr__(self) -> str:
+        """Show the sizes in place of the body, which holds tokens."""
+        return f"Answer(status={self.status}, {len(self.body)} bytes)"
+
+
+class Gate(Protocol):
+    """Stands between a connection that is ready and the first byte of the request."""
+
+    def open(self) -> None:
+        """Let the request pass and note that it went out; raises `LeaseLost` when it must not be sent any more."""
+        ...
+
+
+class Grant(Protocol):
+    """One way of obtaining access tokens (RFC 6749 §1.3)."""
+
+    @property
+    def endpoint(self) -> str:
+        """Origin (`https://host[:port]`) of the token endpoint."""
+        ...
+
+    @property
+    def token_url(self) -> str:
+        """The token endpoint itself."""
+        ...
+
+    @property
+    def uses_refresh_token(self) -> bool:
+        """Whether `call` needs a refresh token, which it may use up."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that it reads anew when they change (client identity, secret), to be watched."""
+        ...
+
+    def credentials_fingerprint(self) -> str:
+        """Name what the provider is shown as the client's proof; another name is worth another try. Never raises."""
+        ...
+
+    def client_id(self) -> str:
+        """The client's public identifier, as configured now. Raises `ConfigError` when it cannot be read."""
+        ...
+
+    async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
+        """Send exactly one token request and return whatever was answered, judged by nobody yet.
+
+        `gate.open()` is called once, after connecting and before the first byte. `send_timeout` (seconds)
+        bounds connecting and sending; reading goes on for up to five minutes. No redirect is followed, nothing
+        is retried, no other style of client authentication is tried.
+
+        Raises `NotSent` (nothing left this machine) or `NoAnswer` (it may have been processed). Callers shield
+        the call: cancelling it after the gate opened would lose an answer.
+        """
+        ...
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A record as a store returned it."""
+
+    record: Record
+    version: str
+    """Opaque; different after every write."""
+    lease_left: float
+    """Seconds for which the record's attempt is still protected, on the store's own clock; 0 when it is not."""
+
+
+class Store(AbstractAsyncContextManager["Store"], Protocol):
+    """Durable records by key (`namespace/name`).
+
+    One key holds one blob that is written in whole. All methods may be called concurrently, from several
+    processes where the store is shared; a `write` that returned is durable (it survives SIGKILL and, unless
+    `volatile`, power loss) and is seen by every later `load`. Every method may raise `StoreError` for a fault
+    that a later call may not meet; after such a fault (or a cancellation) a write may or may not have happened,
+    and the caller finds out by `load`.
+    """
+
+    kind: str
+    """Short name for logs and the metric label, e.g. `sqlite`."""
+    volatile: bool
+    """Whether records die with the process or its pod."""
+
+    async def __aenter__(self) -> Self:
+        """Connect, creating what is missing."""
+        ...
+
+    async def load(self, key: str) -> Held | None:
+        """Return the record, or None where there is none. Raises `RecordUnreadable` and leaves it untouched."""
+        ...
+
+    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        """Replace the record if its version is still `expected` (None: if there is none); return the new version.
+
+        `lease` protects the record's attempt for so many seconds from this write on, as `Held.lease_left`
+        reports to everybody; 0 leaves it unprotected. A holder that renews its lease writes again, so whoever
+        read an expired lease and writes with that version can't take over from a holder that came back.
+
+        Raises `Conflict` when the version has moved, having changed nothing.
+        """
+        ...
+
+    async def keys(self) -> list[str]:
+        """List all keys, sorted."""
+        ...
+
+    async def delete(self, key: str, *, expected: str) -> None:
+        """Remove the record if its version is still `expected`; raises `Conflict` otherwise."""
+        ...
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """What is handed to the outputs of one token."""
+
+    token: str
+    """The configured name."""
+    access: AccessToken
+    refresh: RefreshToken | None
+    lineage: str
+    generation: int
+    client_id: str = ""
+    token_url: str = ""
+    scopes: tuple[str, ...] = ()
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    """A token that an application wrote into an output by itself."""
+
+    access: AccessToken
+    refresh: RefreshToken | None
+    stable_for: float
+    """Seconds since it was last modified."""
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """What an output really holds, as read back."""
+
+    fingerprint: str | None = None
+    """Of the access token that is there; None: nothing usable is there."""
+    lineage: str | None = None
+    """Known only for what this `state_dir` published."""
+    expires_at: float | None = None
+    """Unix seconds; None: unknown, or never."""
+    never_expires: bool = False
+    foreign: Foreign | None = None
+    """Set when the content is a readable token that was not published by us."""
+    problem: str | None = None
+    """Why it cannot be used, in words."""
+
+
+class Output(Protocol):
+    """One place where a token is published."""
+
+    id: str
+    """Unique in a daemon; the metric label."""
+    required: bool
+    adopt: bool
+    """Whether a token that the application refreshed by itself is taken over."""
+
+    async def publish(self, publication: Publication) -> bool:
+        """Make readers see this token, atomically: they see the old content or the new one, in whole.
+
+        Content that is already right is left alone; returns whether anything was written. Idempotent; repairs
+        content, mode and owner. Raises `OutputError`, with the previous content still in place.
+        """
+        ...
+
+    async def read_back(self) -> Holding:
+        """Tell what a reader would find now. Never raises for what it finds."""
+        ...
+
+
+class Seeding(msgspec.Struct, frozen=True):
+    """What a seed holds."""
+
+    refresh: RefreshToken
+    access: AccessToken | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the seed, whatever file or layout it came in."""
+        return fingerprint(self.refresh.value)
+
+
+class Seed(Protocol):
+    """A place where an operator leaves a refresh token."""
+
+    id: str
+    """For messages: what it is and where."""
+
+    async def read(self) -> Seeding | None:
+        """Return the seed; None while it is missing or empty. Raises `SeedError` naming place, reason, remedy."""
+        ...
+
+
+class Observer(Protocol):
+    """Watches what happens. Called synchronously: it must return at once and must not raise."""
+
+    def notice(self, event: Event) -> None:
+        """Take notice of one event."""
+        ...

@@ -1,0 +1,91 @@
+"""All outputs of one token: published to, read back, and watched for what applications wrote themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.errors import OutputError
+from sidecar.events import OutputView, OutputWritten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sidecar.events import Event
+    from sidecar.ports import Foreign, Holding, Output, Publication
+
+STABLE_AFTER = 1.0
+"""Seconds that a file an application wrote must rest before it is taken for whole (the gmail SDK truncates)."""
+
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+
+
+class Publisher:
+    """Publishes one token everywhere it is wanted; one output that fails never stops another."""
+
+    __slots__ = ("_emit", "_failures", "_outputs", "_problems", "_token", "unsettled")
+
+    def __init__(self, token: str, outputs: Sequence[Output], emit: Callable[[Event], None]) -> None:
+        """Take the outputs in the order of the configuration."""
+        self._token = token
+        self._outputs = tuple(outputs)
+        self._emit = emit
+        self._problems: dict[str, str] = {}
+        self._failures = 0
+        self.unsettled = False
+        """Whether an application is writing to an output right now."""
+
+    async def publish(self, publication: Publication) -> list[str]:
+        """Bring every output up to date; return the ids of those that were written."""
+        written = []
+        for output in self._outputs:
+            if output.adopt and self.unsettled:
+                continue
+            try:
+                if await output.publish(publication):
+                    written.append(output.id)
+                    self._emit(OutputWritten(self._token, output.id, "written"))
+            except OutputError as error:
+                self._problems[output.id] = str(error)
+                self._emit(OutputWritten(self._token, output.id, "failed", str(error)))
+            else:
+                self._problems.pop(output.id, None)
+        self._failures = self._failures + 1 if self._problems else 0
+        return written
+
+    def retry_delay(self) -> float | None:
+        """Seconds after which outputs that failed are tried again; None when all are right."""
+        if not self._problems:
+            return None
+        return min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 10), LAST_RETRY)
+
+    async def foreign(self) -> tuple[Output, Foreign] | None:
+        """Find a token that an application refreshed by itself and that may be adopted."""
+        self.unsettled = False
+        for output in self._outputs:
+            if not output.adopt:
+                continue
+            found = (await output.read_back()).foreign
+            if found is not None and found.stable_for < STABLE_AFTER:
+                self.unsettled = True
+            elif found is not None:
+                return output, found
+        return None
+
+    async def knows_a_lineage(self) -> bool:
+        """Tell whether any output still holds what this daemon once published."""
+        return any([(await output.read_back()).lineage for output in self._outputs])
+
+    async def views(self) -> tuple[OutputView, ...]:
+        """Read every output back."""
+        return tuple([self._view(output, await output.read_back()) for output in self._outputs])
+
+    def _view(self, output: Output, holding: Holding) -> OutputView:
+        return OutputView(
+            output=output.id,
+            required=output.required,
+            fingerprint=holding.fingerprint,
+            lineage=holding.lineage,
+            expires_at=holding.expires_at,
+            never_expires=holding.never_expires,
+            problem=self._problems.get(output.id) or holding.problem,
+        )

@@ -1,0 +1,657 @@
+"""The main flow for one token: load → decide → lease → grant → escrow → commit → publish → emit.
+
+Nothing after *grant* ever calls the provider again to repair a failure, and nothing cancels the way from the
+first byte of the request to the commit: not SIGTERM, not a reload, not a failing sibling. A turn is bounded and
+never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from sidecar import outcomes, rotation, schedule
+from sidecar.errors import (
+    CallError,
+    ConfigError,
+    Conflict,
+    EscrowError,
+    LeaseLost,
+    NoAnswer,
+    SeedError,
+    StoreError,
+)
+from sidecar.escrow import Stage
+from sidecar.events import (
+    Adopted,
+    CallFinished,
+    ClockSkewSeen,
+    GrantDied,
+    Seeded,
+    SeedRefused,
+    TokenView,
+    TurnEnded,
+    Warned,
+)
+from sidecar.ledger import Ledger
+from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store
+from sidecar.profile import Profile
+from sidecar.publisher import STABLE_AFTER, Publisher
+from sidecar.schedule import Policy, Refresh, Wait
+from sidecar.tokens import ExpirySource, GrantState, OutcomeClass, Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.clock import Clock
+    from sidecar.escrow import Entry, Escrow, Slip
+    from sidecar.events import Event, OutputView
+    from sidecar.outcomes import Outcome
+    from sidecar.ports import Seeding
+    from sidecar.schedule import Decision, Timing
+    from sidecar.tokens import AccessToken, Record
+
+OBSTACLE_RETRY = 60.0
+STORE_RETRY = 2.0
+RACE_RETRY = 0.25
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What the configuration says of one token, with its adapters in place. Spans are seconds."""
+
+    name: str
+    key: str
+    provider: str
+    profile: Profile
+    policy: Policy
+    grant: Grant
+    outputs: tuple[Output, ...] = ()
+    seed: Seed | None = None
+    scopes: tuple[str, ...] = ()
+    required: bool = True
+    on_dead: str = "restart"
+    dead_grace: float | None = None
+    refresh_token_ttl: float | None = None
+    refresh_without_store: bool = False
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What all renewers of a daemon share."""
+
+    clock: Clock
+    store: Store
+    escrow: Escrow
+    instance: str
+    """Identifies the owner of this `state_dir`, across restarts."""
+    emit: Callable[[Event], None]
+    random: Callable[[], float]
+    """Draws from [0, 1)."""
+
+
+class Wake(msgspec.Struct, frozen=True):
+    """When a token wants its next turn, in Unix seconds."""
+
+    at: float
+    urgency: float
+    """Expiry of the access token: of several that are due, the nearest to its end goes first."""
+
+
+class Renewer:
+    """Keeps one token alive."""
+
+    __slots__ = (
+        "_around",
+        "_blank",
+        "_did",
+        "_failed_credentials",
+        "_forced",
+        "_found_dead",
+        "_next_wake",
+        "_ledger",
+        "_obstacle",
+        "_publisher",
+        "_refused",
+        "_seed_problem",
+        "_store_trouble",
+        "_successor",
+        "setup",
+    )
+
+    def __init__(self, setup: Setup, around: Surroundings) -> None:
+        """Do nothing yet: the first turn does."""
+        self.setup = setup
+        self._successor: Setup | None = None
+        self._around = around
+        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit)
+        self._publisher = Publisher(setup.name, setup.outputs, around.emit)
+        self._blank: Record | None = None
+        self._refused: str | None = None
+        self._forced: str | None = None
+        self._failed_credentials: str | None = None
+        self._found_dead: bool | None = None
+        self._next_wake: float | None = None
+        self._store_trouble = ""
+        self._obstacle = ""
+        self._seed_problem = ""
+        self._did: list[str] = []
+
+    # The flow
+
+    async def turn(self, late: Callable[[], None]) -> Wake:
+        """Take one turn and say when the next is due.
+
+        `late` is called when an answer does not come within the deadline: the turn goes on, but should no longer
+        occupy a worker.
+        """
+        self._take_over()
+        self._did, self._store_trouble, self._obstacle = [], "", ""
+        self._forced, self._refused = self._refused, None
+        raced = not await self._load()
+        await self._publish()
+        decision = self._decide()
+        if isinstance(decision, Refresh) and not raced and self._may_call():
+            raced = not await self._renew(late)
+            decision = self._decide()
+        return await self._end(decision, raced=raced)
+
+    async def _load(self) -> bool:
+        """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
+        try:
+            await self._ledger.sync()
+            if self._found_dead is None:
+                self._found_dead = self.record is not None and self.record.is_dead()
+            await self._clear_unsent()
+            await self._take_seed()
+            await self._take_adoption()
+        except Conflict:
+            return False
+        except StoreError as error:
+            self._store_trouble = str(error)
+        return True
+
+    def _decide(self) -> Decision:
+        """Decide by what is known now; asked again after every step that may have changed it."""
+        record = self.record
+        return schedule.decide(
+            record,
+            self._times(),
+            self.setup.profile,
+            now=self._around.clock.wall(),
+            jitter=schedule.jitter(self._around.instance, _name_of(record)),
+            lease_left=self._ledger.lease_left,
+            own=self._owns_attempt(record),
+            forced=self._is_forced(record),
+        )
+
+    async def _renew(self, late: Callable[[], None]) -> bool:
+        """Call the provider once and see the answer home; returns False when another instance was faster."""
+        try:
+            base, deadline = await self._lease()
+        except Conflict:
+            return False
+        except StoreError as error:
+            self._store_trouble = str(error)
+            return True
+        self._forced = None
+        with anyio.CancelScope(shield=True):
+            await self._see_home(base, deadline, late)
+        return True
+
+    async def _lease(self) -> tuple[Record, float | None]:
+        """Write the intent; returns the record with the attempt in it, and the lease's end on the boot-time clock.
+
+        The end is None where the call goes without a lease, because the token exists nowhere but here.
+        """
+        record = self.record
+        if record is None:
+            raise Conflict
+        clock, times = self._around.clock, self._times()
+        base = rotation.intended(record, self._around.instance, clock.wall())
+        if self._ledger.unpersisted:
+            return base, None
+        # Counted from before the statement was sent: ours ends earlier than anybody else believes.
+        began = clock.boot()
+        try:
+            await self._ledger.write(base, lease=times.lease)
+        except Conflict:
+            raise
+        except StoreError:
+            if not self._may_go_without_lease(record):
+                raise
+            return base, None
+        return base, began + times.lease
+
+    async def _see_home(self, base: Record, deadline: float | None, late: Callable[[], None]) -> None:
+        attempt = base.attempt
+        if attempt is None:
+            return
+        began = self._around.clock.boot()
+        try:
+            slip = self._around.escrow.arm(self.setup.key, base, attempt)
+        except EscrowError as error:
+            self._obstacle = str(error)
+            await self._load()
+            return
+        result = await self._call(base, slip, deadline, late)
+        record, success = self._conclude(base, result, self._around.clock.boot() - began)
+        self._ledger.owe(record, attempt.id, slip, rotation=success)
+        if self.setup.profile.kills_old_access_token:
+            # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
+            await self._publish()
+        try:
+            await self._ledger.settle()
+        except StoreError as error:
+            self._store_trouble = str(error)
+        await self._publish()
+
+    async def _call(
+        self, base: Record, slip: Slip, deadline: float | None, late: Callable[[], None]
+    ) -> Answer | CallError:
+        times = self._times()
+        gate = _Gate(self._around.clock, deadline, times.lease / 3, slip)
+        result: Answer | CallError
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hold_lease, base, times, late, deadline is not None)
+            try:
+                result = await self.setup.grant.call(base.refresh, gate, send_timeout=times.request_timeout)
+                slip.answered(result)
+            except CallError as error:
+                result = error
+            except EscrowError as error:
+                # Its room was preallocated, so the volume broke; the answer is still in hand and goes on.
+                self._around.emit(Warned("escrow", str(error), self.setup.name))
+            tasks.cancel_scope.cancel()
+        return result
+
+    async def _hold_lease(self, base: Record, times: Timing, late: Callable[[], None], leased: bool) -> None:  # noqa: FBT001
+        """Free the worker once the deadline has passed, and renew the lease for as long as the answer takes."""
+        await anyio.sleep(times.request_timeout)
+        late()
+        while leased:
+            try:
+                await self._ledger.write(base, lease=times.lease)
+            except Conflict:
+                return
+            except StoreError as error:
+                self._store_trouble = str(error)
+            await anyio.sleep(times.lease / 3)
+
+    def _conclude(self, base: Record, result: Answer | CallError, seconds: float) -> tuple[Record, bool]:
+        """Judge what came back; returns the record that follows from it and whether it holds a new token."""
+        setup, now = self.setup, self._around.clock.wall()
+        if isinstance(result, CallError):
+            outcome = outcomes.judge_failure(result, setup.profile)
+        else:
+            outcome = outcomes.judge(result, setup.profile, sent=base.refresh, previous=base.access)
+        delay = outcomes.backoff(
+            outcome,
+            base.backoff.failures + 1 if base.backoff else 1,
+            now=now,
+            expires_at=base.access.expires_at if base.access else None,
+            jitter=self._around.random(),
+            since=base.backoff.since if base.backoff else None,
+        )
+        record = rotation.concluded(base, outcome, setup.profile, now=now, delay=delay)
+        died = record.is_dead() and record.dead != base.dead
+        verdict = OutcomeClass.DEAD if died else outcome.outcome
+        record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
+        self._report(base, record, outcome, verdict, seconds)
+        return record, verdict is OutcomeClass.SUCCESS
+
+    def _report(
+        self, base: Record, record: Record, outcome: Outcome, verdict: OutcomeClass, seconds: float
+    ) -> None:
+        setup, emit = self.setup, self._around.emit
+        emit(CallFinished(setup.name, setup.provider, verdict, outcome.reason, seconds))
+        if outcome.skew is not None:
+            emit(ClockSkewSeen(setup.provider, outcome.skew))
+        if verdict is OutcomeClass.DEAD:
+            refused = base.refresh.fingerprint if base.refresh else ""
+            emit(GrantDied(setup.name, refused, outcome.reason, self._remedy()))
+        credentials = setup.grant.credentials_fingerprint()
+        self._failed_credentials = credentials if verdict is OutcomeClass.MISCONFIGURED else None
+        if verdict is OutcomeClass.SUCCESS:
+            self._did.append(f"refreshed to generation {record.generation}")
+        else:
+            self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
+
+    async def _publish(self) -> None:
+        record, now = self.record, self._around.clock.wall()
+        if record is None or record.access is None or record.access.seconds_left(now) <= 0:
+            return
+        if self._ledger.unpersisted and not self._may_publish_uncommitted(now):
+            return
+        publication = Publication(
+            token=self.setup.name,
+            access=record.access,
+            refresh=record.refresh,
+            lineage=record.lineage,
+            generation=record.generation,
+            client_id=record.client_id,
+            token_url=self.setup.grant.token_url,
+            scopes=self.setup.scopes or tuple((record.access.scope or "").split()),
+        )
+        written = await self._publisher.publish(publication)
+        if written:
+            self._did.append(f"published to {', '.join(written)}")
+
+    async def _end(self, decision: Decision, *, raced: bool) -> Wake:
+        now = self._around.clock.wall()
+        at = decision.until if isinstance(decision, Wait) else now
+        if isinstance(decision, Refresh) and (self._obstacle or self._store_trouble):
+            at = now + OBSTACLE_RETRY
+        if raced and self._refused is None:
+            self._refused = self._forced
+        delays = (
+            RACE_RETRY * (1 + self._around.random()) if raced else None,
+            self._ledger.debt.retry_delay() if self._ledger.debt else None,
+            STORE_RETRY if self._store_trouble else None,
+            STABLE_AFTER if self._publisher.unsettled else None,
+            self._publisher.retry_delay(),
+        )
+        at = min([at, *(now + delay for delay in delays if delay is not None)])
+        poll = now + schedule.poll_interval(self.record, self._times())
+        self._next_wake = at
+        view = await self.look()
+        doing = "; ".join(self._did) or self._obstacle or self._store_trouble or decision.reason
+        self._around.emit(
+            TurnEnded(view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did))
+        )
+        return Wake(min(at, poll), urgency=view.expires_at if view.expires_at is not None else at)
+
+    # What else may change the record
+
+    async def _clear_unsent(self) -> None:
+        """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
+        record = self._ledger.record
+        if record is None or record.attempt is None or self._ledger.debt is not None:
+            return
+        if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
+            await self._ledger.write(msgspec.structs.replace(record, attempt=None))
+
+    async def _take_seed(self) -> None:
+        seed = self.setup.seed
+        if seed is None:
+            return
+        try:
+            seeding = await seed.read()
+            self._seed_problem = ""
+            if seeding is not None and await self._is_new(seeding):
+                await self._plant(self._ledger, seeding, origin=seed.id)
+                self._did.append(f"took the seed {seeding.fingerprint} from {seed.id}")
+        except (SeedError, ConfigError) as error:
+            if str(error) != self._seed_problem:
+                self._around.emit(SeedRefused(self.setup.name, seed.id, str(error)))
+            self._seed_problem = str(error)
+
+    async def _is_new(self, seeding: Seeding) -> bool:
+        record = self._ledger.record
+        if record is not None:
+            return seeding.fingerprint not in record.spent
+        if self.setup.profile.may_rotate and await self._publisher.knows_a_lineage():
+            raise SeedError(
+                "the store has no record of this token although this daemon published it before, so the seed may be "
+                f"spent; restore the store, or give a new one: token-sidecar seed {self.setup.name} --file FILE"
+            )
+        return True
+
+    async def plant(self, seeding: Seeding, *, origin: str, force: bool = False) -> str:
+        """Start a new lineage on request and return its id; whatever is under way will find it and yield.
+
+        Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
+        """
+        # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
+        ledger = Ledger(self.setup.name, self.setup.key, self._around.store, self._around.emit)
+        await ledger.sync()
+        return await self._plant(ledger, seeding, origin=origin, force=force)
+
+    async def _plant(self, ledger: Ledger, seeding: Seeding, *, origin: str, force: bool = False) -> str:
+        record = ledger.record
+        if record is not None and seeding.fingerprint in record.spent and not force:
+            raise SeedError(
+                f"{origin}: this refresh token ({seeding.fingerprint}) was already used for {self.setup.name}; "
+                "sending it again may kill the grant. Give a new one, or add --force if you are sure"
+            )
+        planted = rotation.seeded(
+            record,
+            seeding,
+            client_id=self.setup.grant.client_id(),
+            endpoint=self.setup.grant.endpoint,
+            ttl=self.setup.refresh_token_ttl or self.setup.profile.refresh_ttl,
+        )
+        await ledger.write(planted)
+        self._around.emit(Seeded(self.setup.name, origin, seeding.fingerprint, planted.lineage))
+        return planted.lineage
+
+    async def _take_adoption(self) -> None:
+        found, record = await self._publisher.foreign(), self._ledger.record
+        if found is None or record is None or self._ledger.debt is not None:
+            return
+        output, foreign = found
+        held_elsewhere = (
+            record.attempt is not None and not self._owns_attempt(record) and self._ledger.lease_left > 0
+        )
+        if held_elsewhere or not _ends_later(foreign.access, record.access):
+            return
+        await self._ledger.write(rotation.adopted(record, foreign))
+        name = foreign.access.fingerprint
+        self._around.emit(Adopted(self.setup.name, output.id, name))
+        self._did.append(f"adopted {name}, which the application wrote to {output.id}")
+
+    def reconfigure(self, setup: Setup) -> None:
+        """Work by another configuration from the next turn on; what is owed to the store stays owed."""
+        self._successor = setup
+
+    def _take_over(self) -> None:
+        if self._successor is not None:
+            self.setup, self._successor, self._blank = self._successor, None, None
+            self._publisher = Publisher(self.setup.name, self.setup.outputs, self._around.emit)
+
+    def recover(self, entry: Entry) -> None:
+        """Take over an attempt that a predecessor left in escrow; to be called before the first turn."""
+        seconds = max(0.0, self._around.clock.wall() - entry.attempt.started_at)
+        if entry.stage is Stage.ARMED:
+            record, success = (
+                msgspec.structs.replace(entry.base, attempt=rotation.unsent(entry.attempt)),
+                False,
+            )
+        else:
+            lost = NoAnswer("the daemon died between sending the request and keeping the answer")
+            record, success = self._conclude(entry.base, entry.answer or lost, seconds)
+        self._ledger.owe(record, entry.attempt.id, entry.slip, rotation=success)
+
+    # What others may ask
+
+    @property
+    def record(self) -> Record | None:
+        """What is known of the token right now."""
+        record = self._ledger.record
+        if record is not None or self.setup.profile.needs_refresh_token:
+            return record
+        if self._blank is None:
+            try:
+                self._blank = rotation.begun(self.setup.grant.client_id(), self.setup.grant.endpoint)
+            except ConfigError as error:
+                self._obstacle = str(error)
+        return self._blank
+
+    def refuse(self, fingerprint: str) -> bool:
+        """Ask for a new access token in place of the one that was refused; the next turn calls the provider.
+
+        Returns False when that token is not the present one any more, so that any number of callers cause one call.
+        """
+        if fingerprint != _name_of(self.record):
+            return False
+        self._refused = fingerprint
+        return True
+
+    @property
+    def unpersisted(self) -> bool:
+        """Whether a token is held that exists nowhere but in this process and its escrow."""
+        return self._ledger.unpersisted
+
+    async def settle(self) -> None:
+        """Commit what is owed to the store, outside of any turn. Raises `StoreError` while it stays owed."""
+        await self._ledger.settle()
+
+    async def look(self) -> TokenView:
+        """Return the present view, with the outputs as they are at this moment."""
+        return self._view(await self._publisher.views())
+
+    # How it stands
+
+    def _times(self) -> Timing:
+        return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
+
+    def _owns_attempt(self, record: Record | None) -> bool:
+        return (
+            record is not None
+            and record.attempt is not None
+            and record.attempt.instance == self._around.instance
+        )
+
+    def _is_forced(self, record: Record | None) -> bool:
+        if record is None:
+            return False
+        if self._forced is not None and self._forced == _name_of(record):
+            return True
+        misconfigured = record.backoff is not None and record.backoff.outcome is OutcomeClass.MISCONFIGURED
+        return misconfigured and self._failed_credentials not in (None, self.setup.grant.credentials_fingerprint())
+
+    def _may_call(self) -> bool:
+        """Check what no provider should be bothered with; notes the obstacle."""
+        record, grant = self.record, self.setup.grant
+        if record is None:
+            return False
+        try:
+            client_id = grant.client_id()
+        except ConfigError as error:
+            self._obstacle = str(error)
+            return False
+        if record.refresh is not None and (record.client_id, record.endpoint) != (client_id, grant.endpoint):
+            self._obstacle = (
+                f"the refresh token belongs to client {record.client_id!r} at {record.endpoint}, but the configuration "
+                f"names {client_id!r} at {grant.endpoint}, where it is not sent; correct the configuration, or give a "
+                f"new refresh token: token-sidecar seed {self.setup.name} --file FILE"
+            )
+            return False
+        return not self._store_trouble or self._ledger.unpersisted or self._may_go_without_lease(record)
+
+    def _may_go_without_lease(self, record: Record) -> bool:
+        return self.setup.refresh_without_store or not rotation.may_rotate(record, self.setup.profile)
+
+    def _may_publish_uncommitted(self, now: float) -> bool:
+        """Keep a provider's own way back open while the store is down: using the new pair would close it."""
+        stored = self._ledger.stored
+        if not self.setup.profile.survives_until_used or stored is None or stored.access is None:
+            return True
+        return stored.access.seconds_left(now) < self._times().min_validity
+
+    def _standing(self, record: Record | None) -> tuple[GrantState, str]:
+        """Name the grant's state and, where it is not ok, the reason."""
+        if self._ledger.unpersisted:
+            return GrantState.UNPERSISTED, self._store_trouble
+        if self._obstacle:
+            return GrantState.MISCONFIGURED, self._obstacle
+        if record is None or (self.setup.profile.needs_refresh_token and record.refresh is None):
+            reason = self._seed_problem or "there is no refresh token yet"
+            return (
+                (GrantState.RETRYING, self._store_trouble)
+                if self._store_trouble
+                else (GrantState.UNSEEDED, reason)
+            )
+        if record.dead is not None and record.is_dead():
+            return GrantState.DEAD, record.dead.reason
+        if record.attempt is not None and (record.attempt.in_doubt_since or self._ledger.lease_left <= 0):
+            return GrantState.IN_DOUBT, "a request was sent whose answer is not known"
+        if record.backoff is not None:
+            misconfigured = record.backoff.outcome is OutcomeClass.MISCONFIGURED
+            return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, record.backoff.reason
+        if self._store_trouble:
+            return GrantState.RETRYING, self._store_trouble
+        return GrantState.OK, self._seed_problem
+
+    def _remedy(self) -> str:
+        return (
+            f"consent again and give the new refresh token: token-sidecar seed {self.setup.name} --file FILE"
+        )
+
+    def _view(self, outputs: tuple[OutputView, ...]) -> TokenView:
+        setup, record = self.setup, self.record
+        state, reason = self._standing(record)
+        view = TokenView(
+            token=setup.name,
+            provider=setup.provider,
+            required=setup.required,
+            on_dead=setup.on_dead,
+            dead_grace=setup.dead_grace,
+            grant_state=state,
+            reason=reason,
+            remedy=self._remedy() if state in (GrantState.DEAD, GrantState.UNSEEDED) else "",
+            min_validity=self._times().min_validity,
+            next_wake=self._next_wake,
+            unpersisted=self._ledger.unpersisted,
+            found_dead=bool(self._found_dead),
+            outputs=outputs,
+        )
+        return view if record is None else _filled(view, record)
+
+
+def _filled(view: TokenView, record: Record) -> TokenView:
+    """Add what only a record tells."""
+    access, refresh = record.access, record.refresh
+    if access is not None:
+        view = msgspec.structs.replace(
+            view,
+            fingerprint=access.fingerprint,
+            expires_at=access.expires_at,
+            never_expires=access.expires_at is None,
+            expiry_known=access.expiry_source is not ExpirySource.ASSUMED,
+            last_success=access.issued_at if record.generation else None,
+        )
+    return msgspec.structs.replace(
+        view,
+        lineage=record.lineage,
+        generation=record.generation,
+        refresh_fingerprint=refresh.fingerprint if refresh else "",
+        refresh_expires_at=refresh.expires_at if refresh else None,
+        dead_since=record.dead.at if record.dead is not None and record.is_dead() else None,
+        in_doubt_since=record.attempt.in_doubt_since if record.attempt else None,
+    )
+
+
+class _Gate:
+    """Lets a request pass only while enough of the lease is left for it to be processed."""
+
+    def __init__(self, clock: Clock, deadline: float | None, margin: float, slip: Slip) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._margin = margin
+        self._slip = slip
+
+    def open(self) -> None:
+        if self._deadline is not None and self._clock.boot() + self._margin > self._deadline:
+            raise LeaseLost
+        try:
+            self._slip.sent()
+        except EscrowError as error:
+            raise LeaseLost(str(error)) from error
+
+
+def _name_of(record: Record | None) -> str:
+    return record.access.fingerprint if record is not None and record.access is not None else ""
+
+
+def _ends_later(found: AccessToken, ours: AccessToken | None) -> bool:
+    if found.expires_at is None:
+        return False
+    return ours is None or (ours.expires_at is not None and found.expires_at > ours.expires_at)
+
+
+def _span(seconds: float) -> str:
+    """Write a span the way the configuration does."""
+    whole = max(0, round(seconds))
+    parts = [(whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s")]
+    return "".join(f"{value}{unit}" for value, unit in parts if value) or "0s"

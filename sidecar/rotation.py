@@ -1,0 +1,287 @@
+"""What becomes of a record: pure functions from one durable state to the next.
+
+Every change of a record is made here and nowhere else, so that its rules can be read, and tested, in one place:
+a refresh token is never dropped, only replaced and remembered; doubt that was inherited ends only with a
+definite answer; a verdict of death speaks of one refresh token, one client and one endpoint.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from sidecar.profile import Rotation
+from sidecar.tokens import (
+    SPENT_LENGTH,
+    Attempt,
+    Backoff,
+    Death,
+    Orphan,
+    OutcomeClass,
+    Record,
+    new_id,
+)
+
+if TYPE_CHECKING:
+    from sidecar.outcomes import Outcome
+    from sidecar.ports import Foreign, Seeding
+    from sidecar.profile import Profile
+    from sidecar.tokens import AccessToken
+
+CONFIRMATION_DELAY = 60.0
+"""Seconds before a refused refresh token that does not rotate is tried once more: throttling and wrong clocks
+also come as `invalid_grant` (Entra AADSTS50196, Google's JWT grant)."""
+
+
+def begun(client_id: str, endpoint: str) -> Record:
+    """Start a record for a grant that needs no refresh token."""
+    return Record(lineage=new_id(), client_id=client_id, endpoint=endpoint)
+
+
+def seeded(
+    old: Record | None, seeding: Seeding, *, client_id: str, endpoint: str, ttl: float | None
+) -> Record:
+    """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
+
+    `ttl`: life of the refresh token in seconds from the moment it was issued, where that is known beforehand.
+    """
+    refresh = seeding.refresh
+    if refresh.expires_at is None and ttl is not None:
+        refresh = replace(refresh, expires_at=refresh.issued_at + ttl)
+    return Record(
+        lineage=new_id(),
+        access=seeding.access,
+        refresh=refresh,
+        client_id=client_id,
+        endpoint=endpoint,
+        seeds=_appended(old.seeds if old else (), seeding.fingerprint),
+        replaced=_replaced(old) if old else (),
+        orphans=old.orphans if old else (),
+        history=old.history if old else (),
+    )
+
+
+def adopted(record: Record, foreign: Foreign) -> Record:
+    """Take over a token that an application refreshed by itself; the lineage goes on."""
+    refresh = record.refresh
+    replaced = record.replaced
+    if foreign.refresh is not None and refresh is not None and foreign.refresh.value != refresh.value:
+        replaced = _replaced(record)
+        refresh = replace(foreign.refresh, expires_at=foreign.refresh.expires_at or refresh.expires_at)
+    return replace(
+        record,
+        generation=record.generation + 1,
+        access=foreign.access,
+        refresh=refresh,
+        replaced=replaced,
+        attempt=None,
+        backoff=None,
+        dead=None,
+    )
+
+
+def intended(record: Record, instance: str, now: float) -> Record:
+    """Write down that the refresh token is about to be used. Doubt left by an earlier attempt is inherited."""
+    earlier = record.attempt
+    doubt = None
+    if earlier is not None:
+        doubt = earlier.in_doubt_since if earlier.in_doubt_since is not None else earlier.started_at
+    attempt = Attempt(
+        id=new_id(),
+        instance=instance,
+        fingerprint=record.refresh.fingerprint if record.refresh else "",
+        started_at=now,
+        in_doubt_since=doubt,
+    )
+    return replace(record, attempt=attempt)
+
+
+def concluded(base: Record, outcome: Outcome, profile: Profile, *, now: float, delay: float) -> Record:
+    """Apply the outcome of a call to the record that was committed before it.
+
+    `delay`: seconds for which the provider is left alone after a failure.
+    """
+    match outcome.outcome:
+        case OutcomeClass.SUCCESS:
+            return _succeeded(base, outcome, now, delay)
+        case OutcomeClass.IN_DOUBT:
+            return replace(_failed(base, outcome, now, delay), attempt=_doubted(base.attempt))
+        case OutcomeClass.SUSPECT:
+            return _suspected(base, outcome, profile, now)
+        case OutcomeClass.DEAD:
+            return _died(base, outcome, now)
+        case _:
+            return replace(_failed(base, outcome, now, delay), attempt=unsent(base.attempt))
+
+
+def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Record:
+    access = outcome.access
+    refresh = base.refresh
+    replaced = base.replaced
+    rotates = base.rotates
+    if refresh is not None:
+        came = outcome.refresh
+        changed = came is not None and came.value != refresh.value
+        rotates = changed or bool(rotates)
+        if came is not None:
+            # An absolute deadline counts from the consent and does not move when a refresh names none.
+            deadline = came.expires_at if came.expires_at is not None else refresh.expires_at
+            issued = came.issued_at if changed else refresh.issued_at
+            replaced = _replaced(base) if changed else replaced
+            refresh = replace(came, expires_at=deadline, issued_at=issued)
+    if access is not None and base.access is not None:
+        if outcome.same_token_again:
+            access = _repeated(base.access, access, now)
+        elif outcome.short_lived and base.access.seconds_left(now) > access.seconds_left(now):
+            # An answer whose token is dead on arrival must not take a living one from the readers.
+            access = base.access
+    backoff = _backoff(base, outcome, now, delay) if outcome.short_lived else None
+    return replace(
+        base,
+        generation=base.generation + 1,
+        access=access,
+        refresh=refresh,
+        replaced=replaced,
+        rotates=rotates,
+        attempt=None,
+        backoff=backoff,
+        dead=None,
+    )
+
+
+def _repeated(access: AccessToken, again: AccessToken, now: float) -> AccessToken:
+    ends = [end for end in (access.expires_at, again.expires_at) if end is not None]
+    return replace(access, expires_at=min(ends, default=None), repeated_at=now)
+
+
+def _failed(base: Record, outcome: Outcome, now: float, delay: float) -> Record:
+    return replace(base, backoff=_backoff(base, outcome, now, delay))
+
+
+def _backoff(base: Record, outcome: Outcome, now: float, delay: float) -> Backoff:
+    before = base.backoff
+    return Backoff(
+        outcome=outcome.outcome if outcome.outcome is not OutcomeClass.SUCCESS else OutcomeClass.TRANSIENT,
+        reason=outcome.reason,
+        failures=before.failures + 1 if before else 1,
+        not_before=now + delay,
+        since=before.since if before else now,
+    )
+
+
+def _suspected(base: Record, outcome: Outcome, profile: Profile, now: float) -> Record:
+    if base.orphans:
+        *others, orphan = base.orphans
+        return replace(
+            base,
+            refresh=orphan.refresh,
+            replaced=_replaced(base),
+            orphans=tuple(others),
+            attempt=None,
+            backoff=None,
+        )
+    confirmed = base.backoff is not None and base.backoff.outcome is OutcomeClass.SUSPECT
+    if may_rotate(base, profile) or confirmed:
+        return _died(base, outcome, now)
+    return replace(_failed(base, outcome, now, CONFIRMATION_DELAY), attempt=None)
+
+
+def _died(base: Record, outcome: Outcome, now: float) -> Record:
+    verdict = Death(
+        fingerprint=base.refresh.fingerprint if base.refresh else "",
+        client_id=base.client_id,
+        endpoint=base.endpoint,
+        at=now,
+        reason=outcome.reason,
+    )
+    return replace(base, dead=verdict, attempt=None, backoff=None)
+
+
+def may_rotate(record: Record, profile: Profile) -> bool:
+    """Tell whether a refused refresh token may have been refused because it had been used already."""
+    if profile.rotation is Rotation.UNKNOWN:
+        return record.rotates is not False
+    return profile.may_rotate
+
+
+def _doubted(attempt: Attempt | None) -> Attempt | None:
+    if attempt is None:
+        return None
+    return replace(attempt, in_doubt_since=attempt.in_doubt_since or attempt.started_at)
+
+
+def unsent(attempt: Attempt | None) -> Attempt | None:
+    """End an attempt that certainly consumed nothing: its own is settled, never an earlier one's doubt."""
+    return attempt if attempt is not None and attempt.in_doubt_since is not None else None
+
+
+def _replaced(record: Record) -> tuple[str, ...]:
+    if record.refresh is None:
+        return record.replaced
+    return _appended(record.replaced, record.refresh.fingerprint)[-SPENT_LENGTH:]
+
+
+def _appended(fingerprints: tuple[str, ...], fingerprint: str) -> tuple[str, ...]:
+    return fingerprints if fingerprint in fingerprints else (*fingerprints, fingerprint)
+
+
+class Verdict(StrEnum):
+    """What to do after a commit lost its race."""
+
+    LANDED = "landed"
+    """The store holds ours already: an earlier try had succeeded without our knowing."""
+    OVERWRITE = "overwrite"
+    """Ours descends from what the store holds: write it over that."""
+    YIELD = "yield"
+    """Somebody else's is newer: adopt it."""
+    YIELD_AND_KEEP = "yield_and_keep"
+    """A newer lineage exists, but our pair may be alive: keep it among its orphans."""
+
+
+def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
+    """Compare the record that could not be committed with the one that is there instead.
+
+    `attempt`: the id of the attempt whose end `ours` is.
+    """
+    if theirs is None:
+        return Verdict.OVERWRITE
+    if theirs.attempt is not None and theirs.attempt.id == attempt and theirs.attempt != ours.attempt:
+        return Verdict.OVERWRITE
+    if ours.refresh is None or theirs.refresh is None:
+        return _by_generation(ours, theirs)
+    mine, other = ours.refresh.fingerprint, theirs.refresh.fingerprint
+    if mine == other:
+        return _by_generation(ours, theirs)
+    if ours.lineage == theirs.lineage and other in ours.replaced:
+        return Verdict.OVERWRITE
+    if mine in theirs.spent or any(orphan.refresh.fingerprint == mine for orphan in theirs.orphans):
+        return Verdict.YIELD
+    return Verdict.YIELD_AND_KEEP
+
+
+def _by_generation(ours: Record, theirs: Record) -> Verdict:
+    if ours.lineage != theirs.lineage:
+        return Verdict.YIELD
+    if (
+        ours.access == theirs.access
+        and ours.generation == theirs.generation
+        and ours.attempt == theirs.attempt
+    ):
+        return Verdict.LANDED
+    return Verdict.OVERWRITE if ours.generation > theirs.generation else Verdict.YIELD
+
+
+def with_orphan(theirs: Record, ours: Record) -> Record:
+    """Keep our pair inside a record of another lineage."""
+    if ours.refresh is None:
+        return theirs
+    return replace(theirs, orphans=(*theirs.orphans, Orphan(ours.lineage, ours.refresh)))
+
+
+def rolled_back(stored: Record | None, known: Record) -> bool:
+    """Tell whether a store lost what it had acknowledged (failover, restore, an emptied Secret)."""
+    if stored is None:
+        return True
+    return stored.lineage == known.lineage and stored.generation < known.generation

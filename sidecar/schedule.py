@@ -1,0 +1,224 @@
+"""When to refresh: pure functions of the record, the policy, the provider's profile and the time.
+
+All instants are Unix seconds (wall clock), all spans are seconds. Nothing here waits, reads a clock or draws a
+random number: the jitter is derived from the token itself, so that looking twice gives the same answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.profile import InDoubt
+from sidecar.tokens import OutcomeClass
+
+if TYPE_CHECKING:
+    from sidecar.profile import Profile
+    from sidecar.tokens import Record
+
+UNKNOWN_TTL = 3600.0
+"""Assumed until the first answer tells the truth."""
+
+REFRESH_AT = 0.75
+JITTER_WIDTH = 1 / 15
+"""Share of the way to the due time by which jitter brings a refresh forward: 70 % instead of 75 %."""
+
+IN_DOUBT_HOLD = 360.0
+"""Above kubelet's longest restart back-off (5 min): the holder of a lost attempt may come back with the pair."""
+
+CLOSE_POLL = 5.0
+QUIET_POLL = 60.0
+MIN_INTERVAL_FLOOR = 1.0
+"""However a policy is set, the provider is not called more often than this for one token."""
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the configuration says of one token's timing; None: the default."""
+
+    min_validity: float | None = None
+    refresh_at: float | None = None
+    min_interval: float | None = None
+    lease: float | None = None
+    request_timeout: float | None = None
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """The timing in force for one lifetime."""
+
+    ttl: float
+    min_validity: float
+    min_interval: float
+    lease: float
+    request_timeout: float
+    refresh_at: float
+    warnings: tuple[str, ...] = ()
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Nothing to do before `until`."""
+
+    until: float
+    reason: str
+
+
+class Refresh(msgspec.Struct, frozen=True):
+    """The provider should be called now."""
+
+    reason: str
+
+
+Decision = Wait | Refresh
+
+
+def timing(policy: Policy, profile: Profile, ttl: float | None) -> Timing:
+    """Fill in every default for a token that lives `ttl` seconds (None: not known yet)."""
+    life = ttl if ttl is not None and ttl > 0 else profile.default_ttl or UNKNOWN_TTL
+    warnings = []
+    min_validity = policy.min_validity if policy.min_validity is not None else min(600.0, life / 6)
+    if min_validity > life / 2:
+        warnings.append(
+            f"min_validity of {min_validity:g} s is more than half of the token's life of {life:g} s; "
+            f"{life / 2:g} s is used"
+        )
+        min_validity = life / 2
+    lease = policy.lease if policy.lease is not None else _default_lease(profile, life)
+    if min_validity + lease > life / 2:
+        warnings.append(
+            f"min_validity ({min_validity:g} s) and lease ({lease:g} s) take more than half of the token's life of "
+            f"{life:g} s: readers may see less than min_validity if a lease holder dies"
+        )
+    return Timing(
+        ttl=life,
+        min_validity=min_validity,
+        min_interval=_min_interval(policy, profile, life),
+        lease=lease,
+        request_timeout=policy.request_timeout if policy.request_timeout is not None else lease / 3,
+        refresh_at=policy.refresh_at if policy.refresh_at is not None else REFRESH_AT,
+        warnings=tuple(warnings),
+    )
+
+
+def _default_lease(profile: Profile, life: float) -> float:
+    lease = min(max(life / 8, 3.0), 60.0)
+    return min(lease, profile.grace / 2) if profile.grace else lease
+
+
+def _min_interval(policy: Policy, profile: Profile, life: float) -> float:
+    if policy.min_interval is not None:
+        return max(policy.min_interval, MIN_INTERVAL_FLOOR)
+    default = min(30.0, life / 10)
+    return max(default, profile.min_interval or 0.0, MIN_INTERVAL_FLOOR)
+
+
+def timing_of(record: Record | None, policy: Policy, profile: Profile) -> Timing:
+    """Fill in the timing for the token that a record holds."""
+    return timing(policy, profile, record.access.ttl if record and record.access else None)
+
+
+def jitter(instance: str, fingerprint: str) -> float:
+    """Derive a number in [0, 1) that differs between replicas and between tokens and is stable for each."""
+    digest = hashlib.sha256(f"{instance}/{fingerprint}".encode()).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def due_at(record: Record, times: Timing, profile: Profile, jitter: float) -> float:
+    """Tell when the access token should be replaced."""
+    access = record.access
+    if access is None:
+        return float("-inf")
+    due = float("inf")
+    if access.repeated_at is not None and access.expires_at is not None:
+        remaining = max(0.0, access.expires_at - access.repeated_at)
+        return access.repeated_at + max(times.min_interval, remaining / 2)
+    if access.expires_at is not None:
+        life = access.expires_at - access.issued_at
+        due = access.issued_at + life * times.refresh_at * (1 - jitter * JITTER_WIDTH)
+        due = min(due, access.expires_at - times.min_validity - times.lease)
+    if record.refresh is not None and profile.refresh_idle_ttl is not None:
+        due = min(due, access.issued_at + profile.refresh_idle_ttl / 2)
+    return max(due, access.issued_at + times.min_interval)
+
+
+def resend_at(record: Record, times: Timing, profile: Profile, *, now: float, own: bool) -> float:
+    """Tell when a refresh token whose use is in doubt may be sent again.
+
+    Another instance's attempt waits longer: its holder may come back with the pair.
+    """
+    attempt = record.attempt
+    if attempt is None:
+        return float("-inf")
+    since = attempt.in_doubt_since if attempt.in_doubt_since is not None else attempt.started_at
+    if not attempt.fingerprint or profile.in_doubt in (InDoubt.REPLAY_OK, InDoubt.REPLAY_UNTIL_USED):
+        return since
+    if profile.in_doubt is InDoubt.REPLAY_WINDOW and own and now < since + (profile.grace or 0.0):
+        return since
+    # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
+    expiry = record.access.expires_at if record.access else None
+    last_moment = since if expiry is None else expiry - times.request_timeout
+    return max(last_moment, since) if own else max(expiry or since, since + IN_DOUBT_HOLD)
+
+
+def decide(
+    record: Record | None,
+    times: Timing,
+    profile: Profile,
+    *,
+    now: float,
+    jitter: float,
+    lease_left: float,
+    own: bool,
+    forced: bool,
+) -> Decision:
+    """Choose between calling the provider and waiting.
+
+    `lease_left`: seconds that another holder's attempt is protected. `own`: whether the record's attempt was
+    begun by this instance or by a predecessor that is proven dead. `forced`: a human or an application said that
+    the access token is refused.
+    """
+    if record is None or (profile.needs_refresh_token and record.refresh is None):
+        return Wait(now + QUIET_POLL, "there is no refresh token yet")
+    if record.is_dead() and not forced:
+        return Wait(now + close_poll(times), "the grant is dead")
+    if record.attempt is not None and not own and lease_left > 0:
+        return Wait(now + min(lease_left, close_poll(times)), "another instance is refreshing it")
+    if (
+        record.backoff is not None
+        and now < record.backoff.not_before
+        and not _may_force(record, forced=forced)
+    ):
+        return Wait(record.backoff.not_before, record.backoff.reason)
+    due = _when(record, times, profile, jitter, now=now, own=own)
+    if forced and record.attempt is None:
+        return Refresh("it was asked for")
+    if now < due:
+        return Wait(due, "in doubt" if record.attempt is not None else "fresh")
+    return Refresh("the last attempt has no known end" if record.attempt is not None else "due")
+
+
+def _when(record: Record, times: Timing, profile: Profile, jitter: float, *, now: float, own: bool) -> float:
+    if record.attempt is not None:
+        return resend_at(record, times, profile, now=now, own=own)
+    if record.backoff is not None:
+        # A failed refresh was due when it was tried; its back-off is all there is left to wait for.
+        return record.backoff.not_before
+    return due_at(record, times, profile, jitter)
+
+
+def _may_force(record: Record, *, forced: bool) -> bool:
+    # A provider that asked to be left alone is left alone, whoever asks.
+    return forced and record.backoff is not None and record.backoff.outcome is not OutcomeClass.TRANSIENT
+
+
+def close_poll(times: Timing) -> float:
+    """Tell how often a record is read again that somebody else may change any moment."""
+    return min(CLOSE_POLL, times.lease / 2)
+
+
+def poll_interval(record: Record | None, times: Timing) -> float:
+    """Tell how long a record may go unread."""
+    if record is None:
+        return QUIET_POLL
+    unsettled = record.is_dead() or record.attempt is not None
+    return close_poll(times) if unsettled else QUIET_POLL

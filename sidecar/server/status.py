@@ -1,0 +1,105 @@
+"""The status document: what `/status`, the control socket and `token-sidecar status` show."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sidecar.clock import Clock
+from sidecar.events import ConfigLoaded, Event, TokenView
+from sidecar.pulse import Heartbeats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Process(msgspec.Struct, frozen=True):
+    """What there is to tell of the daemon itself."""
+
+    version: str
+    instance: str
+    started_at: float
+    """Wall clock, Unix seconds."""
+    booted_at: float
+    """The same moment by `Clock.boot`."""
+
+    @classmethod
+    def now(cls, clock: Clock, *, version: str, instance: str) -> Process:
+        """Take the present moment as the process's start."""
+        return cls(version, instance, clock.wall(), clock.boot())
+
+    def uptime(self, clock: Clock) -> float:
+        """Seconds since the start, on a clock that doesn't step."""
+        return clock.boot() - self.booted_at
+
+
+class ConfigState:
+    """An observer that keeps how the configuration was last read."""
+
+    def __init__(self, clock: Clock, path: str) -> None:
+        """The configuration that the daemon started with is in force."""
+        self._clock = clock
+        self._state: dict[str, Any] = {
+            "path": path,
+            "accepted": True,
+            "problems": [],
+            "read_at": clock.wall(),
+        }
+
+    def notice(self, event: Event) -> None:
+        """Keep the outcome of a reload."""
+        if isinstance(event, ConfigLoaded):
+            self._state |= {
+                "accepted": event.accepted,
+                "problems": list(event.problems),
+                "read_at": self._clock.wall(),
+            }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return path, accepted, problems and read_at (Unix seconds)."""
+        return dict(self._state)
+
+
+def status_document(
+    views: Iterable[TokenView],
+    *,
+    process: Process,
+    config: dict[str, Any],
+    heartbeats: Heartbeats,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Build the document, of JSON types alone. Durations in seconds, times as Unix seconds."""
+    now = clock.wall()
+    stamps = heartbeats.stamped_at()
+    stale = set(heartbeats.stale())
+    return {
+        "version": process.version,
+        "instance": process.instance,
+        "started_at": process.started_at,
+        "uptime": round(process.uptime(clock), 3),
+        "now": now,
+        "config": config,
+        "tokens": {view.token: _token(view, now) for view in views},
+        "heartbeats": {
+            worker: {"stamped_at": stamps.get(worker), "age": round(age, 3), "stale": worker in stale}
+            for worker, age in sorted(heartbeats.ages().items())
+        },
+    }
+
+
+def _token(view: TokenView, now: float) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(view)
+    document["access_state"] = view.access_state(now).value
+    document["seconds_left"] = _left(view.expires_at, now)
+    for output, shown in zip(view.outputs, document["outputs"], strict=True):
+        shown["seconds_left"] = _left(output.expires_at, now)
+    return document
+
+
+def _left(expires_at: float | None, now: float) -> float | None:
+    """Seconds until expiry; None where it never comes or isn't known."""
+    if expires_at is None or not math.isfinite(expires_at):
+        return None
+    return round(expires_at - now, 3)

@@ -1,0 +1,109 @@
+"""What travels over the control socket: replies, requests, and errors as status codes and back.
+
+Both ends import this module and neither imports the other's libraries: commands start fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sidecar.errors import (
+    ConfigError,
+    HumanNeeded,
+    SidecarError,
+    TemporarilyUnavailable,
+    UsageError,
+)
+
+SOCKET_FILE = "control.sock"
+ADDRESS_FILE = "http.json"
+BODY_LIMIT = 64 * 1024
+"""Bytes of a request; the longest refresh tokens known have a few thousand."""
+
+_STATUS_OF_EXIT_CODE = {1: 500, 2: 400, 3: 409, 4: 503}
+
+
+class UnknownToken(UsageError):
+    """There is no token of this name in the configuration."""
+
+
+class RefreshRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a refresh."""
+
+    rejected: str | None = None
+    """Fingerprint of the access token that was refused: nothing is done if it was already replaced."""
+
+
+class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a seed."""
+
+    refresh_token: str
+    force: bool = False
+    """Take a refresh token that was spent before."""
+
+    def __repr__(self) -> str:
+        """Hide the token."""
+        return f"SeedRequest(force={self.force})"
+
+
+class RefreshReply(msgspec.Struct, frozen=True):
+    """What came of a refresh."""
+
+    refreshed: bool
+    """False: it was not necessary."""
+    message: str
+    """One sentence."""
+    fingerprint: str
+    """Of the access token that is valid now."""
+    expires_at: float | None = None
+
+
+class SeedReply(msgspec.Struct, frozen=True):
+    """What came of a seed."""
+
+    message: str
+    fingerprint: str
+    """Of the refresh token."""
+    lineage: str
+
+
+class ReloadReply(msgspec.Struct, frozen=True):
+    """What came of reading the configuration again."""
+
+    message: str
+    changed: tuple[str, ...] = ()
+
+
+def to_status(error: SidecarError) -> int:
+    """Map an error to an HTTP status."""
+    return 404 if isinstance(error, UnknownToken) else _STATUS_OF_EXIT_CODE.get(error.exit_code, 500)
+
+
+def to_body(error: SidecarError) -> dict[str, Any]:
+    """Map an error to a JSON body."""
+    body: dict[str, Any] = {"error": str(error)}
+    if isinstance(error, ConfigError):
+        body["problems"] = error.problems
+    return body
+
+
+def from_answer(status: int, body: Any) -> SidecarError:
+    """Map a status and a body back to an error of the same exit code."""
+    message = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(message, str):
+        message = f"the daemon answered with status {status}; its log says why"
+    match status:
+        case 404:
+            return UnknownToken(message)
+        case 400 if isinstance(body, dict) and isinstance(body.get("problems"), list):
+            return ConfigError([str(problem) for problem in body["problems"]])
+        case 400 | 413:
+            return UsageError(message)
+        case 409:
+            return HumanNeeded(message)
+        case 503:
+            return TemporarilyUnavailable(message)
+        case _:
+            return SidecarError(message)

@@ -1,0 +1,106 @@
+"""Records in this process's memory: for tests, and for grants that can always ask for a new token."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from sidecar.errors import ConfigError
+from sidecar.ports import Held
+from sidecar.stores.base import conflict, read_blob
+from sidecar.tokens import encode_record
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sidecar.clock import Clock
+    from sidecar.ports import Store
+    from sidecar.tokens import Record
+
+
+class _Row(msgspec.Struct, frozen=True):
+    version: str
+    blob: bytes
+    lease_until: float
+
+    def __repr__(self) -> str:
+        """Show no byte of the blob: it holds secrets."""
+        return f"_Row(version={self.version}, {len(self.blob)} bytes)"
+
+
+class MemoryStore:
+    """A dict of blobs, gone with the process.
+
+    It uses no thread, so that the engine can run on it under a mock clock. Entering and leaving it changes
+    nothing: several simulated daemons can each open the one object, and share its records.
+    """
+
+    kind = "memory"
+
+    def __init__(self, clock: Clock) -> None:
+        """Take the clock by whose `boot()` leases are judged."""
+        self.volatile = True
+        self._clock = clock
+        self._rows: dict[str, _Row] = {}
+        self._versions = count(1)
+
+    def __repr__(self) -> str:
+        """Show how much there is, and none of it."""
+        return f"MemoryStore({len(self._rows)} records)"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keep the records: only the process's end loses them."""
+
+    # Each method gives way once, before it touches anything: there tasks interleave and cancellation arrives,
+    # as with a store that waits. What follows doesn't wait, and is atomic thereby.
+
+    async def load(self, key: str) -> Held | None:
+        await checkpoint()
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        return Held(
+            record=read_blob(row.blob, key=key, place="memory"),
+            version=row.version,
+            lease_left=max(0.0, row.lease_until - self._clock.boot()),
+        )
+
+    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        await checkpoint()
+        self._check(key, expected)
+        version = str(next(self._versions))
+        until = self._clock.boot() + lease if lease > 0 else 0.0
+        self._rows[key] = _Row(version=version, blob=encode_record(record), lease_until=until)
+        return version
+
+    async def keys(self) -> list[str]:
+        await checkpoint()
+        return sorted(self._rows)
+
+    async def delete(self, key: str, *, expected: str) -> None:
+        await checkpoint()
+        self._check(key, expected)
+        del self._rows[key]
+
+    def _check(self, key: str, expected: str | None) -> None:
+        row = self._rows.get(key)
+        if (row.version if row else None) != expected:
+            raise conflict(key, "memory", expected=expected)
+
+
+def from_url(url: str, clock: Clock) -> Store:
+    """Make the store of `memory:`."""
+    if url.partition(":")[2].strip("/"):
+        raise ConfigError("store: `memory:` takes nothing behind the colon; every daemon has its own")
+    return MemoryStore(clock)

@@ -1,0 +1,124 @@
+"""How a simulated provider behaves: one frozen value, checked when it is made."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+ACCESS_PREFIX = "sim-at-"
+REFRESH_PREFIX = "sim-rt-"
+CLIENT_SECRET_PREFIX = "sim-cs-"
+
+
+class Rotation(StrEnum):
+    """When a refresh answers with a new refresh token (RFC 6749 section 6)."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    SOMETIMES = "sometimes"
+
+
+class ClientAuth(StrEnum):
+    """Client authentication methods, by their registered names (RFC 7591 section 2)."""
+
+    BASIC = "client_secret_basic"
+    POST = "client_secret_post"
+    NONE = "none"
+
+
+class GraceAnswer(StrEnum):
+    """What a replaced refresh token is answered with inside its grace window."""
+
+    SAME = "same"
+    NEW = "new"
+
+
+def new_secret(prefix: str) -> str:
+    """Make a recognisable secret: the prefix and 32 URL-safe random characters."""
+    return prefix + secrets.token_urlsafe(24)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderConfig:
+    """Everything that can be asked of a simulated provider. Durations are in seconds."""
+
+    client_id: str = "sim-client"
+    client_secret: str | None = field(default_factory=lambda: new_secret(CLIENT_SECRET_PREFIX), repr=False)
+    """None makes the client public: it authenticates by its client_id alone."""
+
+    client_auth: frozenset[ClientAuth] = frozenset({ClientAuth.BASIC, ClientAuth.POST})
+    """Methods accepted of a confidential client; a public one always uses `none`."""
+
+    json_body: bool = False
+    """Take request bodies as JSON instead of forms, as some providers do."""
+
+    access_ttl: float = 3600.0
+    refresh_ttl: float | None = None
+    """Counted from the grant; no refresh extends it. None is for ever."""
+
+    refresh_idle_ttl: float | None = None
+    """Counted from the last use of the refresh token, or from its issue. None is for ever."""
+
+    announce_refresh_expiry: bool = False
+    """Answer `refresh_token_expires_in` when the refresh token has an end."""
+
+    rotation: Rotation = Rotation.ALWAYS
+    rotate_every: int = 2
+    """With `sometimes`: every Nth refresh of a grant rotates."""
+
+    rotation_probability: float | None = None
+    """With `sometimes`: rotate with this probability instead of every Nth time."""
+
+    random_seed: int = 0
+    """Decides the `rotation_probability` draws; the same seed gives the same sequence."""
+
+    repeat_refresh_token: bool = False
+    """A refresh that doesn't rotate answers with the old refresh token; otherwise the member is absent."""
+
+    grace: float = 0.0
+    """How long a replaced refresh token may be used again; `math.inf` sets no limit in time."""
+
+    grace_until_used: bool = False
+    """End the grace window early, when the new access or refresh token is first used."""
+
+    grace_answer: GraceAnswer = GraceAnswer.SAME
+    reuse_kills_family: bool = True
+    """A replaced refresh token used outside its grace ends the whole grant (RFC 9700 section 4.14.2)."""
+
+    kills_old_access_token: bool = False
+    """A refresh revokes the grant's earlier access tokens."""
+
+    same_token_until: float | None = None
+    """Answer the same access token, unrotated, until it has no more than this left."""
+
+    scopes: frozenset[str] = frozenset()
+    """Scopes that client_credentials may ask for; empty allows any."""
+
+    clock_skew: float = 0.0
+    """How far the provider's clock is ahead; negative is behind. Shifts `Date` and every lifetime."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be simulated."""
+        problems = (
+            (self.access_ttl <= 0, "access_ttl must be above 0"),
+            (self.rotate_every < 1, "rotate_every must be at least 1"),
+            (self.grace < 0, "grace can't be negative"),
+            (
+                self.grace_until_used and not self.grace,
+                "grace_until_used needs a grace; math.inf sets no limit",
+            ),
+            (not 0 <= (self.rotation_probability or 0) <= 1, "rotation_probability must be within 0 and 1"),
+            (
+                ClientAuth.NONE in self.client_auth and self.client_secret is not None,
+                "a public client has no secret",
+            ),
+        )
+        for wrong, message in problems:
+            if wrong:
+                raise ValueError(message)
+
+    @property
+    def accepted_auth(self) -> frozenset[ClientAuth]:
+        """Methods this client may authenticate by."""
+        return self.client_auth if self.client_secret is not None else frozenset({ClientAuth.NONE})

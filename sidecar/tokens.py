@@ -1,0 +1,234 @@
+"""What is kept of a token: the durable `Record`, its parts, its states and fingerprints.
+
+Everything here is frozen data with no I/O. Secrets are masked in every `repr`, so that a traceback, a log
+line or a failed assertion that shows one of these objects shows a fingerprint instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from enum import StrEnum
+
+import msgspec
+
+SCHEMA_VERSION = 1
+HISTORY_LENGTH = 32
+SPENT_LENGTH = 64
+
+
+class AccessState(StrEnum):
+    """What a reader may do with the access token."""
+
+    FRESH = "fresh"
+    """Use it: at least `min_validity` is left."""
+    STALE = "stale"
+    """Use it, but it should have been replaced by now."""
+    EXPIRED = "expired"
+    """Do not use it."""
+    ABSENT = "absent"
+    """There is none."""
+
+
+class GrantState(StrEnum):
+    """How the grant itself is doing."""
+
+    OK = "ok"
+    UNSEEDED = "unseeded"
+    RETRYING = "retrying"
+    IN_DOUBT = "in_doubt"
+    UNPERSISTED = "unpersisted"
+    MISCONFIGURED = "misconfigured"
+    DEAD = "dead"
+
+
+class OutcomeClass(StrEnum):
+    """What one call to the provider amounted to."""
+
+    SUCCESS = "success"
+    TRANSIENT = "transient"
+    IN_DOUBT = "in_doubt"
+    MISCONFIGURED = "misconfigured"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+class ExpirySource(StrEnum):
+    """Where an access token's expiry was learned."""
+
+    ANSWER = "answer"
+    JWT = "jwt"
+    PROFILE = "profile"
+    ASSUMED = "assumed"
+    """Nobody said: refreshed as if it lived 30 minutes, and shown as unknown."""
+    NEVER = "never"
+
+
+def fingerprint(secret: str) -> str:
+    """Name a secret without showing it: the first 12 hex digits of its SHA-256."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:12]
+
+
+def new_id() -> str:
+    """Make a random identifier for a lineage, an attempt or an instance."""
+    return uuid.uuid4().hex
+
+
+class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An access token as one answer of the provider gave it (RFC 6749 §5.1). Times are Unix seconds."""
+
+    value: str
+    issued_at: float
+    """Taken just before the request was sent, so that the expiry errs to the early side."""
+    expires_at: float | None
+    """None: never expires."""
+    ttl: float | None
+    """The lifetime that this answer named, in seconds."""
+    expiry_source: ExpirySource = ExpirySource.ANSWER
+    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name, not a password
+    scope: str | None = None
+    repeated_at: float | None = None
+    """When the provider last gave this very token again instead of a new one."""
+
+    def __repr__(self) -> str:
+        """Show the fingerprint in place of the token."""
+        return f"AccessToken({self.fingerprint}, expires_at={self.expires_at})"
+
+    @property
+    def fingerprint(self) -> str:
+        """The name under which logs, metrics and callers know it."""
+        return fingerprint(self.value)
+
+    def seconds_left(self, now: float) -> float:
+        """Tell how long it is still valid; infinite when it never expires."""
+        return float("inf") if self.expires_at is None else self.expires_at - now
+
+
+class RefreshToken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A refresh token and what is known of its end. Times are Unix seconds."""
+
+    value: str
+    issued_at: float
+    expires_at: float | None = None
+    """None: no deadline is known."""
+
+    def __repr__(self) -> str:
+        """Show the fingerprint in place of the token."""
+        return f"RefreshToken({self.fingerprint}, expires_at={self.expires_at})"
+
+    @property
+    def fingerprint(self) -> str:
+        """The name under which logs and `spent` know it."""
+        return fingerprint(self.value)
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One use of the right to call the provider; it stays in the record until a definite ending."""
+
+    id: str
+    instance: str
+    """The daemon instance that holds it, so that a restarted one recognises its own."""
+    fingerprint: str
+    """The refresh token that it sends; empty for grants without one."""
+    started_at: float
+    in_doubt_since: float | None = None
+    """Set once an attempt may have been processed without a known answer; survives takeovers."""
+
+
+class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why and until when the provider is left alone; in the record, so that replicas share it."""
+
+    outcome: OutcomeClass
+    reason: str
+    failures: int
+    not_before: float
+    since: float
+
+
+class Death(msgspec.Struct, frozen=True):
+    """The verdict that a grant is gone, valid for exactly this refresh token, client and endpoint."""
+
+    fingerprint: str
+    client_id: str
+    endpoint: str
+    at: float
+    reason: str
+
+
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of a record's history."""
+
+    at: float
+    outcome: OutcomeClass
+    reason: str
+    generation: int
+    duration: float
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A rotated refresh token that lost its record to a newer lineage; kept, because it may be the living one."""
+
+    lineage: str
+    refresh: RefreshToken
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One token's durable state: one blob, one versioned write.
+
+    Defaults are written too, since a `schema` that was left out would be taken for the reader's own.
+    """
+
+    lineage: str
+    generation: int = 0
+    """Counts commits within the lineage."""
+    access: AccessToken | None = None
+    refresh: RefreshToken | None = None
+    client_id: str = ""
+    endpoint: str = ""
+    """Origin that the refresh token is bound to; it is never sent anywhere else."""
+    attempt: Attempt | None = None
+    backoff: Backoff | None = None
+    dead: Death | None = None
+    seeds: tuple[str, ...] = ()
+    """Fingerprints of every seed ever consumed."""
+    replaced: tuple[str, ...] = ()
+    """Fingerprints of the last refresh tokens that were replaced."""
+    rotates: bool | None = None
+    """Whether this grant's refresh token was seen to change (None: not refreshed yet)."""
+    orphans: tuple[Orphan, ...] = ()
+    history: tuple[Turn, ...] = ()
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def spent(self) -> frozenset[str]:
+        """Fingerprints that must never be sent again without `--force`."""
+        return frozenset(self.seeds) | frozenset(self.replaced)
+
+    def is_dead(self) -> bool:
+        """Tell whether the verdict still speaks of the refresh token that is held now."""
+        if self.dead is None:
+            return False
+        held = self.refresh.fingerprint if self.refresh else ""
+        return (self.dead.fingerprint, self.dead.client_id, self.dead.endpoint) == (
+            held,
+            self.client_id,
+            self.endpoint,
+        )
+
+    def remember(self, turn: Turn) -> Record:
+        """Append to the history, dropping the oldest entries."""
+        return msgspec.structs.replace(self, history=(*self.history, turn)[-HISTORY_LENGTH:])
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def encode_record(record: Record) -> bytes:
+    """Serialise a record; the result holds secrets in clear."""
+    return _encoder.encode(record)
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a record back. Raises `msgspec.MsgspecError` when it is not one."""
+    return _decoder.decode(data)

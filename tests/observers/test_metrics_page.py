@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from sidecar.events import (
+    CallFinished,
+    ClockSkewSeen,
+    CommitFinished,
+    ConfigLoaded,
+    Event,
+    OutputView,
+    OutputWritten,
+    TokenForgotten,
+    TokenView,
+    Warned,
+)
+from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics, reference
+from sidecar.pulse import Heartbeats
+from sidecar.tokens import AccessState, GrantState, OutcomeClass
+
+NOW = 1_800_000_000.0
+
+# The contract: names are fixed, whatever the code calls them.
+NAMES = {
+    "access_token_expiry_timestamp_seconds": ("token",),
+    "refresh_token_expiry_timestamp_seconds": ("token",),
+    "output_token_expiry_timestamp_seconds": ("output", "token"),
+    "next_refresh_timestamp_seconds": ("token",),
+    "last_refresh_success_timestamp_seconds": ("token",),
+    "min_validity_seconds": ("token",),
+    "access_state": ("state", "token"),
+    "grant_state": ("state", "token"),
+    "refreshes_total": ("outcome", "token"),
+    "refresh_duration_seconds_bucket": ("le", "provider"),
+    "refresh_duration_seconds_count": ("provider",),
+    "refresh_duration_seconds_sum": ("provider",),
+    "store_commits_total": ("outcome", "store"),
+    "unpersisted_rotations": ("token",),
+    "output_writes_total": ("outcome", "output", "token"),
+    "provider_clock_skew_seconds": ("provider",),
+    "config_last_reload_successful": (),
+    "heartbeat_timestamp_seconds": ("worker",),
+    "build_info": ("python", "version"),
+}
+
+
+class StillClock:
+    """All three clocks stand still."""
+
+    def wall(self) -> float:
+        return NOW
+
+    def boot(self) -> float:
+        return 1000.0
+
+    def monotonic(self) -> float:
+        return 500.0
+
+
+class Page:
+    """The metrics of some views after some events."""
+
+    def __init__(self, *views: TokenView, events: tuple[Event, ...] = ()) -> None:
+        heartbeats = Heartbeats(StillClock())
+        heartbeats.stamp("scheduler")
+        self.metrics = Metrics(clock=StillClock(), heartbeats=heartbeats, store="sqlite", version="1.2.3")
+        for event in events:
+            self.metrics.notice(event)
+        self.views = views
+
+    def text(self, accept: str = "") -> str:
+        return self.metrics.render(self.views, accept)[0].decode()
+
+    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        return {
+            (sample.name.removeprefix(PREFIX), tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.text())
+            for sample in family.samples
+            if sample.name.startswith(PREFIX)
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.samples()[name, tuple(sorted(labels.items()))]
+
+
+def a_view(**changes: Any) -> TokenView:
+    """Make the view of a token, with changes."""
+    view = TokenView(
+        token="gmail",
+        provider="google",
+        required=True,
+        on_dead="restart",
+        dead_grace=None,
+        outputs=(OutputView(output="o1", required=True),),
+    )
+    return msgspec.structs.replace(view, **changes)
+
+
+def test_every_series_exists_before_anything_has_happened() -> None:
+    """Names and labels are the contract's, and no series appears late."""
+    page = Page(a_view())
+    before = set(page.samples())
+
+    assert {name: tuple(label for label, _ in labels) for name, labels in before} == NAMES
+    for event in (
+        CallFinished("gmail", "google", OutcomeClass.DEAD, "invalid_grant", 0.3),
+        CommitFinished("gmail", "sqlite", "superseded"),
+        OutputWritten("gmail", "o1", "failed", "read-only"),
+        ClockSkewSeen("google", 1.5),
+        ConfigLoaded(accepted=True),
+        Warned("here", "something"),
+    ):
+        page.metrics.notice(event)
+    assert set(page.samples()) == before
+
+
+def test_counters_start_at_zero_and_count() -> None:
+    """A rate needs the zero before the first event."""
+    page = Page(a_view())
+    assert {page.value("refreshes_total", token="gmail", outcome=outcome) for outcome in OutcomeClass} == {
+        0.0
+    }
+
+    for _ in range(2):
+        page.metrics.notice(CallFinished("gmail", "google", OutcomeClass.TRANSIENT, "503", 0.3))
+        page.metrics.notice(CommitFinished("gmail", "sqlite", "committed"))
+        page.metrics.notice(OutputWritten("gmail", "o1", "written"))
+
+    assert page.value("refreshes_total", token="gmail", outcome="transient") == 2.0
+    assert page.value("refreshes_total", token="gmail", outcome="success") == 0.0
+    assert page.value("store_commits_total", store="sqlite", outcome="committed") == 2.0
+    assert page.value("output_writes_total", token="gmail", output="o1", outcome="written") == 2.0
+
+
+def test_states_are_one_and_zeros() -> None:
+    """Exactly one state holds, and the others are there to be compared."""
+    page = Page(a_view(grant_state=GrantState.IN_DOUBT, fingerprint="a" * 12, expires_at=NOW - 1))
+
+    grant = {state: page.value("grant_state", token="gmail", state=state) for state in GrantState}
+    access = {state: page.value("access_state", token="gmail", state=state) for state in AccessState}
+    assert grant == {state: float(state is GrantState.IN_DOUBT) for state in GrantState}
+    assert access == {state: float(state is AccessState.EXPIRED) for state in AccessState}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"fingerprint": "a" * 12, "expires_at": NOW + 60, "expiry_known": True}, NOW + 60),
+        ({"fingerprint": "a" * 12, "expires_at": NOW + 60, "expiry_known": False}, math.nan),
+        ({"fingerprint": "a" * 12, "never_expires": True}, math.inf),
+        ({}, math.nan),
+    ],
+)
+def test_an_access_tokens_expiry_is_a_time_or_never_or_unknown(
+    changes: dict[str, Any], expected: float
+) -> None:
+    """An assumed lifetime isn't sold as knowledge."""
+    value = Page(a_view(**changes)).value("access_token_expiry_timestamp_seconds", token="gmail")
+
+    assert value == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (OutputView("o1", required=True, fingerprint="a" * 12, expires_at=NOW + 60), NOW + 60),
+        (OutputView("o1", required=True, fingerprint="a" * 12), math.nan),
+        (OutputView("o1", required=True, fingerprint="a" * 12, never_expires=True), math.inf),
+        (OutputView("o1", required=True, problem="it is empty"), 0.0),
+    ],
+)
+def test_an_output_tells_what_it_really_holds(output: OutputView, expected: float) -> None:
+    """Nothing usable compares as expired, so that an alert sees it."""
+    page = Page(a_view(outputs=(output,)))
+
+    value = page.value("output_token_expiry_timestamp_seconds", token="gmail", output="o1")
+    assert value == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_other_gauges_are_the_views() -> None:
+    """Unknown moments are NaN, known ones are Unix seconds."""
+    known = Page(
+        a_view(
+            refresh_expires_at=NOW + 1,
+            next_wake=NOW + 2,
+            last_success=NOW + 3,
+            min_validity=4.0,
+            unpersisted=True,
+        ),
+        events=(ClockSkewSeen("google", -1.5), ConfigLoaded(accepted=False)),
+    )
+    unknown = Page(a_view())
+
+    moments = ("refresh_token_expiry_timestamp", "next_refresh_timestamp", "last_refresh_success_timestamp")
+    assert [known.value(f"{name}_seconds", token="gmail") for name in moments] == [NOW + 1, NOW + 2, NOW + 3]
+    assert all(math.isnan(unknown.value(f"{name}_seconds", token="gmail")) for name in moments)
+    assert known.value("min_validity_seconds", token="gmail") == 4.0
+    assert known.value("unpersisted_rotations", token="gmail") == 1.0
+    assert known.value("provider_clock_skew_seconds", provider="google") == -1.5
+    assert math.isnan(unknown.value("provider_clock_skew_seconds", provider="google"))
+    assert known.value("config_last_reload_successful") == 0.0
+    assert unknown.value("config_last_reload_successful") == 1.0
+    assert known.value("heartbeat_timestamp_seconds", worker="scheduler") == NOW
+    assert known.value("build_info", version="1.2.3", python=platform.python_version()) == 1.0
+
+
+def test_the_histogram_is_cumulative_from_10_ms_to_30_s() -> None:
+    """A value on a bound belongs to it (le)."""
+    calls = tuple(
+        CallFinished("gmail", "google", OutcomeClass.SUCCESS, "", seconds)
+        for seconds in (0.01, 0.3, 0.3, 99.0)
+    )
+    page = Page(a_view(), events=calls)
+
+    counts = [
+        page.value("refresh_duration_seconds_bucket", provider="google", le=str(bound)) for bound in BUCKETS
+    ]
+    assert (BUCKETS[0], BUCKETS[-1]) == (0.01, 30.0)
+    assert counts == [1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3]
+    assert page.value("refresh_duration_seconds_bucket", provider="google", le="+Inf") == 4
+    assert page.value("refresh_duration_seconds_count", provider="google") == 4
+    assert page.value("refresh_duration_seconds_sum", provider="google") == pytest.approx(99.61)
+
+
+def test_a_forgotten_tokens_series_go() -> None:
+    """And a token that comes back under the same name counts from zero."""
+    page = Page(a_view(), events=(CallFinished("gmail", "google", OutcomeClass.SUCCESS, "", 0.1),))
+    page.metrics.notice(OutputWritten("gmail", "o1", "written"))
+    page.metrics.notice(TokenForgotten("gmail"))
+
+    assert page.value("refreshes_total", token="gmail", outcome="success") == 0.0
+    assert page.value("output_writes_total", token="gmail", output="o1", outcome="written") == 0.0
+    page.views = ()
+    assert not any(dict(labels).get("token") for _, labels in page.samples())
+
+
+def test_openmetrics_is_served_to_whoever_asks_and_is_valid() -> None:
+    """prometheus_client's strict parser reads it; Prometheus asks for it first."""
+    page = Page(a_view(), events=(CallFinished("gmail", "google", OutcomeClass.SUCCESS, "", 0.1),))
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+    body, content_type = page.metrics.render(page.views, accept)
+    families = {family.name: family for family in parse_openmetrics(body.decode())}  # type: ignore[no-untyped-call]
+
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert page.metrics.render(page.views, "text/plain")[1].startswith("text/plain; version=0.0.4")
+    assert {PREFIX + name for name in DEFINITIONS} <= set(families)
+    assert "_created" not in body.decode()
+    for name, definition in DEFINITIONS.items():
+        assert families[PREFIX + name].type == definition.kind
+        assert families[PREFIX + name].documentation == definition.help
+
+
+def test_label_values_are_names_of_the_configuration_alone() -> None:
+    """No reason, address, fingerprint or secret becomes a label."""
+    secret = "sim-rt-0123456789abcdef0123"
+    view = a_view(reason=secret, remedy=secret, fingerprint="f" * 12, lineage="lineage-1")
+    events = (
+        CallFinished("gmail", "google", OutcomeClass.DEAD, secret, 0.1),
+        CommitFinished("gmail", "sqlite", "failed", secret),
+        OutputWritten("gmail", "o1", "failed", secret),
+        Warned("https://example.test/token", secret),
+        ConfigLoaded(accepted=False, problems=(secret,)),
+    )
+    text = Page(view, events=events).text()
+
+    assert not [word for word in ("sim-", "https:", "f" * 12, "lineage-1") if word in text]
+
+
+def test_awkward_names_are_escaped() -> None:
+    """A path may hold quotes and backslashes; the page stays readable."""
+    name = 'C:\\x "y"\nz'
+    page = Page(a_view(outputs=(OutputView(output=name, required=True),)))
+
+    assert page.value("output_token_expiry_timestamp_seconds", token="gmail", output=name) == 0.0
+
+
+def test_process_and_platform_are_there() -> None:
+    """Memory and file descriptors of the daemon come for nothing."""
+    text = Page().text()
+
+    assert "process_resident_memory_bytes" in text
+    assert "python_info" in text
+
+
+def test_the_reference_page_is_current() -> None:
+    """docs/reference/metrics.md is written from the definitions."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+    command = 'python -c "from sidecar.observers.metrics import reference; print(reference(), end=str())"'
+
+    assert page.read_text(encoding="utf-8") == reference(), f"{command} > docs/reference/metrics.md"

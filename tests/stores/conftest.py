@@ -1,0 +1,134 @@
+"""The stores that the conformance suite runs over: a new one joins by one line in `BACKENDS`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from sidecar.ports import Store
+from sidecar.stores.memory import MemoryStore, _Row
+from sidecar.stores.sqlite import SqliteStore
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def wall(self) -> float:
+        return 1.8e9 + self.now
+
+    def boot(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Backend(Protocol):
+    """What the suite needs to know of a store beside the contract."""
+
+    url: str | None
+    """What other processes open it by; None where it lives in this one."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take an empty directory of its own."""
+        ...
+
+    def open(self) -> Store:
+        """Make another instance on the same records."""
+        ...
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass on the clock by which the store judges leases."""
+        ...
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        """Put arbitrary bytes where the record under `key` is or would be, behind the store's back."""
+        ...
+
+    async def get_blob(self, key: str) -> bytes:
+        """Read the bytes that are there."""
+        ...
+
+
+class MemoryBackend:
+    """Every instance is the same object."""
+
+    def __init__(self, directory: Path) -> None:  # noqa: ARG002 - it needs none
+        self.url: str | None = None
+        self.clock = ManualClock()
+        self.store = MemoryStore(self.clock)
+
+    def open(self) -> Store:
+        return self.store
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        self.store._rows[key] = _Row(version="by hand", blob=blob, lease_until=0.0)
+
+    async def get_blob(self, key: str) -> bytes:
+        return self.store._rows[key].blob
+
+
+class SqliteBackend:
+    """Every instance has its own connection to one file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "tokens.db"
+        self.url: str | None = f"sqlite://{self.path}"
+        self.clock = ManualClock()
+
+    def open(self) -> Store:
+        return SqliteStore(self.path, self.clock)
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("REPLACE INTO records (key, version, blob) VALUES (?, 7, ?)", (key, blob))
+
+    async def get_blob(self, key: str) -> bytes:
+        with closing(sqlite3.connect(self.path)) as connection:
+            row = connection.execute("SELECT blob FROM records WHERE key = ?", (key,)).fetchone()
+        return bytes(row[0])
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    "memory": MemoryBackend,
+    "sqlite": SqliteBackend,
+}
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def backend_class(request: pytest.FixtureRequest) -> type[Backend]:
+    """Every store in turn."""
+    return BACKENDS[request.param]
+
+
+@pytest.fixture
+def backend(backend_class: type[Backend], tmp_path: Path) -> Backend:
+    """A fresh place for records."""
+    return backend_class(tmp_path)
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[Store]:
+    """An open instance on it."""
+    async with backend.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock for stores that are made by hand."""
+    return ManualClock()
