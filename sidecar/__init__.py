@@ -3,6 +3,11 @@
 Start reading at ``sidecar.renewer``: it is the main flow for one token, on one screen.
 """
 
-from importlib.metadata import version
 
-__version__ = version("token-sidecar")
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that takes longer than the rest of a `healthcheck`."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import version
+
+    return version("token-sidecar")

@@ -61,7 +61,13 @@ class House:
     """The parts that every way of running shares."""
 
     def __init__(
-        self, loaded: Loaded, clock: Clock, state: StateDir, store: Store, http: HttpClient, environ: Mapping[str, str]
+        self,
+        loaded: Loaded,
+        clock: Clock,
+        state: StateDir,
+        store: Store,
+        http: HttpClient,
+        environ: Mapping[str, str],
     ) -> None:
         """Put the engine and its observers together; nothing runs yet."""
         settings = loaded.settings
@@ -145,19 +151,24 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
-            await tasks.start(server(control_app(house.engine), control, worker="control").run, name="control")
+            await tasks.start(
+                server(control_app(house.engine), control, worker="control").run, name="control"
+            )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, name="reload")
             tasks.start_soon(_signals, house.engine, renewing, name="signals")
             count = len(settings.tokens)
             _log.info(
-                f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}", url=url_of(probes)
+                f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}",
+                url=url_of(probes),
             )
             await house.renew(renewing)
             tasks.cancel_scope.cancel()
 
 
-async def run_once(loaded: Loaded, *, environ: Mapping[str, str] = os.environ, wait: float | None = None) -> None:
+async def run_once(
+    loaded: Loaded, *, environ: Mapping[str, str] = os.environ, wait: float | None = None
+) -> None:
     """Return as soon as every required output holds a valid token.
 
     `wait`: seconds after which to give up; None: never. Raises `HumanNeeded` as soon as only a human can help,

@@ -113,8 +113,12 @@ class Engine:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
         for name, renewer in self._renewers.items():
-            self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
-            self._scheduler.add(name, renewer)
+            await self._take_in(name, renewer)
+
+    async def _take_in(self, name: str, renewer: Renewer) -> None:
+        # Seen before its first turn: probes must not pass for want of anything to judge.
+        self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
+        self._scheduler.add(name, renewer)
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""
@@ -157,11 +161,10 @@ class Engine:
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""
         renewer = self._renewer(name)
-        record = renewer.record
-        if record is not None and record.access is not None:
-            if record.access.seconds_left(self._around.clock.wall()) > 0:
-                return record.access
-        raise _no_token(await renewer.look())
+        access = renewer.record.access if renewer.record is not None else None
+        if access is not None and access.seconds_left(self._around.clock.wall()) > 0:
+            return access
+        raise no_token(await renewer.look())
 
     async def refresh(self, name: str, rejected: str | None) -> RefreshReply:
         """Replace an access token that was refused (by default the present one), unless that has happened."""
@@ -174,7 +177,7 @@ class Engine:
                 await turned.wait()
         record = renewer.record
         if record is None or record.access is None or record.access.fingerprint == refused:
-            raise _no_token(await renewer.look())
+            raise no_token(await renewer.look())
         if refused != present:
             message = f"{name} was replaced already: {present} is the present token"
         else:
@@ -209,7 +212,7 @@ class Engine:
         """
         try:
             loaded = config.load(self.settings.path, env=self._environ)
-            changed = self._apply(loaded.settings)
+            changed = await self._apply(loaded.settings)
         except ConfigError as error:
             self._around.emit(ConfigLoaded(accepted=False, problems=tuple(error.problems)))
             raise
@@ -218,10 +221,12 @@ class Engine:
         self._around.emit(ConfigLoaded(accepted=True, changed=changed))
         return ReloadReply(f"{len(changed)} tokens changed", changed)
 
-    def _apply(self, settings: Settings) -> tuple[str, ...]:
+    async def _apply(self, settings: Settings) -> tuple[str, ...]:
         fixed = [key for key in FIXED if getattr(settings, key) != getattr(self.settings, key)]
         if fixed:
-            raise ConfigError([f"{settings.path}: {key}: changes only at a restart of the daemon" for key in fixed])
+            raise ConfigError(
+                [f"{settings.path}: {key}: changes only at a restart of the daemon" for key in fixed]
+            )
         old, new = _by_token(self.settings), _by_token(settings)
         changed = {name for name in new if new[name] != old.get(name)}
         # Everything that can fail comes before anything is touched.
@@ -233,7 +238,7 @@ class Engine:
                 self._scheduler.wake(name)
             else:
                 self._renewers[name] = Renewer(setup, self._around)
-                self._scheduler.add(name, self._renewers[name])
+                await self._take_in(name, self._renewers[name])
         gone = old.keys() - new.keys()
         for name in gone:
             self._scheduler.remove(name)
@@ -273,9 +278,11 @@ def _present(renewer: Renewer) -> str:
     return record.access.fingerprint if record is not None and record.access is not None else ""
 
 
-def _no_token(view: TokenView) -> SidecarError:
+def no_token(view: TokenView) -> SidecarError:
     """Say why there is no (new) access token, as the error whose exit code fits."""
-    told = f"{view.token}: the grant is {view.grant_state.value}" + (f" ({view.reason})" if view.reason else "")
+    told = f"{view.token}: the grant is {view.grant_state.value}" + (
+        f" ({view.reason})" if view.reason else ""
+    )
     if view.remedy:
         told = f"{told}; {view.remedy}"
     match view.grant_state:

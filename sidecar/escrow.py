@@ -48,6 +48,7 @@ class Header(msgspec.Struct, frozen=True):
     key: str
     base: Record
     """The record as it was committed with the attempt in it."""
+    attempt: Attempt
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ class Escrow:
 
     def arm(self, key: str, base: Record, attempt: Attempt) -> Slip:
         """Take room for an answer. Raises `EscrowError`: without it, no call may be made."""
-        header = Stage.ARMED.encode() + msgspec.json.encode(Header(key, base)) + _HEADER_END
+        header = Stage.ARMED.encode() + msgspec.json.encode(Header(key, base, attempt)) + _HEADER_END
         path = self._directory / f"{attempt.id}.escrow"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
@@ -160,13 +161,11 @@ def _read(path: Path) -> Entry | None:
     try:
         stage = Stage(data[:1].decode("ascii"))
         header = msgspec.json.decode(data[1:end], type=Header)
-        if header.base.attempt is None:
-            raise ValueError
     except ValueError:
         path.unlink()
         return None
     answer = _read_answer(data[end:]) if stage is Stage.ANSWERED else None
-    return Entry(stage, header.key, header.base, header.base.attempt, answer, Slip(path, end))
+    return Entry(stage, header.key, header.base, header.attempt, answer, Slip(path, end))
 
 
 def _read_answer(data: bytes) -> Answer:

@@ -83,7 +83,7 @@ def read_small(path: Path | str, *, follow: bool, dir_fd: int | None = None) -> 
     """
     flags = _READ if follow else _READ | os.O_NOFOLLOW
     if not follow and stat.S_ISLNK(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-        raise UnfitFile(_SYMLINK)
+        raise UnfitFile("is a symbolic link, and those are never followed here")
     try:
         descriptor = os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
     except PermissionError:
@@ -91,21 +91,16 @@ def read_small(path: Path | str, *, follow: bool, dir_fd: int | None = None) -> 
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise UnfitFile(kind(found))
+            raise UnfitFile(_kind(found))
         settled = time.time_ns() - found.st_ctime_ns > SETTLE_NS
         return SmallFile(_read_bounded(descriptor), found, settled)
     finally:
         os.close(descriptor)
 
 
-def kind(found: os.stat_result) -> str:
+def _kind(found: os.stat_result) -> str:
     """Say in words what is there in place of a regular file."""
-    if stat.S_ISLNK(found.st_mode):
-        return _SYMLINK
     return "is a directory" if stat.S_ISDIR(found.st_mode) else "is not a regular file"
-
-
-_SYMLINK = "is a symbolic link, and those are never followed here"
 
 
 def _read_bounded(descriptor: int) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sidecar.errors import CallError, NoAnswer, NotSent
+from sidecar.errors import CallError, NotSent
 from sidecar.ports import Answer
 from sidecar.profile import Profile
 from sidecar.tokens import AccessToken, ExpirySource, OutcomeClass, RefreshToken
@@ -167,11 +167,6 @@ def judge_failure(error: CallError, profile: Profile) -> Outcome:
             return Outcome(outcome=OutcomeClass.TRANSIENT, reason=reason, delays=UNREACHED)
         case _:
             return Outcome(outcome=OutcomeClass.IN_DOUBT, reason=reason, delays=UNANSWERED)
-
-
-def interrupted() -> NoAnswer:
-    """Make the error that stands for an attempt whose process ended between sending and the answer."""
-    return NoAnswer("the daemon ended after the request was sent; it may have been processed")
 
 
 def backoff(

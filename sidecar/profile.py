@@ -48,7 +48,7 @@ class AuthMethod(StrEnum):
 class GrantType(StrEnum):
     """How access tokens are obtained (RFC 6749 §4.4 and §6)."""
 
-    REFRESH_TOKEN = "refresh_token"  # noqa: S105 - RFC 6749's name, not a password
+    REFRESH_TOKEN = "refresh_token"
     CLIENT_CREDENTIALS = "client_credentials"
 
 
@@ -56,7 +56,9 @@ class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One override of the decision table; every condition that is given must hold."""
 
     outcome: OutcomeClass
+    """What such an answer amounts to."""
     status: int | None = None
+    """The answer's HTTP status."""
     code: str | None = None
     """The value of the answer's `error` member."""
     description: str | None = None

@@ -39,7 +39,7 @@ from sidecar.ledger import Ledger
 from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store
 from sidecar.profile import Profile
 from sidecar.publisher import STABLE_AFTER, Publisher
-from sidecar.schedule import Policy, Refresh, Wait
+from sidecar.schedule import Policy, Refresh, Situation, Wait
 from sidecar.tokens import ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -108,9 +108,10 @@ class Renewer:
         "_failed_credentials",
         "_forced",
         "_found_dead",
-        "_next_wake",
         "_ledger",
+        "_next_wake",
         "_obstacle",
+        "_overdue",
         "_publisher",
         "_refused",
         "_seed_problem",
@@ -132,6 +133,7 @@ class Renewer:
         self._failed_credentials: str | None = None
         self._found_dead: bool | None = None
         self._next_wake: float | None = None
+        self._overdue = False
         self._store_trouble = ""
         self._obstacle = ""
         self._seed_problem = ""
@@ -174,16 +176,14 @@ class Renewer:
     def _decide(self) -> Decision:
         """Decide by what is known now; asked again after every step that may have changed it."""
         record = self.record
-        return schedule.decide(
-            record,
-            self._times(),
-            self.setup.profile,
+        seen = Situation(
             now=self._around.clock.wall(),
             jitter=schedule.jitter(self._around.instance, _name_of(record)),
             lease_left=self._ledger.lease_left,
             own=self._owns_attempt(record),
             forced=self._is_forced(record),
         )
+        return schedule.decide(record, self._times(), self.setup.profile, seen)
 
     async def _renew(self, late: Callable[[], None]) -> bool:
         """Call the provider once and see the answer home; returns False when another instance was faster."""
@@ -263,11 +263,13 @@ class Renewer:
                 # Its room was preallocated, so the volume broke; the answer is still in hand and goes on.
                 self._around.emit(Warned("escrow", str(error), self.setup.name))
             tasks.cancel_scope.cancel()
+        self._overdue = False
         return result
 
     async def _hold_lease(self, base: Record, times: Timing, late: Callable[[], None], leased: bool) -> None:  # noqa: FBT001
         """Free the worker once the deadline has passed, and renew the lease for as long as the answer takes."""
         await anyio.sleep(times.request_timeout)
+        self._overdue = True
         late()
         while leased:
             try:
@@ -518,7 +520,10 @@ class Renewer:
         if self._forced is not None and self._forced == _name_of(record):
             return True
         misconfigured = record.backoff is not None and record.backoff.outcome is OutcomeClass.MISCONFIGURED
-        return misconfigured and self._failed_credentials not in (None, self.setup.grant.credentials_fingerprint())
+        return misconfigured and self._failed_credentials not in (
+            None,
+            self.setup.grant.credentials_fingerprint(),
+        )
 
     def _may_call(self) -> bool:
         """Check what no provider should be bothered with; notes the obstacle."""
@@ -564,7 +569,8 @@ class Renewer:
             )
         if record.dead is not None and record.is_dead():
             return GrantState.DEAD, record.dead.reason
-        if record.attempt is not None and (record.attempt.in_doubt_since or self._ledger.lease_left <= 0):
+        unanswered = self._overdue if self._owns_attempt(record) else self._ledger.lease_left <= 0
+        if record.attempt is not None and (record.attempt.in_doubt_since or unanswered):
             return GrantState.IN_DOUBT, "a request was sent whose answer is not known"
         if record.backoff is not None:
             misconfigured = record.backoff.outcome is OutcomeClass.MISCONFIGURED
@@ -645,9 +651,12 @@ def _name_of(record: Record | None) -> str:
 
 
 def _ends_later(found: AccessToken, ours: AccessToken | None) -> bool:
-    if found.expires_at is None:
+    """Tell whether a token that an application wrote is certain to outlive ours."""
+    if found.expires_at is None or found.expiry_source is ExpirySource.ASSUMED:
         return False
-    return ours is None or (ours.expires_at is not None and found.expires_at > ours.expires_at)
+    if ours is None:
+        return True
+    return found.value != ours.value and ours.expires_at is not None and found.expires_at > ours.expires_at
 
 
 def _span(seconds: float) -> str:

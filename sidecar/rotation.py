@@ -18,6 +18,7 @@ from sidecar.tokens import (
     Attempt,
     Backoff,
     Death,
+    ExpirySource,
     Orphan,
     OutcomeClass,
     Record,
@@ -80,6 +81,14 @@ def adopted(record: Record, foreign: Foreign) -> Record:
         backoff=None,
         dead=None,
     )
+
+
+def rebound(record: Record, *, client_id: str, endpoint: str) -> Record:
+    """Bind the refresh token to another client or endpoint, because a human says that it is theirs.
+
+    The verdict of a death and a back-off spoke of the old ones.
+    """
+    return replace(record, client_id=client_id, endpoint=endpoint, backoff=None, dead=None)
 
 
 def intended(record: Record, instance: str, now: float) -> Record:
@@ -152,6 +161,8 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
 
 
 def _repeated(access: AccessToken, again: AccessToken, now: float) -> AccessToken:
+    if again.expiry_source is ExpirySource.ASSUMED:
+        return again
     ends = [end for end in (access.expires_at, again.expires_at) if end is not None]
     return replace(access, expires_at=min(ends, default=None), repeated_at=now)
 

@@ -160,50 +160,47 @@ def resend_at(record: Record, times: Timing, profile: Profile, *, now: float, ow
     return max(last_moment, since) if own else max(expiry or since, since + IN_DOUBT_HOLD)
 
 
-def decide(
-    record: Record | None,
-    times: Timing,
-    profile: Profile,
-    *,
-    now: float,
-    jitter: float,
-    lease_left: float,
-    own: bool,
-    forced: bool,
-) -> Decision:
-    """Choose between calling the provider and waiting.
+class Situation(msgspec.Struct, frozen=True):
+    """What a decision depends on besides the record and the policy."""
 
-    `lease_left`: seconds that another holder's attempt is protected. `own`: whether the record's attempt was
-    begun by this instance or by a predecessor that is proven dead. `forced`: a human or an application said that
-    the access token is refused.
-    """
+    now: float
+    jitter: float
+    """In [0, 1); see `jitter`."""
+    lease_left: float = 0.0
+    """Seconds for which the record's attempt is still protected."""
+    own: bool = False
+    """Whether that attempt was begun by this instance, or by a predecessor that is proven dead."""
+    forced: bool = False
+    """Whether a human or an application said that the access token is refused."""
+
+
+def decide(record: Record | None, times: Timing, profile: Profile, seen: Situation) -> Decision:
+    """Choose between calling the provider and waiting."""
+    now = seen.now
     if record is None or (profile.needs_refresh_token and record.refresh is None):
         return Wait(now + QUIET_POLL, "there is no refresh token yet")
-    if record.is_dead() and not forced:
+    if record.is_dead() and not seen.forced:
         return Wait(now + close_poll(times), "the grant is dead")
-    if record.attempt is not None and not own and lease_left > 0:
-        return Wait(now + min(lease_left, close_poll(times)), "another instance is refreshing it")
-    if (
-        record.backoff is not None
-        and now < record.backoff.not_before
-        and not _may_force(record, forced=forced)
-    ):
-        return Wait(record.backoff.not_before, record.backoff.reason)
-    due = _when(record, times, profile, jitter, now=now, own=own)
-    if forced and record.attempt is None:
+    if record.attempt is not None and not seen.own and seen.lease_left > 0:
+        return Wait(now + min(seen.lease_left, close_poll(times)), "another instance is refreshing it")
+    backoff = record.backoff
+    if backoff is not None and now < backoff.not_before and not _may_force(record, forced=seen.forced):
+        return Wait(backoff.not_before, backoff.reason)
+    if seen.forced and record.attempt is None:
         return Refresh("it was asked for")
+    due = _when(record, times, profile, seen)
     if now < due:
         return Wait(due, "in doubt" if record.attempt is not None else "fresh")
     return Refresh("the last attempt has no known end" if record.attempt is not None else "due")
 
 
-def _when(record: Record, times: Timing, profile: Profile, jitter: float, *, now: float, own: bool) -> float:
+def _when(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
     if record.attempt is not None:
-        return resend_at(record, times, profile, now=now, own=own)
+        return resend_at(record, times, profile, now=seen.now, own=seen.own)
     if record.backoff is not None:
         # A failed refresh was due when it was tried; its back-off is all there is left to wait for.
         return record.backoff.not_before
-    return due_at(record, times, profile, jitter)
+    return due_at(record, times, profile, seen.jitter)
 
 
 def _may_force(record: Record, *, forced: bool) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path  # noqa: TC003 - part of the public signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sidecar.errors import InstanceRunning, SidecarError
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class StateDir:
     """A locked `state_dir`; a context manager that holds the lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Touch nothing yet."""
+    def __init__(self, path: Path, *, group: int | None = None) -> None:
+        """Touch nothing yet. `group`: id of the group that may reach the control socket in it."""
         self.path = path
+        self._group = group
         self.instance = ""
         self._lock = -1
 
@@ -44,6 +45,7 @@ class StateDir:
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_private()
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._take_lock()
             self.instance = self._identify()
@@ -58,6 +60,18 @@ class StateDir:
     ) -> None:
         """Release the lock."""
         os.close(self._lock)
+
+    def _make_private(self) -> None:
+        if self.path.stat().st_uid == os.geteuid():
+            self.path.chmod(0o700 if self._group is None else 0o710)
+            if self._group is not None:
+                os.chown(self.path, -1, self._group)
+        elif not self.path.is_mount():
+            # A volume of the pod's own belongs to root and is as private as the pod; elsewhere whoever owns this
+            # directory could read what is put into it.
+            raise SidecarError(
+                f"{self.path}: belongs to another user; set state_dir to a directory of the daemon's own"
+            )
 
     def _take_lock(self) -> None:
         try:

@@ -85,7 +85,7 @@ class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True):
     ttl: float | None
     """The lifetime that this answer named, in seconds."""
     expiry_source: ExpirySource = ExpirySource.ANSWER
-    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name, not a password
+    token_type: str = "Bearer"
     scope: str | None = None
     repeated_at: float | None = None
     """When the provider last gave this very token again instead of a new one."""

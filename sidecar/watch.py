@@ -10,7 +10,7 @@ Directories are watched, never files: a file that is replaced takes its watch wi
 from __future__ import annotations
 
 import threading
-from pathlib import Path  # noqa: TC003 - part of the public signature
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio

@@ -6,7 +6,7 @@ certificates (OpenSSL's, not certifi's), and `HTTPS_PROXY` or `ALL_PROXY` with `
 where the proxy sees nothing but the host's name (CONNECT).
 
 Time is limited in two ways. Until the request may leave, by a plain deadline: nothing can be lost. From then
-on only seconds in which this process ran are counted, so that one that was stopped (SIGSTOP, a frozen machine)
+on only seconds in which this process ran count, so that one that was stopped (SIGSTOP, a frozen machine)
 finds the answer that waited in its socket.
 """
 
@@ -19,6 +19,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -216,7 +217,7 @@ class _Call:
     async def hang_up(self) -> None:
         """Close the connection if it isn't: the transport forgets one whose TLS handshake is cancelled."""
         if self._stream is not None:
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(1, shield=True), suppress(Exception):
                 await self._stream.aclose()
 
     async def guarded(self, content: bytes) -> AsyncIterator[bytes]:
@@ -254,17 +255,16 @@ class _Call:
     async def read(self, response: httpx2.Response) -> None:
         """Take the answer in, up to the limit."""
         self._response = response
-        declared = response.headers.get("content-length", "")
-        if not declared.isdecimal() or len(declared) < 20 and int(declared) <= BODY_LIMIT:  # noqa: PLR2004, RUF021
-            async for chunk in response.aiter_raw():
-                self._body += chunk
-                if len(self._body) > BODY_LIMIT:
-                    # Breaking off here would leave the transport's own generators unfinished.
-                    self._give_up(_TOO_LARGE)
-            if len(self._body) <= BODY_LIMIT:
-                self._complete(response)
-        else:
+        if _declared(response) > BODY_LIMIT:
             self._reason = _TOO_LARGE
+            return
+        async for chunk in response.aiter_raw():
+            self._body += chunk
+            if len(self._body) > BODY_LIMIT:
+                # Breaking off here would leave the transport's own generators unfinished.
+                self._give_up(_TOO_LARGE)
+        if len(self._body) <= BODY_LIMIT:
+            self._complete(response)
 
     def _complete(self, response: httpx2.Response) -> None:
         body = _decoded(bytes(self._body), response.headers.get("content-encoding", ""))
@@ -304,6 +304,11 @@ class _Call:
             reason = self._reason or f"no connection within {send_timeout:g} s"
             return NotSent(f"{host}: {reason}", misconfigured=self._misconfigured)
         return NoAnswer(f"{host}: {self._reason}")
+
+
+def _declared(response: httpx2.Response) -> int:
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) < 20 else 0  # noqa: PLR2004
 
 
 def _is_json_object(body: bytes | bytearray) -> bool:
@@ -430,4 +435,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _plain(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "no certificate in it"
     return os.strerror(error.errno).lower() if error.errno is not None else "unreadable"

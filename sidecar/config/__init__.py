@@ -9,7 +9,7 @@ looked at: that is for the layers that read them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,8 +33,10 @@ class Loaded(msgspec.Struct, frozen=True):
     """A valid configuration."""
 
     settings: Settings
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
     """What the daemon can run with, one line each, with its place."""
+    context: Context
+    """For later checks: `context.line(("tokens", "gmail", "seed"), "is no JSON")` is such a line."""
 
 
 def default_path(env: Mapping[str, str] = os.environ) -> Path:
@@ -42,10 +44,17 @@ def default_path(env: Mapping[str, str] = os.environ) -> Path:
     return Path(env.get(VARIABLE) or DEFAULT_PATH)
 
 
-def load(path: Path | None = None, *, env: Mapping[str, str] = os.environ, disk: bool = True) -> Loaded:
+def load(
+    path: Path | None = None,
+    *,
+    env: Mapping[str, str] = os.environ,
+    disk: bool = True,
+    also: Callable[[Settings, Context], None] | None = None,
+) -> Loaded:
     """Read, expand and check a configuration file.
 
     `disk=False` leaves out what depends on this machine: which files exist, and who may read and write them.
+    `also` reports what layers above know to be wrong, so that it comes out in the same run.
     Raises `ConfigError` with every problem, each beginning with the file's name and place.
     """
     path = path or default_path(env)
@@ -63,8 +72,10 @@ def load(path: Path | None = None, *, env: Mapping[str, str] = os.environ, disk:
     durability.check(settings, mounts, context)
     if disk:
         surroundings.check(settings, mounts, context)
+    if also is not None:
+        also(settings, context)
     report.check()
-    return Loaded(settings, report.warnings)
+    return Loaded(settings, report.warnings, context)
 
 
 def _read(path: Path) -> bytes:

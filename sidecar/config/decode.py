@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from sidecar.config.document import Node
-from sidecar.config.report import Report, label
+from sidecar.config.report import Report
 from sidecar.config.schema import SHORTHANDS
 from sidecar.config.settings import ConfigFile, Duration, FileMode
+from sidecar.errors import ConfigError
 
 
 class Decoded(msgspec.Struct, frozen=True):
@@ -41,7 +42,10 @@ def decode(root: Node, report: Report, base: Path, env: Mapping[str, str]) -> De
         return _convert(root, hook)
     except msgspec.ValidationError:
         report.check()
-        raise
+        # Its message may quote a secret, so that it goes no further.
+        raise ConfigError(
+            f"{report.file}: does not fit, in a way that has no words yet; please report it"
+        ) from None
 
 
 def _convert(root: Node, hook: Callable[[type, Any], Any]) -> Decoded:
@@ -99,9 +103,3 @@ def _members(node: Node | None) -> dict[str, Node]:
 def _mapping(node: Node, key: str) -> Node:
     """Write a text out as the mapping that it stands for."""
     return msgspec.structs.replace(node, value={key: node}) if isinstance(node.value, str) else node
-
-
-def shown(node: Node, key: str) -> str:
-    """Name a member that may not be there."""
-    child = node.get(key)
-    return child.mark.label if child else label(node.mark.label, key)

@@ -80,8 +80,8 @@ def _validator() -> Validator:
     checks = {key: _reading_text(base.VALIDATORS[key]) for key in keywords}
     lenient = jsonschema.validators.extend(base, checks)  # type: ignore[no-untyped-call]
     formats = jsonschema.FormatChecker(formats=())
-    for name, kind in schema.FORMATS.items():
-        formats.checks(name, raises=ValueError)(lambda value, kind=kind: kind.parse(value) is not None)
+    for name, parsed in schema.FORMATS.items():
+        formats.checks(name, raises=ValueError)(lambda value, parsed=parsed: parsed.parse(value) is not None)
     validator: Validator = lenient(schema.checking(), format_checker=formats)
     return validator
 

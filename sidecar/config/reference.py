@@ -1,10 +1,15 @@
-"""The reference page of the configuration, made from the groups in settings.py."""
+"""The reference page of the configuration, made from the groups in settings.py.
+
+`python -m sidecar.config.reference docs/reference` writes it and the JSON Schema.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -58,6 +63,12 @@ def generate() -> str:
     return "\n".join([_INTRODUCTION, *(_section(name, groups[name]) for name in _SECTIONS)])
 
 
+def write(directory: Path) -> None:
+    """Write the page and the schema into a directory."""
+    (directory / "configuration.md").write_text(generate(), encoding="utf-8")
+    (directory / "config.schema.json").write_text(schema.render(), encoding="utf-8")
+
+
 def _section(name: str, group: type[msgspec.Struct]) -> str:
     words = " ".join(inspect.cleandoc(group.__doc__ or "").split())
     head = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
@@ -99,3 +110,7 @@ def _referred(name: str) -> str:
     title, link = _SECTIONS[name]
     anchor = "".join(char for char in title.lower() if char.isalnum() or char in " -_").replace(" ", "-")
     return f"[{link}](#{anchor})"
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

@@ -42,19 +42,20 @@ class Report:
     @property
     def problems(self) -> list[str]:
         """Every error as a line, in the order of the file."""
-        return [self._line(mark, text) for mark, text in sorted(self._errors)]
+        return [self.line(mark, text) for mark, text in sorted(self._errors)]
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Every warning as a line, in the order of the file."""
-        return tuple(self._line(mark, text) for mark, text in sorted(self._warnings))
+        return tuple(self.line(mark, text) for mark, text in sorted(self._warnings))
 
     def check(self) -> None:
         """Raise `ConfigError` if there is any error."""
         if self._errors:
             raise ConfigError(self.problems)
 
-    def _line(self, mark: Mark, text: str) -> str:
+    def line(self, mark: Mark, text: str) -> str:
+        """Put a place and what is said of it on one line."""
         place = f"{self.file}:{mark.line}:{mark.column}"
         return f"{place}: {mark.label}: {text}" if mark.label else f"{place}: {text}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import types
 from enum import Enum
 from functools import cache
@@ -47,12 +48,17 @@ def checking() -> Schema:
 
 
 def generate() -> Schema:
-    """Return the schema of the file as it is written: docs/reference/config.schema.json, for editors."""
+    """Return the schema of the file as it is written, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": TITLE,
         **_with_variables(checking()),
     }
+
+
+def render() -> str:
+    """Return the schema as the text of docs/reference/config.schema.json."""
+    return json.dumps(generate(), indent=2, ensure_ascii=False) + "\n"
 
 
 @cache

@@ -12,7 +12,6 @@ from pathlib import Path
 from sidecar.config.context import Context
 from sidecar.config.contradictions import Steps, outputs
 from sidecar.config.mounts import IN_MEMORY, Mounts
-from sidecar.config.report import looks_secret
 from sidecar.config.settings import OutputTarget, Settings
 
 MAX_SECRET_BYTES = 1024 * 1024
@@ -36,12 +35,6 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
 
 
 def _seed(path: Path, steps: Steps, context: Context) -> None:
-    written = context.tree
-    for step in (*steps, "file"):
-        written = written.get(step) or written
-    if isinstance(written.value, str) and looks_secret(written.value) and not path.exists():
-        context.error(steps, "looks like a token; put it into a file, and name that file here")
-        return
     status = _status(path, steps, context)
     if status is None:
         context.warning(steps, f"{path} is not there yet; the token is unseeded until it is")
@@ -66,9 +59,14 @@ def _status(path: Path, steps: Steps, context: Context) -> os.stat_result | bool
     try:
         status = path.stat()
     except FileNotFoundError:
-        if path.parent.is_dir():
+        if context.misplaced_secret(steps):
+            context.error(steps, "looks like a secret; put it into a file, and name that file here")
+        elif path.parent.is_dir():
             return None
-        context.error(steps, f"the directory {path.parent} does not exist; create it, or correct the path")
+        else:
+            context.error(
+                steps, f"the directory {path.parent} does not exist; create it, or correct the path"
+            )
         return False
     except OSError as fault:
         context.error(
@@ -167,7 +165,7 @@ def _state_dir(directory: Path, context: Context) -> None:
     if problem is None:
         return
     made = "" if existing == directory else f"{directory} can't be made: "
-    context.error(("state_dir",), f"{made}{problem}, or set `state_dir` to another")
+    context.error(("state_dir",), f"{made}{problem.partition(';')[0]}; set `state_dir` to another")
 
 
 def _existing(path: Path) -> Iterator[Path]:

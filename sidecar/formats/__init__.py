@@ -124,7 +124,7 @@ def recognise(data: bytes) -> str:
 
 
 def seed_contents(data: bytes, name: str | None = None) -> Contents:
-    """Read a seed. Raises `FormatError`, quoting nothing; whether it has a refresh token is left to the caller.
+    """Read a seed, whether or not there is a refresh token in it. Raises `FormatError`, quoting nothing.
 
     JSON of the usual names is understood whatever else is in it: a token endpoint's answer (RFC 6749 §5.1),
     the files of client libraries, a bare `{"refresh_token": …}`.

@@ -233,13 +233,16 @@ class LogObserver:
     Info is success; warning is trouble that passes by itself or is somebody's to look at; error is a grant
     that is dead, misconfigured, in doubt or unpersisted, or an access token that readers can't use any more.
     Trouble that stays the same (same token, state and reason, numbers aside) is said at once, then every ten
-    minutes with a count of what was left out; in between its lines are at debug.
+    minutes with a count of what was left out; in between its lines are at debug. So are turns that did
+    nothing, unless the turn before met the same trouble: a token that waits for its seed has to be heard of,
+    though nothing is ever done to it.
     """
 
     def __init__(self, clock: Clock) -> None:
         """Have said nothing yet."""
         self._clock = clock
         self._said: dict[Hashable, _Said] = {}
+        self._seen: dict[str, object] = {}
         self._log = structlog.get_logger("sidecar")
 
     def notice(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event
@@ -288,12 +291,15 @@ class LogObserver:
         fields = _of_view(view, now)
         if level == "info":
             self._said.pop(key, None)
+            self._seen.pop(view.token, None)
             self._write("info" if event.noteworthy else "debug", event.sentence, **fields)
             return
-        if not event.noteworthy:
+        signature = (view.grant_state, view.access_state(now), _without_numbers(view.reason))
+        lasting = self._seen.get(view.token) == signature
+        self._seen[view.token] = signature
+        if not event.noteworthy and not lasting:
             self._write("debug", event.sentence, **fields)
             return
-        signature = (view.grant_state, view.access_state(now), _without_numbers(view.reason))
         loud, left_out = self._admit(key, signature)
         if left_out:
             fields["left_out"] = left_out
@@ -348,6 +354,7 @@ class LogObserver:
         return True, left_out
 
     def _forget(self, token: str) -> None:
+        self._seen.pop(token, None)
         for key in [key for key in self._said if isinstance(key, tuple) and key[1] == token]:
             del self._said[key]
 

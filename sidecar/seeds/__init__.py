@@ -30,13 +30,17 @@ def parse(data: bytes, *, where: str, name: str | None = None, written_at: float
     age of a mounted or copied file says nothing. Raises `SeedError`.
     """
     try:
-        contents = formats.seed_contents(data, name)
-        refresh = contents.refresh(written_at=written_at)
-        if refresh is None:
-            raise FormatError("no refresh token in it")
+        return _understood(data, name, written_at)
     except FormatError as error:
         raise SeedError(
             f"{where}: {error}; a seed is a bare refresh token or JSON with a `refresh_token`, "
             "as a token endpoint or a client library writes it"
         ) from None
+
+
+def _understood(data: bytes, name: str | None, written_at: float) -> Seeding:
+    contents = formats.seed_contents(data, name)
+    refresh = contents.refresh(written_at=written_at)
+    if refresh is None:
+        raise FormatError("no refresh token in it")
     return Seeding(refresh=refresh, access=contents.access(written_at=written_at, by_receiver=False))

@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import anyio
 from anyio import to_thread
@@ -430,12 +429,18 @@ def _sync(directory: Path) -> None:
 
 
 def from_url(url: str, clock: Clock) -> Store:
-    """Make the store of `sqlite:///absolute/path` (in the form of RFC 8089; four slashes do as well)."""
-    parts = urlsplit(url)
-    path = Path("/" + unquote(parts.path).lstrip("/"))
-    if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/") or path == Path("/"):
+    """Make the store of `sqlite:///absolute/path`.
+
+    The path is taken as it is written, without percent-decoding: the configuration reads it so too, and the
+    file that it checked must be the file that is opened.
+    """
+    rest = url.partition(":")[2]
+    if rest.startswith("//") and not rest.startswith("///"):
+        rest = ""
+    path = Path("/" + rest.lstrip("/"))
+    if not rest.startswith("/") or path == Path("/") or "\0" in rest:
         raise ConfigError(
-            "store: a sqlite URL is `sqlite:///` and an absolute path, such as sqlite:///var/lib/token-sidecar/tokens.db"
-            " (write `?`, `#` and `%` within the path as %3F, %23 and %25)",
+            "store: a sqlite URL is `sqlite://` and an absolute path, such as "
+            "sqlite:///var/lib/token-sidecar/tokens.db"
         )
     return SqliteStore(path, clock)

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
 import pytest
 from anyio.streams.tls import TLSStream
 
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar.clients.http import HttpClient, Sealed, _Call
 from sidecar.clock import SystemClock
 from sidecar.errors import LeaseLost, NoAnswer, NotSent
 from sidecar.ports import Answer
@@ -50,11 +51,17 @@ class Server:
         return f"{self.scheme}://127.0.0.1:{self.port}/token"
 
 
+def port_of(listener: anyio.abc.Listener[Any]) -> int:
+    """Tell where it listens."""
+    port: int = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django's
+    return port
+
+
 @asynccontextmanager
 async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """Run a script for every connection, after its request was read in whole."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server = Server(listener.extra(anyio.abc.SocketAttribute.local_port), "https" if tls else "http")
+    server = Server(port_of(listener), "https" if tls else "http")
 
     async def handle(stream: anyio.abc.ByteStream) -> None:
         server.connections += 1
@@ -106,7 +113,7 @@ async def hold(stream: anyio.abc.ByteStream) -> None:
 
 async def reset(stream: anyio.abc.ByteStream) -> None:
     """Close with RST."""
-    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - not Django's
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -142,26 +149,31 @@ class Gate:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the proxies of whoever runs the tests out."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[HttpClient]:
+    """Make a client with little patience."""
     async with HttpClient(SystemClock(), read_limit=1.5) as client:
         yield client
 
 
 async def post(client: HttpClient, url: str, gate: Gate | None = None, send_timeout: float = 5.0) -> Answer:
+    """Make the call that all tests make."""
     return await client.post_form(url, FORM, gate=gate or Gate(), send_timeout=send_timeout, headers=HEADERS)
 
 
 async def answer_to(client: HttpClient, script: Script) -> Answer:
+    """Return what a client takes from a server's answer."""
     async with serving(script) as server:
         return await post(client, server.url)
 
 
 async def failure_of(client: HttpClient, script: Script) -> NoAnswer:
+    """Return the error of a request that was sent in vain, after checking that it names the place."""
     gate = Gate()
     async with serving(script) as server:
         with pytest.raises(NoAnswer) as caught:
@@ -269,7 +281,7 @@ async def test_tls_spoken_to_a_plain_server_sends_nothing(client: HttpClient) ->
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, babble)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        port = port_of(listener)
         with pytest.raises(NotSent, match="TLS failed") as caught:
             await post(client, f"https://127.0.0.1:{port}/")
         tasks.cancel_scope.cancel()
@@ -291,7 +303,7 @@ async def test_a_lost_lease_sends_nothing_and_closes(client: HttpClient) -> None
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, listen)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        port = port_of(listener)
         lost = LeaseLost()
         with pytest.raises(LeaseLost) as caught:
             await post(client, f"http://127.0.0.1:{port}/", Gate(lost))
@@ -324,6 +336,39 @@ async def test_the_gate_stays_shut_once_the_time_to_send_is_over(client: HttpCli
         with pytest.raises(NotSent):
             await post(client, server.url, gate, send_timeout=0.0)
     assert (gate.opened, server.requests) == (0, [])
+
+
+async def test_the_gate_stays_shut_when_the_deadline_passed_unnoticed() -> None:
+    """A process that was stopped while connecting finds itself ready and too late: nothing is sent."""
+    gate = Gate()
+    call = _Call(SystemClock(), gate, 1.0)
+    call.scope = anyio.CancelScope(deadline=anyio.current_time() - 1)
+    with pytest.raises(NotSent, match="time to send was over"):
+        call._open_gate()
+    assert gate.opened == 0
+
+
+async def test_the_token_stays_here_should_the_transport_pass_the_gate_by(
+    client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another version of the transport no longer told when it sends, it would be given no body to send."""
+
+    async def silent(self: _Call, name: str, info: object) -> None:
+        """Hear nothing."""
+
+    monkeypatch.setattr(_Call, "trace", silent)
+    async with serving(answering(http(TOKEN))) as server:
+        with pytest.raises(NotSent, match="without passing the gate"):
+            await post(client, server.url)
+    assert server.requests == []
+
+
+async def test_a_request_that_cannot_be_sent_in_full_is_no_answer(client: HttpClient) -> None:
+    """A server that stops reading in the midst of the request may have seen enough of it."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        with pytest.raises(NoAnswer, match="could not be sent in full"):
+            await client.post_form(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=0.3)
 
 
 async def test_a_reset_after_sending_is_no_answer(client: HttpClient) -> None:
@@ -452,6 +497,7 @@ async def test_an_unfit_url_is_refused(client: HttpClient, url: str, reason: str
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate for 127.0.0.1 that nobody trusts yet, with its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -484,6 +530,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tls(certificate: Path) -> ssl.SSLContext:
+    """Make a server's side of TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
@@ -495,7 +542,7 @@ async def test_a_certificate_that_does_not_verify_is_a_misconfiguration(
     """Verification is never given up; nothing is sent, and waiting does not cure it."""
     gate = Gate()
     async with serving(answering(http(TOKEN)), tls) as server:
-        with pytest.raises(NotSent, match="does not verify.*SSL_CERT_FILE") as caught:
+        with pytest.raises(NotSent, match=r"does not verify.*SSL_CERT_FILE") as caught:
             await post(client, server.url, gate)
     assert (caught.value.misconfigured, gate.opened, server.requests) == (True, 0, [])
 
@@ -512,9 +559,12 @@ async def test_ssl_cert_file_is_trusted_and_read_again_when_it_changes(
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     gate = Gate()
     async with serving(answering(http(TOKEN)), tls) as server:
-        with pytest.raises(NotSent, match="no such file.*correct SSL_CERT_FILE"):
+        with pytest.raises(NotSent, match=r"no such file.*correct SSL_CERT_FILE"):
             await post(client, server.url, gate)
-        bundle.write_bytes(certificate.read_bytes())
+        await anyio.Path(bundle).write_text("nothing")
+        with pytest.raises(NotSent, match="no certificate in it"):
+            await post(client, server.url, gate)
+        await anyio.Path(bundle).write_bytes(await anyio.Path(certificate).read_bytes())
         assert (await post(client, server.url, gate)).body == TOKEN
     assert gate.opened == 1
 
@@ -552,7 +602,7 @@ async def test_an_https_proxy_sees_the_host_alone(
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, serving(answering(http(TOKEN)), tls) as server, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, proxy)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        port = port_of(listener)
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@127.0.0.1:{port}")
         assert (await post(client, server.url, gate)).body == TOKEN
         tasks.cancel_scope.cancel()
@@ -575,7 +625,7 @@ async def test_a_proxy_that_refuses_sends_nothing(
     gate = Gate()
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, refuse)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        port = port_of(listener)
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@127.0.0.1:{port}")
         with pytest.raises(NotSent, match=r"^idp\.example: the proxy refused the connection \(407\)$"):
             await post(client, "https://idp.example/token", gate)
@@ -656,6 +706,7 @@ async def test_no_traceback_of_a_lost_lease_shows_a_secret(client: HttpClient) -
 
 
 def assert_sealed(error: BaseException) -> None:
+    """Check that nothing that can be printed of an error holds a secret."""
     assert error.__cause__ is None
     assert error.__context__ is None
     frames = traceback.TracebackException.from_exception(error, capture_locals=True)
@@ -691,7 +742,7 @@ anyio.run(main, backend=sys.argv[2])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_an_answer_that_waited_for_a_stopped_process_is_caught(backend: str) -> None:
-    """A process stopped past its deadlines, both for sending and for reading, finds the answer when it goes on."""
+    """A process stopped past its deadlines, for sending and for reading, finds the answer afterwards."""
     requested, answered = anyio.Event(), anyio.Event()
     released = anyio.Event()
 
@@ -702,7 +753,7 @@ async def test_an_answer_that_waited_for_a_stopped_process_is_caught(backend: st
         answered.set()
 
     async with serving(script) as server:
-        child = subprocess.Popen(
+        child = subprocess.Popen(  # noqa: ASYNC220 - it is to be stopped and continued by its id
             [sys.executable, "-c", CHILD, server.url, backend], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         try:
@@ -710,9 +761,8 @@ async def test_an_answer_that_waited_for_a_stopped_process_is_caught(backend: st
             os.kill(child.pid, signal.SIGSTOP)
             released.set()
             await answered.wait()
-            await anyio.sleep(
-                2.0
-            )  # the very thing that is tested: real time passes for a process that stands still
+            # What is tested: time passes for a process that stands still.
+            await anyio.sleep(2.0)
             os.kill(child.pid, signal.SIGCONT)
             output, errors = await anyio.to_thread.run_sync(child.communicate)
         finally:

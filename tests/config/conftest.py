@@ -1,4 +1,4 @@
-"""Configurations in a directory of their own, and a way to look at them through the eyes of an ordinary user."""
+"""Configurations in a directory of their own, and a way to look at them as an ordinary user."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Place:
         return [line.replace(f"{self.directory}/", "") for line in self.load(text, disk=disk).warnings]
 
     def as_nobody(self, text: str) -> list[str]:
-        """Load this text with a look at the disk, as a user without rights; return problems, else warnings."""
+        """Load this text and look at the disk as a user without rights; return problems, else warnings."""
         self.file.write_text(dedent(text))
         self.file.chmod(0o644)
         found: list[str] = in_child(lambda: _load(self))

@@ -9,6 +9,7 @@ from sidecar.config.report import Report
 
 
 def read(text: str | bytes, **env: str) -> tuple[Any, list[str]]:
+    """Parse a document with these variables; return its values and what is wrong with it."""
     report = Report("c.yaml")
     node = parse(text if isinstance(text, bytes) else text.encode(), report, env)
     return None if node is None else node.plain(), report.problems
@@ -87,7 +88,12 @@ def test_a_duplicate_key_is_an_error_that_names_both_places() -> None:
 def test_aliases_and_merge_keys_work() -> None:
     """An alias repeats a value, and `<<` takes over what a mapping doesn't have itself."""
     values, problems = read("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {y: 4, <<: [*a, {z: 5}]}\nd: *a")
-    assert values == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 4, "z": 5}, "d": {"x": 1, "y": 2}}
+    assert values == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 1, "y": 3},
+        "c": {"x": 1, "y": 4, "z": 5},
+        "d": {"x": 1, "y": 2},
+    }
     assert problems == []
 
 
@@ -101,16 +107,31 @@ def test_aliases_and_merge_keys_work() -> None:
         (b"a: 1\n\xff\xfe", "c.yaml:2:1: the file is not UTF-8 text from here on; save it as UTF-8"),
         (b"a: 1\nb: \0", "c.yaml:2:4: the character U+0000 has no place in a text file; remove it"),
         (b"a:\n\tb: 1", "c.yaml:2:1: a tab stands where YAML wants spaces; indent with spaces"),
-        (b"a: 1\n---\nb: 1\n", "c.yaml:2:1: a second YAML document (`---`) begins here; one file holds one configuration"),
-        (b"a: *sim-cs-0123456789abcdef", "c.yaml:1:4: this alias (`*`) names nothing; if it is text, put it in quotes"),
-        (b"a: !x 1", "c.yaml:1:4: a: has a YAML tag (`!\u2026`) that means nothing here; remove it, or quote the text"),
-        (b"a: !!binary aGk=", "c.yaml:1:4: a: has a YAML tag (`!\u2026`) that means nothing here; remove it, or quote the text"),
+        (
+            b"a: 1\n---\nb: 1\n",
+            "c.yaml:2:1: a second YAML document (`---`) begins here; one file holds one configuration",
+        ),
+        (
+            b"a: *sim-cs-0123456789abcdef",
+            "c.yaml:1:4: this alias (`*`) names nothing; if it is text, put it in quotes",
+        ),
+        (
+            b"a: !x 1",
+            "c.yaml:1:4: a: has a YAML tag (`!\u2026`) that means nothing here; remove it, or quote the text",
+        ),
+        (
+            b"a: !!binary aGk=",
+            "c.yaml:1:4: a: has a YAML tag (`!\u2026`) that means nothing here; remove it, or quote the text",
+        ),
         (b"a: !e!x 1", "c.yaml:1:4: this is no valid YAML tag (`!`); if it is text, put it in quotes"),
         (b"a: b: c", "c.yaml:1:5: a `key: value` can't stand here; check the indentation, or quote the text"),
         (b"a: @b", "c.yaml:1:4: no value can begin with this character; put the text in quotes"),
         (b"{[a]: 1}", "c.yaml:1:2: a key must be text; if it begins with a brace, quote it"),
         (b"a: {<<: 1}", "c.yaml:1:9: a: `<<` takes over mappings only"),
-        (b'a: "\\0"', "c.yaml:1:4: a: holds a character that no text can have (a zero byte, or half of a pair)"),
+        (
+            b'a: "\\0"',
+            "c.yaml:1:4: a: holds a character that no text can have (a zero byte, or half of a pair)",
+        ),
         (b"[" * 5000, "c.yaml:1:1: the file is nested too deeply"),
         (b"#" * (MAX_BYTES + 1), "c.yaml:1:1: the file is larger than 16 MiB; is it a configuration?"),
     ],
@@ -132,13 +153,22 @@ def test_a_bomb_of_aliases_is_bounded() -> None:
 def test_an_alias_of_itself_is_bounded() -> None:
     """A value that contains itself ends at the depth limit."""
     _, problems = read("a: &a [*a]")
-    assert problems == [f"c.yaml:1:4: a{'[0]' * 32}: is nested deeper than 32 levels or repeats aliases without end"]
+    assert problems == [
+        f"c.yaml:1:4: a{'[0]' * 32}: is nested deeper than 32 levels or repeats aliases without end"
+    ]
 
 
 def test_a_syntax_error_never_quotes_what_was_written() -> None:
     """The parser's own messages quote pieces of the file, which may be secrets."""
     secret = "sim-cs-0123456789abcdefgh"
-    for text in (f"a: *{secret}", f"a: !{secret}!x", f"a: [{secret}", f"a: '{secret}", f"{secret}\nb: 1", f"a: |{secret}"):
+    for text in (
+        f"a: *{secret}",
+        f"a: !{secret}!x",
+        f"a: [{secret}",
+        f"a: '{secret}",
+        f"{secret}\nb: 1",
+        f"a: |{secret}",
+    ):
         _, problems = read(text)
         assert len(problems) == 1
         assert secret not in problems[0]

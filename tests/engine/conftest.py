@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -20,16 +21,20 @@ from sidecar.renewer import Renewer, Setup, Surroundings
 from sidecar.schedule import Policy
 from sidecar.scheduler import Scheduler
 from sidecar.stores.memory import MemoryStore
-from sidecar.testing import Provider, ProviderConfig, request_token
 from sidecar.testing import NoAnswer as Cut
+from sidecar.testing import Provider, ProviderConfig, request_token
 from sidecar.testing import Rotation as ProviderRotation
-from sidecar.tokens import Record, RefreshToken
+from sidecar.tokens import GrantState, Record, RefreshToken
 
 EPOCH = 1_800_000_000.0
 KEY = "test/gmail"
 
 ROTATING = Profile(title="rotating", rotation=Rotation.ALWAYS, in_doubt=InDoubt.NO_REPLAY)
 STEADY = Profile(title="steady", rotation=Rotation.NEVER, in_doubt=InDoubt.REPLAY_OK)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: goes through every shield and every `except Exception`."""
 
 
 class VirtualClock:
@@ -62,9 +67,18 @@ class SimulatedGrant:
         self.clock = clock
         self.grant_type = grant_type
         self.credentials = "one"
+        self.kill_before_send = False
+        self.kill_after_send = False
         self.id = provider.config.client_id
         self.calls: list[float] = []
         self.unreachable = 0
+        self._call_began = anyio.Event()
+
+    async def called(self, times: int) -> None:
+        """Return once the provider is being called for the `times`th time, half a second into that call."""
+        while len(self.calls) < times:
+            await self._call_began.wait()
+        await anyio.sleep(0.5)
 
     def credentials_fingerprint(self) -> str:
         return self.credentials
@@ -74,10 +88,14 @@ class SimulatedGrant:
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         self.calls.append(self.clock.wall())
+        self._call_began.set()
+        self._call_began = anyio.Event()
         if self.unreachable:
             self.unreachable -= 1
             await anyio.sleep(send_timeout)
             raise NotSent("connection refused")
+        if self.kill_before_send:
+            raise Killed
         gate.open()
         sent_at = self.clock.wall()
         form = {"grant_type": self.grant_type, "client_id": self.id}
@@ -90,6 +108,8 @@ class SimulatedGrant:
                 reply = await request_token(self.provider, form)
         except (Cut, TimeoutError):
             raise NoAnswer("no answer came") from None
+        if self.kill_after_send:
+            raise Killed
         headers = {name.lower(): value for name, value in reply.headers.items()}
         return Answer(reply.status, headers, reply.body, sent_at, self.clock.wall())
 
@@ -151,6 +171,19 @@ class FaultyStore:
         self.lose_replies = 0
         self.fail_writes = 0
         self.writes = 0
+        self.kill_at: Callable[[Record], bool] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stay as it is."""
+
+    async def keys(self) -> list[str]:
+        return await self.inner.keys()
+
+    async def delete(self, key: str, *, expected: str) -> None:
+        await self.inner.delete(key, expected=expected)
 
     async def load(self, key: str) -> Held | None:
         self._check()
@@ -158,6 +191,9 @@ class FaultyStore:
 
     async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
         self._check()
+        if self.kill_at is not None and self.kill_at(record):
+            self.kill_at = None
+            raise Killed
         if self.fail_writes:
             self.fail_writes -= 1
             raise StoreError("the write failed")
@@ -196,11 +232,14 @@ class Daemon:
     shelf: Shelf
     escrow: Escrow
     events: list[Event]
-    views: list[TokenView] = field(default_factory=list)
 
     @property
     def view(self) -> TokenView:
         return [event.view for event in self.events if isinstance(event, TurnEnded)][-1]
+
+    def state(self) -> GrantState:
+        """Name the grant's state at the end of the last turn."""
+        return self.view.grant_state
 
     def sentences(self) -> list[str]:
         return [event.sentence for event in self.events if isinstance(event, TurnEnded)]
@@ -212,6 +251,16 @@ class Daemon:
         """Let it live for so long, then stop it as SIGTERM would."""
         with anyio.move_on_after(seconds):
             await self.scheduler.run()
+
+    async def die(self, seconds: float = 86400.0) -> None:
+        """Let it live until a `Killed` ends it as SIGKILL would: nothing is cleaned up."""
+        try:
+            await self.run(seconds)
+        except BaseExceptionGroup as group:
+            if group.split(Killed)[1] is not None:
+                raise
+        else:
+            pytest.fail("it should have been killed by now")
 
 
 class House:
@@ -276,5 +325,3 @@ def anyio_backend() -> Any:
 def house(tmp_path: Path) -> House:
     """A provider that rotates at each use and kills the family at a replay."""
     return House(tmp_path)
-
-

@@ -126,6 +126,17 @@ def test_a_look_that_found_nothing_is_at_debug() -> None:
     assert len(out.lines()) == 2
 
 
+def test_trouble_that_lasts_is_said_though_nothing_is_done() -> None:
+    """A token that waits for its seed has idle turns alone, and somebody has to hear of it."""
+    out = Log()
+    idle = a_turn(GrantState.UNSEEDED, noteworthy=False, remedy="run: token-sidecar seed gmail")
+
+    assert out.after(idle) == []
+    (line,) = out.after(idle, idle, idle)
+    assert (line["level"], line["remedy"]) == ("warning", "run: token-sidecar seed gmail")
+    assert out.after(a_turn(noteworthy=False), idle) == []
+
+
 @pytest.mark.parametrize(
     ("event", "level"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import CallError, LeaseLost, NoAnswer, NotSent
-from sidecar.outcomes import Outcome, interrupted, judge, judge_failure
+from sidecar.outcomes import Outcome, judge, judge_failure
 from sidecar.ports import Answer
 from sidecar.profile import ErrorRule, Profile
 from sidecar.tokens import AccessToken, ExpirySource, OutcomeClass, RefreshToken
@@ -23,20 +23,24 @@ GENERIC = Profile()
 
 
 def answered(body: object, status: int = 200, trip: float = 0.0, **headers: str) -> Answer:
+    """Make an answer."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(status=status, headers=named, body=raw, sent_at=NOW, received_at=NOW + trip)
 
 
 def judged(answer: Answer, profile: Profile = GENERIC, **more: Any) -> Outcome:
+    """Judge an answer to a refresh."""
     return judge(answer, profile, **{"sent": RT, "previous": None, **more})
 
 
 def granted(**members: object) -> Answer:
+    """Make an answer with an access token."""
     return answered({"access_token": AT, **members})
 
 
 def access_of(answer: Answer, profile: Profile = GENERIC, **more: Any) -> AccessToken:
+    """Return the access token of an answer that must be a success."""
     outcome = judged(answer, profile, **more)
     assert outcome.outcome is OutcomeClass.SUCCESS
     assert outcome.access is not None
@@ -44,6 +48,7 @@ def access_of(answer: Answer, profile: Profile = GENERIC, **more: Any) -> Access
 
 
 def jwt(**claims: object) -> str:
+    """Make an access token that is a JWT."""
     middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"sim-at-0123456789abcdef.{middle}.signature"
 
@@ -147,7 +152,7 @@ def jwt(**claims: object) -> str:
     ],
 )
 def test_a_row_of_the_table(status: int, body: object, outcome: str, reason: str | None) -> None:
-    """Each kind of answer without a token ends in the class that the table names, for a reason in our own words."""
+    """Each answer without a token ends in the class that the table names, for a reason of our own words."""
     got = judged(answered(body, status))
     assert (got.outcome, got.access, got.refresh) == (OutcomeClass(outcome), None, None)
     if reason is not None:
@@ -230,7 +235,6 @@ def test_a_refusal_with_clocks_far_apart_is_marked() -> None:
         (LeaseLost(), "transient"),
         (NotSent("idp: its certificate does not verify", misconfigured=True), "misconfigured"),
         (NoAnswer("idp: reset"), "in_doubt"),
-        (interrupted(), "in_doubt"),
     ],
 )
 def test_no_answer_at_all(error: CallError, outcome: str) -> None:

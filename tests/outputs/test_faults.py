@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Make = Callable[..., Publication]
 
+# Where tests run in parallel their worker has a thread; the children only touch files and exit.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 STEPS = ("open", "write", "fchmod", "fchown", "close", "replace")
 """Every call by which a publication touches the file system."""
 

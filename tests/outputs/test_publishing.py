@@ -240,7 +240,7 @@ def test_nothing_is_written_outside_its_directories(place: Place, make: Make) ->
 
 def test_a_device_that_no_mount_names_is_no_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems have devices that the mount table doesn't know; those are not memory."""
-    monkeypatch.setattr(files.os, "major", lambda _: 4095)
+    monkeypatch.setattr(os, "major", lambda _: 4095)
     assert not files.on_tmpfs(Path("/"))
 
 

@@ -191,3 +191,13 @@ def test_a_probe_that_does_not_exist_and_a_daemon_that_does_not_run(tmp_path: Pa
         probe("http://127.0.0.1:1", "lively")
     with pytest.raises(NotRunning, match="no daemon runs on"):
         address_of(tmp_path)
+
+
+async def test_tokens_are_not_to_be_had_over_tcp(tmp_path: Path) -> None:
+    """Whatever reads a token or changes state is behind the control socket's permissions."""
+    rig = Rig(tmp_path)
+    async with serving(probes_app(rig.site), rig.heartbeats) as url:
+        reads = [await ask(url, path) for path in ("/tokens/gmail", "/reload", "/")]
+        writes = [await ask(url, f"/tokens/gmail/{verb}", "POST") for verb in ("refresh", "seed")]
+
+    assert {answer.status for answer in reads + writes} == {404}

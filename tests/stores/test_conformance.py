@@ -584,7 +584,7 @@ def test_every_acknowledged_write_survives_sigkill(backend: Backend, url: str, s
     for _ in range(3):
         with worker("loop", url) as process:
             lines = [line_of(process) for _ in range(chance.randrange(1, 40))]
-            # A write takes about a millisecond: hit any moment of it, and not always the one after the answer.
+            # A write takes about a millisecond: hit any moment of it, not always the one after the answer.
             time.sleep(chance.uniform(0, 0.003))
             process.kill()
             assert process.stdout is not None

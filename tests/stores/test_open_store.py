@@ -33,12 +33,12 @@ def test_memory(clock: ManualClock, url: str) -> None:
         ("sqlite:////var/lib/t.db", "/var/lib/t.db"),
         ("sqlite:/var/lib/t.db", "/var/lib/t.db"),
         ("SQLite:///t.db", "/t.db"),
-        ("sqlite:///with%20space/100%25%3F%23.db", "/with space/100%?#.db"),
+        ("sqlite:///with space/100%3F?#.db", "/with space/100%3F?#.db"),
         ("sqlite:///ключ/t.db", "/ключ/t.db"),
     ],
 )
 def test_sqlite(clock: ManualClock, url: str, path: str) -> None:
-    """A sqlite URL is an absolute path, with percent signs for what a URL can't hold."""
+    """A sqlite URL is an absolute path, taken as it is written."""
     store = open_store(url, clock)
     assert isinstance(store, SqliteStore)
     assert store.path == Path(path)
@@ -46,8 +46,8 @@ def test_sqlite(clock: ManualClock, url: str, path: str) -> None:
 
 async def test_odd_characters_reach_the_file_system(clock: ManualClock, tmp_path: Path) -> None:
     """What SQLite's own URIs give a meaning to is part of the file's name like any other character."""
-    async with open_store(f"sqlite://{tmp_path}/100%25%3Fmode=memory%23%20ä.db", clock):
-        assert [path.name for path in tmp_path.iterdir()] == ["100%?mode=memory# ä.db"]
+    async with open_store(f"sqlite://{tmp_path}/100%3F?mode=memory# ä.db", clock):
+        assert [path.name for path in tmp_path.iterdir()] == ["100%3F?mode=memory# ä.db"]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,7 @@ async def test_odd_characters_reach_the_file_system(clock: ManualClock, tmp_path
         "sqlite:tokens.db",
         "sqlite://tokens.db",
         "sqlite://host/t.db",
-        "sqlite:///t.db?mode=ro",
-        "sqlite:///t.db#x",
+        "sqlite:///t\0.db",
         "memory:name",
     ],
 )

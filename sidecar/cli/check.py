@@ -1,0 +1,177 @@
+"""`check`: everything that is wrong with a configuration, in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sidecar.cli import common
+from sidecar.cli.options import config_option, examples, json_option
+from sidecar.errors import ConfigError, SeedError
+
+if TYPE_CHECKING:
+    from sidecar.config import Settings
+    from sidecar.config.context import Context
+    from sidecar.schedule import Timing
+
+ASSUMED_TTL = 3600.0
+
+
+@click.command(
+    epilog=examples(
+        ("token-sidecar check", "the daemon's configuration, as this user sees it"),
+        ("token-sidecar check -c tokens.yaml --no-disk", "on another machine than it is for, such as CI"),
+        ("token-sidecar check --schema > schema.json", "for your editor"),
+    )
+)
+@config_option
+@click.option("--no-disk", is_flag=True, help="Leave out what depends on this machine's files and users.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration, and check nothing.")
+@json_option
+def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
+    """Check the configuration, without calling anybody.
+
+    Every problem is one line with file, line, column and a way out. What the seeds and the client's files
+    hold is read too: whether there is a refresh token, and a client. Then it shows when each token will
+    be refreshed. Exit code 2 says that the daemon can't run with it. Run it as the daemon's user:
+    permissions are checked as well.
+    """
+    if schema:
+        from sidecar.config import schema as of_file
+
+        common.print_json(of_file.generate())
+        return 0
+    from sidecar import config as configuration
+
+    try:
+        loaded = configuration.load(config, disk=not no_disk, also=contents)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        common.print_json({"ok": False, "problems": error.problems, "warnings": [], "tokens": {}})
+        return error.exit_code
+    settings = loaded.settings
+    times = {name: timing(settings, name) for name in settings.tokens}
+    warnings = [*loaded.warnings]
+    warnings += [
+        f"{config}: tokens.{name}: {warning}" for name, one in times.items() for warning in one.warnings
+    ]
+    if as_json:
+        tokens = {name: _described(settings, name, one) for name, one in times.items()}
+        common.print_json({"ok": True, "problems": [], "warnings": warnings, "tokens": tokens})
+        return 0
+    count = len(settings.tokens)
+    click.echo(f"{config} is valid: {count} token{'' if count == 1 else 's'}")
+    for name, one in times.items():
+        click.echo(f"  {name}: {_in_words(settings, name, one)}")
+    for warning in warnings:
+        click.echo(f"warning: {warning}")
+    return 0
+
+
+def timing(settings: Settings, name: str) -> Timing:
+    """Work out the timing in force for a token that lives as long as its profile says, else an hour."""
+    from sidecar import schedule
+
+    token, profile = settings.tokens[name], settings.profiles[name]
+    policy = schedule.Policy(
+        min_validity=token.min_validity,
+        refresh_at=token.refresh_at,
+        min_interval=token.min_interval,
+        lease=token.lease,
+        request_timeout=token.request_timeout,
+    )
+    return schedule.timing(policy, profile, profile.default_ttl or ASSUMED_TTL)
+
+
+def contents(settings: Settings, context: Context) -> None:
+    """Report what is wrong inside the files that are named, and with the formats of outputs."""
+    from sidecar import formats
+
+    for name, token in settings.tokens.items():
+        for index, output in enumerate(token.outputs):
+            steps = ("tokens", name, "outputs", index)
+            if not context.report.spoilt(context.mark(steps).label):
+                for problem in formats.problems(output):
+                    context.error(steps, problem)
+    if context.disk:
+        _clients(settings, context)
+        _seeds(settings, context)
+
+
+def _clients(settings: Settings, context: Context) -> None:
+    from sidecar.grants.client import ClientIdentity
+
+    for name, token in settings.tokens.items():
+        steps = ("tokens", name, "client")
+        profile = settings.profiles.get(name)
+        if profile is None or context.report.spoilt(context.mark(steps).label):
+            continue
+        try:
+            ClientIdentity(token.client, profile).credentials()
+        except ConfigError as error:
+            for problem in error.problems:
+                context.error(steps, problem)
+
+
+def _seeds(settings: Settings, context: Context) -> None:
+    import anyio
+
+    from sidecar.seeds import open_seed
+
+    owners: dict[str, str] = {}
+    for name, token in settings.tokens.items():
+        steps = ("tokens", name, "seed")
+        if token.seed is None or context.report.spoilt(context.mark(steps).label):
+            continue
+        try:
+            seeding = anyio.run(open_seed(token.seed).read)
+        except SeedError as error:
+            context.error(steps, str(error))
+            continue
+        if seeding is not None and seeding.fingerprint in owners:
+            text = (
+                f"holds the refresh token that the seed of `{owners[seeding.fingerprint]}` holds; give each "
+                "its own"
+            )
+            context.error(steps, text)
+        elif seeding is not None:
+            owners[seeding.fingerprint] = name
+
+
+def due(times: Timing) -> tuple[float, float]:
+    """Return the earliest and the latest age, in seconds, at which a token is refreshed."""
+    from sidecar.schedule import JITTER_WIDTH
+
+    latest = times.ttl * times.refresh_at
+    cap = times.ttl - times.min_validity - times.lease
+    earliest = max(min(latest * (1 - JITTER_WIDTH), cap), times.min_interval)
+    return earliest, max(min(latest, cap), times.min_interval)
+
+
+def _in_words(settings: Settings, name: str, times: Timing) -> str:
+    first, last = map(common.span, due(times))
+    when = first if first == last else f"{first} to {last}"
+    assumed = "" if settings.profiles[name].default_ttl else " (assumed until the provider says)"
+    return (
+        f"{settings.provider_names[name]}, {settings.profiles[name].grant}; of a life of "
+        f"{common.span(times.ttl)}"
+        f"{assumed} it is refreshed after {when}; readers find at least "
+        f"{common.span(times.min_validity)} left; "
+        f"lease {common.span(times.lease)}, request timeout {common.span(times.request_timeout)}, "
+        f"no two refreshes within {common.span(times.min_interval)}"
+    )
+
+
+def _described(settings: Settings, name: str, times: Timing) -> dict[str, Any]:
+    import msgspec
+
+    first, last = due(times)
+    return {
+        "provider": settings.provider_names[name],
+        "grant": settings.profiles[name].grant.value,
+        "required": settings.tokens[name].required,
+        "timing": {**msgspec.to_builtins(times), "refresh_after": [first, last]},
+    }

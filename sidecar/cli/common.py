@@ -1,0 +1,160 @@
+"""What the commands' bodies share: the configuration, the records, bytes from files, words for times."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sidecar.errors import TemporarilyUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.config import Settings
+    from sidecar.ports import Held, Store
+    from sidecar.server.client import ControlClient
+
+INPUT_LIMIT = 1 << 20
+"""Bytes; nothing that holds a token is larger."""
+
+
+STYLES = {
+    **dict.fromkeys(("fresh", "ok", "valid"), "green"),
+    **dict.fromkeys(("stale", "retrying", "in_doubt", "unpersisted"), "yellow"),
+    **dict.fromkeys(("expired", "absent", "unseeded", "misconfigured", "dead", "unreadable"), "bold red"),
+}
+"""A state's colour on a terminal; the word is always there too."""
+
+
+def load(path: Path, *, token: str | None = None) -> Settings:
+    """Load a configuration for a command that works beside the daemon.
+
+    Whether this user may read seeds and write outputs is the daemon's business, and not looked at. Raises
+    `ConfigError`, and `UnknownToken` if there is no `token` of this name.
+    """
+    from sidecar import config
+    from sidecar.server.wire import UnknownToken
+
+    settings = config.load(path, disk=False).settings
+    if settings.store.url_file is not None:
+        settings = config.load(path).settings
+    if token is not None and token not in settings.tokens:
+        known = ", ".join(sorted(settings.tokens))
+        raise UnknownToken(f"no token is called {token!r}; the configuration has: {known}")
+    return settings
+
+
+def control(settings: Settings) -> ControlClient:
+    """Make the client of the daemon's control socket; nothing is opened yet."""
+    from sidecar.server.client import ControlClient
+    from sidecar.server.wire import SOCKET_FILE
+
+    return ControlClient(settings.state_dir / SOCKET_FILE)
+
+
+def key_of(settings: Settings, name: str) -> str:
+    """Return a token's key in the store; a name with a slash is one already."""
+    return name if "/" in name else f"{settings.namespace}/{name}"
+
+
+def open_existing(settings: Settings) -> Store | None:
+    """Make the store ready to be read; None if there is none yet, which reading would create.
+
+    Raises `TemporarilyUnavailable` for a store that lives in the daemon's own memory.
+    """
+    from sidecar.clock import SystemClock
+    from sidecar.stores import open_store
+
+    url = str(settings.store.url)
+    path = settings.store.sqlite_path
+    if path is not None and not path.exists():
+        return None
+    if url.startswith("memory:"):
+        raise TemporarilyUnavailable("the store is in the daemon's memory, and no daemon runs; start it")
+    return open_store(url, SystemClock())
+
+
+def read_record(settings: Settings, name: str) -> Held | None:
+    """Read one token's record from the store, whether or not a daemon runs. Raises `StoreError`."""
+    import anyio
+
+    async def read() -> Held | None:
+        store = open_existing(settings)
+        if store is None:
+            return None
+        async with store:
+            return await store.load(key_of(settings, name))
+
+    return anyio.run(read)
+
+
+def read_input(path: str) -> tuple[bytes, str, float]:
+    """Read a file, or standard input for `-`: the bytes, its name, and when it was written (Unix time).
+
+    Raises `UsageError` for what is empty or far too large, and `OSError`.
+    """
+    import time
+
+    if path == "-":
+        data, where, written = sys.stdin.buffer.read(INPUT_LIMIT + 1), "standard input", time.time()
+    else:
+        with Path(path).open("rb") as file:
+            data, where, written = file.read(INPUT_LIMIT + 1), path, Path(path).stat().st_mtime
+    if len(data) > INPUT_LIMIT:
+        raise UsageError(f"{where} is larger than {INPUT_LIMIT >> 20} MiB; is it the right file?")
+    if not data.strip():
+        raise UsageError(f"{where} is empty")
+    return data, where, written
+
+
+def print_json(document: Any) -> None:
+    """Print a document for machines."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def on_terminal() -> bool:
+    """Tell whether a human looks at what is printed."""
+    return sys.stdout.isatty()
+
+
+def span(seconds: float) -> str:
+    """Write a duration in words: its two largest units."""
+    whole = int(abs(seconds))
+    sign = "-" if seconds < 0 and whole else ""
+    for size, unit, next_size, next_unit in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // next_size
+            return f"{sign}{whole // size}{unit}" + (f"{rest:02d}{next_unit}" if rest else "")
+    return f"{sign}{whole}s" if whole or not seconds else f"{seconds:.2g}s"
+
+
+def plain_table(rows: Iterable[Iterable[str]]) -> str:
+    """Align columns with spaces, for pipes and files."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def show_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print a table: drawn on a terminal, aligned with spaces elsewhere."""
+    if not on_terminal():
+        click.echo(plain_table([head, *rows]))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    Console().print(table)

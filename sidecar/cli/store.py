@@ -1,0 +1,244 @@
+"""`store`: for the rare moments in which a human has to look after records."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sidecar.cli import common
+from sidecar.cli.options import config_option, examples, json_option, name_argument
+from sidecar.errors import StoreError, TemporarilyUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sidecar.config import Settings
+    from sidecar.ports import Held, Store
+
+
+@click.group(
+    epilog=examples(
+        ("token-sidecar store list", "what is there"),
+        ("token-sidecar store rename gmail gmail-alice", "after renaming a token in the configuration"),
+        ("token-sidecar store rebind gmail", "after moving a grant to another client or endpoint"),
+    )
+)
+def store() -> None:
+    """Look after the records in the store.
+
+    A record is one token's durable state, kept under the key namespace/name. The daemon needs none of
+    these commands.
+    """
+
+
+@store.command("list")
+@config_option
+@json_option
+def list_records(config: Path, *, as_json: bool) -> None:
+    """List all records: key, lineage, generation, state."""
+    import anyio
+
+    settings = common.load(config)
+    rows = anyio.run(_list, settings)
+    if as_json:
+        common.print_json(rows)
+    elif not rows:
+        click.echo("the store holds no records")
+    else:
+        head = ["key", "lineage", "generation", "state", "access", "configured", "reason"]
+        common.show_table([one.upper() for one in head], [[_cell(row[one]) for one in head] for row in rows])
+
+
+@store.command(
+    epilog=examples(("token-sidecar store migrate", "before the first start, or after an upgrade"))
+)
+@config_option
+def migrate(config: Path) -> None:
+    """Create the store, or bring it up to date.
+
+    The daemon does the same when it starts; this is for those who want it done beforehand.
+    """
+    import anyio
+
+    settings = common.load(config)
+    kind, count = anyio.run(_migrate, settings)
+    click.echo(f"the {kind} store is up to date and holds {count} record{'' if count == 1 else 's'}")
+
+
+@store.command(epilog=examples(("token-sidecar store rename gmail gmail-alice", "within the namespace")))
+@click.argument("old")
+@click.argument("new")
+@config_option
+def rename(old: str, new: str, config: Path) -> None:
+    """Give a record another key, so that a renamed token keeps its grant.
+
+    Stop the daemon first: it would take the record for lost, and write it again. OLD and NEW are names
+    within the namespace, or whole keys with a slash.
+    """
+    import anyio
+
+    settings = common.load(config)
+    source, target = common.key_of(settings, old), common.key_of(settings, new)
+    if source == target:
+        raise UsageError(f"{source} is called that already")
+    anyio.run(_rename, settings, source, target)
+    click.echo(f"{source} is {target} now")
+
+
+@store.command(epilog=examples(("token-sidecar store rebind gmail --yes", "without being asked")))
+@name_argument
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@config_option
+def rebind(name: str, config: Path, *, yes: bool) -> None:
+    """Bind a refresh token to the client and endpoint that are configured now.
+
+    A refresh token is only ever sent to the endpoint, and with the client, that it was given for. Rebind
+    it if you know that the provider takes it from both: after the token endpoint moved, or the client got
+    another id.
+    """
+    import anyio
+
+    settings = common.load(config, token=name)
+    client_id, endpoint = _configured(settings, name)
+    held = common.read_record(settings, name)
+    if held is None:
+        raise UsageError(f"{name}: the store has no record of it")
+    bound, wanted = (held.record.client_id, held.record.endpoint), (client_id, endpoint)
+    click.echo(f"bound to:   client {bound[0]} at {bound[1]}")
+    click.echo(f"configured: client {wanted[0]} at {wanted[1]}")
+    if bound == wanted:
+        click.echo("nothing to do")
+        return
+    if not yes:
+        click.confirm(f"Send the refresh token of {name} to {endpoint} from now on?", abort=True, err=True)
+    anyio.run(_rebind, settings, common.key_of(settings, name), held, wanted)
+    click.echo(f"{name} is bound to client {client_id} at {endpoint} now")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+async def _list(settings: Settings) -> list[dict[str, Any]]:
+    opened = common.open_existing(settings)
+    if opened is None:
+        return []
+    async with opened as store:
+        return [await _row(settings, store, key) for key in await store.keys()]
+
+
+async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
+    import time
+
+    from sidecar.cli.stored import standing
+
+    namespace, _, name = key.partition("/")
+    row: dict[str, Any] = {
+        "key": key,
+        "lineage": None,
+        "generation": None,
+        "state": "unreadable",
+        "access": None,
+        "expires_at": None,
+        "refresh_expires_at": None,
+        "configured": namespace == settings.namespace and name in settings.tokens,
+        "reason": "",
+    }
+    try:
+        held = await store.load(key)
+    except StoreError as error:
+        return {**row, "reason": str(error)}
+    if held is None:
+        return {**row, "state": "gone"}
+    record, access = held.record, held.record.access
+    state, reason = standing(held, needs_refresh_token=record.refresh is not None)
+    left = access.seconds_left(time.time()) if access is not None else None
+    return {
+        **row,
+        "lineage": record.lineage[:12],
+        "generation": record.generation,
+        "state": state.value,
+        "access": None if left is None else "expired" if left <= 0 else "valid",
+        "expires_at": access.expires_at if access is not None else None,
+        "refresh_expires_at": record.refresh.expires_at if record.refresh is not None else None,
+        "reason": reason,
+    }
+
+
+async def _migrate(settings: Settings) -> tuple[str, int]:
+    from sidecar.clock import SystemClock
+    from sidecar.stores import open_store
+
+    async with open_store(str(settings.store.url), SystemClock()) as store:
+        return store.kind, len(await store.keys())
+
+
+@asynccontextmanager
+async def _alone(settings: Settings, key: str) -> AsyncIterator[tuple[Store, Held]]:
+    """Open the store while no daemon runs here, and none owes anything to this record."""
+    from sidecar.escrow import Escrow
+    from sidecar.state_dir import StateDir
+
+    opened = common.open_existing(settings)
+    if opened is None:
+        raise UsageError(f"there is no store yet, and so no record {key}")
+    with StateDir(settings.state_dir) as state:
+        escrow = Escrow(state.escrow)
+        escrow.prepare()
+        if any(entry.key == key for entry in escrow.entries()):
+            raise TemporarilyUnavailable(
+                f"{key}: an answer for it waits in {state.escrow}; let the daemon run until it is stored, "
+                "stop it, and "
+                "try again"
+            )
+        async with opened as store:
+            held = await store.load(key)
+            if held is None:
+                raise UsageError(f"there is no record {key}; `token-sidecar store list` shows those that are")
+            if held.record.attempt is not None and held.lease_left > 0:
+                raise TemporarilyUnavailable(
+                    f"{key}: another daemon is refreshing it; stop the daemons that share this store, and try "
+                    "again"
+                )
+            yield store, held
+
+
+async def _rename(settings: Settings, source: str, target: str) -> None:
+    from sidecar.errors import Conflict
+
+    async with _alone(settings, source) as (store, held):
+        if await store.load(target) is not None:
+            raise UsageError(f"there is a record {target} already; nothing is overwritten")
+        version = await store.write(target, held.record, expected=None)
+        try:
+            await store.delete(source, expected=held.version)
+        except Conflict:
+            # Somebody refreshed it meanwhile: the copy is the older one, and two records must
+            # not share a grant.
+            await store.delete(target, expected=version)
+            raise
+
+
+async def _rebind(settings: Settings, key: str, seen: Held, wanted: tuple[str, str]) -> None:
+    from sidecar.rotation import rebound
+
+    async with _alone(settings, key) as (store, held):
+        if (held.record.client_id, held.record.endpoint) != (seen.record.client_id, seen.record.endpoint):
+            raise TemporarilyUnavailable(f"{key} was changed meanwhile; look at it again")
+        client_id, endpoint = wanted
+        await store.write(
+            key, rebound(held.record, client_id=client_id, endpoint=endpoint), expected=held.version
+        )
+
+
+def _configured(settings: Settings, name: str) -> tuple[str, str]:
+    from sidecar.grants.client import ClientIdentity
+    from sidecar.grants.endpoint import origin
+
+    token, profile = settings.tokens[name], settings.profiles[name]
+    return ClientIdentity(token.client, profile).credentials().id, origin(profile.token_url)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from sidecar import cli
+from tests.cli.conftest import Place
+
+
+def test_a_valid_configuration_shows_its_timing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `check` prints of a token says when it is refreshed."""
+    assert cli.run(["check", "-c", str(place.config)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{place.config} is valid: 1 token\n")
+    assert "it is refreshed after 42m to 45m; readers find at least 10m left" in told
+
+
+def test_everything_wrong_is_told_in_one_run(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken seed, a wrong credentials.json, a wrong format and an unknown key come out together."""
+    place.token["seed"] = str(place.private("seed.json", '{"refresh_token": "sim-rt-0123456789abcdef"'))
+    place.token["outputs"][0] |= {"format": "json", "fields": {"acess_token": "t"}}
+    place.token["refresh_att"] = 0.5
+    other = place.private("credentials.json", '{"installed": {}}')
+    place.document["tokens"]["other"] = {"provider": "google", "client": {"file": str(other)}}
+    place.write()
+
+    assert cli.run(["check", "-c", str(place.config)]) == 2
+    told = capsys.readouterr().err
+    for expected in ("refresh_att", "not valid JSON", "has neither", "did you mean `access_token`"):
+        assert sum(expected in line for line in told.splitlines()) == 1, told
+    assert all(line.startswith(f"{place.config}:") for line in told.splitlines())
+    assert "sim-rt-" not in told
+
+
+def test_a_seed_without_a_refresh_token(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed file that holds something else is told from a good one before the daemon starts."""
+    place.token["seed"] = str(place.private("seed.json", '{"access_token": "sim-at-0123456789abcdef"}'))
+    place.write()
+
+    assert cli.run(["check", "-c", str(place.config)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "tokens.gmail.seed" in line
+    assert "no refresh token in it" in line
+
+
+def test_one_refresh_token_in_two_seeds(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two seed files with the same refresh token are two tokens on one grant."""
+    place.token["seed"] = str(place.private("one.json", '{"refresh_token": "sim-rt-0123456789abcdef"}'))
+    place.document["tokens"]["other"] = {
+        **place.token,
+        "seed": str(place.private("two", "sim-rt-0123456789abcdef")),
+        "outputs": [{"file": str(place.output.with_name("other.json"))}],
+    }
+    place.write()
+
+    assert cli.run(["check", "-c", str(place.config)]) == 2
+    assert "that the seed of `gmail` holds" in capsys.readouterr().err
+
+
+def test_no_disk_reads_no_other_file(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --no-disk a configuration is judged where its files aren't."""
+    place.token["client"]["secret_file"] = "/nowhere/secret"
+    place.write()
+
+    assert cli.run(["check", "-c", str(place.config), "--no-disk"]) == 0
+    assert cli.run(["check", "-c", str(place.config)]) == 2
+    capsys.readouterr()
+
+
+def test_json_for_machines(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same comes as one JSON document, whether or not it is valid."""
+    assert cli.run(["check", "-c", str(place.config), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["problems"]) == (True, [])
+    assert found["tokens"]["gmail"]["timing"]["refresh_after"] == [2520.0, 2700.0]
+
+    place.document["tokenz"] = {}
+    place.write()
+    assert cli.run(["check", "-c", str(place.config), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], len(found["problems"])) == (False, 1)
+
+
+def test_the_schema_fits_the_configuration(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """--schema prints a JSON Schema that the configuration fulfils."""
+    assert cli.run(["check", "--schema"]) == 0
+    jsonschema.validate(place.document, json.loads(capsys.readouterr().out))
+
+
+def test_timing_that_cannot_hold_is_a_warning(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a lease holder's death would break is told beforehand."""
+    place.token.update(min_validity="29m", lease="5m")
+    place.write()
+
+    assert cli.run(["check", "-c", str(place.config)]) == 0
+    assert "readers may see less than min_validity if a lease holder dies" in capsys.readouterr().out

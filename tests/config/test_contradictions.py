@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from textwrap import indent
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.config.conftest import Place
+
+TOKEN_URL = "https://sso.example/token"
+
+
+def google(keys: str) -> str:
+    """Return a token of Google's, with these keys beside its client; they begin in line 5, column 5."""
+    return "tokens:\n  a:\n    provider: google\n    client: {file: c.json}\n" + indent(keys, "    ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("scopes: [x, y, x]", "5:20: tokens.a.scopes[2]: is the same scope as scopes[0]; remove one"),
+        ("scopes: [x y]", "5:14: tokens.a.scopes[0]: is no single scope; write one scope per list item"),
+        (
+            "outputs: [{file: o, adopt: true}]",
+            "5:32: tokens.a.outputs[0].adopt: needs `include_refresh_token: true`",
+        ),
+        (
+            "outputs: [{file: o, format: raw, include_refresh_token: true}]",
+            "5:61: tokens.a.outputs[0].include_refresh_token: can't be: the format raw holds the access",
+        ),
+        (
+            "outputs: [{file: o, format: raw, fields: {}}]",
+            "5:46: tokens.a.outputs[0].fields: is for `format: json` only, not for raw; remove it",
+        ),
+        ("outputs: [{file: o, owner: -1}]", "5:32: tokens.a.outputs[0].owner: is no numeric id"),
+        ("outputs: [{file: o, group: '99999999999'}]", "5:32: tokens.a.outputs[0].group: is no numeric id"),
+        (
+            "outputs: [{file: o}, {file: ./x/../o}]",
+            "5:33: tokens.a.outputs[1].file: o is also tokens.a.outputs[0]; ",
+        ),
+        (
+            "outputs: [{file: c.json}]",
+            "5:22: tokens.a.outputs[0].file: c.json is also tokens.a.client.file; ",
+        ),
+        (
+            "outputs: [{file: config.yaml}]",
+            "5:22: tokens.a.outputs[0].file: config.yaml is also this configuration",
+        ),
+        ("seed: s\noutputs: [{file: s}]", "6:22: tokens.a.outputs[0].file: s is also tokens.a.seed; "),
+        ("outputs: [{file: state/o}]", "5:22: tokens.a.outputs[0].file: is inside state_dir ("),
+        (
+            "outputs: [{file: state/store.db}]",
+            "5:22: tokens.a.outputs[0].file: state/store.db is also the store; ",
+        ),
+        ("lease: 0s", "5:12: tokens.a.lease: is 0; it must be longer"),
+        (
+            "lease: 9s\nrequest_timeout: 9s",
+            "6:22: tokens.a.request_timeout: must be shorter than `lease` (9s)",
+        ),
+        (
+            "min_interval: 2h",
+            "5:19: tokens.a.min_interval: must be shorter than the 3600s that tokens live here",
+        ),
+        (
+            "grant: client_credentials\nseed: s",
+            "6:11: tokens.a.seed: has no use: the grant client_credentials needs",
+        ),
+        (
+            "grant: client_credentials\noutputs: [{file: o, include_refresh_token: true}]",
+            "6:48: tokens.a.outputs[0].include_refresh_token: can't be: the grant client_credentials",
+        ),
+    ],
+)
+def test_keys_of_a_token_that_contradict_each_other(place: Place, keys: str, problem: str) -> None:
+    """Each contradiction is one line, at the key that has to change."""
+    problems = place.problems(google(keys))
+    assert len(problems) == 1
+    assert problems[0].startswith(f"config.yaml:{problem}")
+
+
+@pytest.mark.parametrize(
+    ("client", "problem"),
+    [
+        (
+            "{file: c, id: x}",
+            "tokens.a.client.id: contradicts `file`, which says the same; keep one of the two",
+        ),
+        ("{file: c, id_file: x}", "tokens.a.client.id_file: contradicts `file`"),
+        ("{file: c, secret_file: x}", "tokens.a.client.secret_file: contradicts `file`"),
+        ("{file: c, secret: sim-cs-0123456789abcdef}", "tokens.a.client.secret: contradicts `file`"),
+        ("{id: x, id_file: y, secret_file: z}", "tokens.a.client.id_file: contradicts `id`"),
+        ("{id: x, secret: y, secret_file: z}", "tokens.a.client.secret_file: contradicts `secret`"),
+        (
+            "{id: x, secret: y, auth_method: none}",
+            "tokens.a.client.secret: is given, but `auth_method: none` sends",
+        ),
+        (
+            "{secret_file: y}",
+            "tokens.a.client: has no client id; add `file` (Google's credentials.json), `id` or `id_f",
+        ),
+    ],
+)
+def test_keys_of_a_client_that_contradict_each_other(place: Place, client: str, problem: str) -> None:
+    """A client is described once, and whole."""
+    problems = place.problems(f"tokens: {{a: {{provider: google, client: {client}}}}}")
+    assert len(problems) == 1
+    assert problems[0].split(": ", 1)[1].startswith(problem)
+
+
+def test_a_token_needs_a_provider_and_a_client(place: Place) -> None:
+    """What a token can't do without is asked for at the token."""
+    problems = place.problems("tokens:\n  a:\n")
+    assert [line.partition(";")[0] for line in problems] == [
+        "config.yaml:2:3: tokens.a.client: has no client id",
+        "config.yaml:2:3: tokens.a.provider: is missing",
+    ]
+
+
+def test_a_public_client_cannot_use_client_credentials(place: Place) -> None:
+    """The grant consists of the client's secret."""
+    text = google("grant: client_credentials").replace("{file: c.json}", "{id: x, auth_method: none}")
+    assert "needs a client that has a secret" in place.problems(text)[0]
+
+
+def test_a_secret_that_is_missing_is_a_warning(place: Place) -> None:
+    """A client without a secret may be public, but then it should say so."""
+    warnings = place.warnings("tokens: {a: {provider: google, client: {id: x}, outputs: [{file: o}]}}")
+    assert warnings == [
+        (
+            "config.yaml:1:40: tokens.a.client: has no secret for client_secret_post; "
+            "add `secret_file`, or `auth_method: none` if public"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        (
+            "outputs: []",
+            "tokens.a.outputs: there are none, so only `token-sidecar token` hands this token out",
+        ),
+        ("outputs: [{file: o}]\nmin_validity: 31m", "tokens.a.min_validity: is more than half of the 3600s"),
+        (
+            "outputs: [{file: o}]\nlease: 30m",
+            "tokens.a.lease: is half of the 3600s that tokens live here, or more",
+        ),
+        (
+            "outputs: [{file: o}]\non_dead: report\ndead_grace: 1m",
+            "tokens.a.dead_grace: has no effect with `on_dead:",
+        ),
+    ],
+)
+def test_what_is_odd_but_possible_is_a_warning(place: Place, keys: str, warning: str) -> None:
+    """The daemon runs with it, and says so."""
+    warnings = place.warnings(google(keys))
+    assert len(warnings) == 1
+    assert warnings[0].split(": ", 1)[1].startswith(warning)
+
+
+def test_a_lease_longer_than_half_the_grace_is_a_warning(place: Place) -> None:
+    """Whoever takes over from a dead holder has to be in time for the provider's grace."""
+    text = google("lease: 20s\noutputs: [{file: o}]").replace("google", "{extends: google, grace: 30s}")
+    assert "is more than half of the provider's grace (30s)" in place.warnings(text)[0]
+
+
+def test_two_tokens_may_share_neither_output_nor_seed(place: Place) -> None:
+    """One file has one writer, one grant has one token, also by way of a link."""
+    (place.directory / "link").symlink_to(place.directory / "out")
+    text = """\
+        defaults: {provider: google, client: {file: c.json}}
+        tokens:
+          a: {seed: s, outputs: [{file: out/t}]}
+          b: {seed: ./s, outputs: [{file: link/t}]}
+        """
+    assert place.problems(text) == [
+        (
+            "config.yaml:4:13: tokens.b.seed: is the seed of `a` too; "
+            "two tokens can't share a grant: give each its own"
+        ),
+        (
+            "config.yaml:4:35: tokens.b.outputs[0].file: out/t is also tokens.a.outputs[0]; "
+            "write the token to a file of its own"
+        ),
+    ]
+
+
+def test_a_mistake_in_defaults_is_said_once_and_there(place: Place) -> None:
+    """Ten tokens that take over one mistake don't make ten mistakes."""
+    text = "defaults: {provider: gogle, client: {file: c.json}, outputs: []}\ntokens: {a: , b: , c: {}}"
+    assert place.problems(text) == [
+        "config.yaml:1:22: defaults.provider: there is no provider profile of this name; did you mean google?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        ("gogle", "provider: there is no provider profile of this name; did you mean google?"),
+        ("zzz", "provider: there is no provider profile of this name; there are: generic, google"),
+        (
+            "generic",
+            "provider.token_url: is missing; this profile doesn't know its token endpoint, so name it",
+        ),
+        ("{extends: zzz}", "provider.extends: only a built-in profile can be extended: there is no"),
+        ("{token_url: sso.example}", "provider.token_url: is no URL; write it like https://host/path"),
+        ("{token_url: 'https://[::1'}", "provider.token_url: is no URL"),
+        ("{token_url: 'https://h:x/'}", "provider.token_url: is no URL"),
+        ("{token_url: 'ftp://h/'}", "provider.token_url: is no URL"),
+        (
+            "{token_url: 'https://me:sim-cs-0123456789abcdef@h/'}",
+            "provider.token_url: must hold no user name, passw",
+        ),
+        ("{token_url: 'https://h/#x'}", "provider.token_url: must hold no user name, password or #fragment"),
+        (
+            "{token_url: 'http://h/t'}",
+            "provider.token_url: would send secrets to h in clear; write https, or accept",
+        ),
+        ("{extends: google, revocation_url: x}", "provider.revocation_url: is no URL"),
+        (
+            "{extends: google, errors: [{outcome: dead, description: '('}]}",
+            "provider.errors[0].description: is no reg",
+        ),
+    ],
+)
+def test_a_provider_must_be_known_and_its_endpoints_safe(place: Place, provider: str, problem: str) -> None:
+    """What can't be called, or not without giving secrets away, is refused."""
+    text = f"allow_volatile_store: true\ntokens: {{a: {{provider: {provider}, client: {{id: x}}}}}}"
+    problems = place.problems(text)
+    assert len(problems) == 1
+    assert problems[0].split(": ", 1)[1].startswith(f"tokens.a.{problem}")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]:8080"])
+def test_plain_http_is_for_loopback(place: Place, host: str) -> None:
+    """A simulator on this machine needs no certificate."""
+    place.load(f"tokens: {{a: {{provider: {{token_url: 'http://{host}/t'}}, client: {{id: x}}}}}}")
+
+
+def test_plain_http_can_be_accepted(place: Place) -> None:
+    """Whoever asks for it in so many words gets it."""
+    text = "tokens: {a: {provider: {token_url: 'http://sso.example/t'}, client: {id: x}}}"
+    place.load(f"allow_insecure_http: true\n{text}")
+
+
+@pytest.mark.parametrize(
+    ("rotation", "words"), [("always", "rotates"), ("sometimes", "rotates"), ("unknown", "may rotate")]
+)
+def test_a_rotating_refresh_token_stays_inside(place: Place, rotation: str, words: str) -> None:
+    """A refresh token that is used outside the daemon would kill the grant."""
+    provider = f"{{token_url: '{TOKEN_URL}', rotation: {rotation}}}"
+    text = google("outputs: [{file: o, include_refresh_token: true}]").replace("google", provider)
+    assert f"is refused: this provider {words} refresh tokens" in place.problems(text)[0]
+
+
+def test_rotating_refresh_tokens_need_a_durable_store(place: Place) -> None:
+    """Memory loses the only copy of a rotated refresh token, unless that was accepted."""
+    text = f"store: 'memory:'\ntokens: {{a: {{provider: {{token_url: '{TOKEN_URL}'}}, client: {{id: x}}}}}}"
+    problems = place.problems(text)
+    assert len(problems) == 1
+    assert problems[0].startswith(
+        "config.yaml:1:8: store: is in memory, and lost with the pod or at reboot; "
+    )
+    assert "the refresh tokens of a, which may rotate" in problems[0]
+    place.load(f"allow_volatile_store: true\n{text}")
+    place.load("store: 'memory:'\n" + google(""))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("server: {host: 'a b'}", "server.host: is no host name or address; write it like 127.0.0.1 or ::"),
+        ("server: {host: 'localhost:80'}", "server.host: holds a port; write it under `port`"),
+        ("control: {group: -1}", "control.group: is no numeric id"),
+        ("store: {url: 'memory:', url_file: x}", "store: has both `url` and `url_file`; keep one"),
+        (
+            "store: file.db",
+            "store: is no store's URL; write sqlite:///absolute/path, sqlite:path or memory:",
+        ),
+        ("store: 'sqlite://host/x'", "store: is no store's URL"),
+        ("store: 'sqlite:'", "store: is no store's URL"),
+        (
+            "store: 'postgresql://me:sim-cs-0123456789abcdef@db/x'",
+            "store: this version has no postgresql store; ",
+        ),
+    ],
+)
+def test_the_rest_of_the_file(place: Place, text: str, problem: str) -> None:
+    """What stands outside of tokens is checked as well."""
+    problems = place.problems(f"{text}\n{google('')}")
+    assert len(problems) == 1
+    assert problems[0].split(": ", 1)[1].startswith(problem)
+    assert "sim-cs-" not in problems[0]

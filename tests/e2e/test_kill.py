@@ -1,0 +1,352 @@
+"""A daemon that is killed at any moment uses no refresh token twice and throws no fresh token away."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sidecar.escrow import Stage
+from sidecar.server.client import NotRunning
+from sidecar.testing import Fate, faults
+from tests.e2e.conftest import EAGER, wait_until
+
+if TYPE_CHECKING:
+    from sidecar.testing import Simulator
+    from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
+
+GRACE = {"in_doubt": "replay_window", "grace": "60s"}
+"""A provider that answers a replaced refresh token for a minute again."""
+
+UNCOMMITTED = ("after-escrow", "before-settle", "after-commit", "before-release")
+COMMITTED = ("after-release", "after-settle", "before-publish", "before-index", "before-rename", "after-rename")
+
+
+def die(daemon: Daemon, point: str) -> Remains:
+    """Run until it kills itself at a point of its second refresh, which is asked for because none is due."""
+    daemon.start(point, "kill")
+    with suppress(NotRunning):
+        daemon.control.refresh("gmail")
+    assert daemon.wait() == -signal.SIGKILL, daemon.text()
+    return daemon.remains()
+
+
+def calls(simulator: Simulator) -> int:
+    """Count the requests so far."""
+    return len(simulator.provider.report().requests)
+
+
+# One point after the other
+
+
+@pytest.mark.parametrize("point", ["before-lease", "after-lease", "before-arm", "after-arm", "before-sent"])
+def test_death_before_sending_leaves_no_trace(daemon: Daemon, simulator: Simulator, point: str) -> None:
+    """Until the first byte may leave, nothing is in doubt, and the token that is fresh is kept without a call."""
+    daemon.add(simulator)
+    left = die(daemon, point)
+    held = left.records["gmail"]
+    assert [entry.stage for entry in left.entries.values()] in ([], [Stage.ARMED])
+    assert calls(simulator) == 1
+    daemon.output().unlink()
+
+    daemon.start(probe="/readyz")
+
+    assert held.access is not None
+    assert daemon.published() == held.access.value
+    state = daemon.status()
+    assert (state["grant_state"], state["generation"], state["in_doubt_since"]) == ("ok", 1, None)
+    assert daemon.control.refresh("gmail").refreshed
+    assert daemon.stop() == 0
+    assert calls(simulator) == 2
+    assert simulator.provider.reused() == []
+    assert daemon.remains().entries == {}
+
+
+@pytest.mark.parametrize("point", UNCOMMITTED)
+def test_death_after_escrow_keeps_the_pair(daemon: Daemon, simulator: Simulator, point: str) -> None:
+    """Once the answer is in escrow, the next process commits and publishes it without another call."""
+    daemon.add(simulator)
+    left = die(daemon, point)
+    assert left.entries["gmail"].stage is Stage.ANSWERED
+    assert calls(simulator) == 2
+
+    daemon.start()
+
+    daemon.wait_until(lambda: daemon.stored().generation == 2, "it is committed")
+    record = daemon.stored()
+    assert record.access is not None
+    daemon.wait_until(lambda: daemon.published() == record.access.value, "it is published")
+    assert simulator.provider.is_live(record.access.value)
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == "ok", "it is well")
+    assert daemon.control.refresh("gmail").refreshed
+    assert daemon.stop() == 0
+    assert calls(simulator) == 3
+    assert simulator.provider.reused() == []
+    assert daemon.remains().entries == {}
+
+
+@pytest.mark.parametrize("point", COMMITTED)
+def test_death_after_the_commit_delays_only_the_publication(
+    daemon: Daemon, simulator: Simulator, point: str
+) -> None:
+    """What the store has is published by the next process without a call, over whatever the dead one left."""
+    daemon.add(simulator)
+    left = die(daemon, point)
+    record = left.records["gmail"]
+    assert (record.generation, left.entries) == (2, {})
+
+    daemon.start()
+
+    assert record.access is not None
+    daemon.wait_until(lambda: daemon.published() == record.access.value, "the new token is published")
+    assert calls(simulator) == 2
+    assert daemon.control.refresh("gmail").refreshed
+    assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
+
+
+IN_DOUBT = ("after-sent", "before-read", "after-read", "before-escrow", "inside-escrow")
+
+
+@pytest.mark.parametrize("point", IN_DOUBT)
+def test_death_between_sending_and_escrow_is_replayed_within_the_grace_window(
+    daemon: Daemon, make_simulator: MakeSimulator, point: str
+) -> None:
+    """The one moment that no client can close shows as in doubt, and is healed where the provider allows it."""
+    simulator = make_simulator(grace=60)
+    daemon.add(simulator, profile=GRACE)
+    left = die(daemon, point)
+    assert left.entries["gmail"].stage is Stage.SENT
+    wait_until(lambda: simulator.provider.report().in_flight == 0, what="the lost request is processed")
+
+    daemon.start()
+
+    assert daemon.lines(event="starting", token="gmail")[0]["grant"] == "in_doubt"
+    daemon.wait_until(lambda: daemon.status()["generation"] == 2, "it is sent again")
+    state = daemon.status()
+    assert (state["grant_state"], state["in_doubt_since"]) == ("ok", None)
+    assert simulator.provider.is_live(daemon.published())
+    assert daemon.stop() == 0
+    assert calls(simulator) == (2 if point == "after-sent" else 3)
+    assert [family.killed for family in simulator.provider.report().families] == [None]
+
+
+@pytest.mark.parametrize("point", ["after-sent", "before-escrow"])
+def test_death_between_sending_and_escrow_is_not_replayed_while_the_access_token_lives(
+    daemon: Daemon, make_simulator: MakeSimulator, point: str
+) -> None:
+    """Without a grace window the living access token is served to its end; only then is the guess dared."""
+    simulator = make_simulator(access_ttl=6)
+    daemon.add(simulator, lease="600ms")
+    left = die(daemon, point)
+    held = left.records["gmail"]
+    assert held.access is not None
+    wait_until(lambda: simulator.provider.report().in_flight == 0, what="the lost request is processed")
+    before = calls(simulator)
+
+    daemon.start()
+
+    state = daemon.status()
+    assert state["grant_state"] == "in_doubt"
+    assert state["in_doubt_since"] == pytest.approx(left.entries["gmail"].attempt.started_at)
+    assert daemon.published() == held.access.value
+    daemon.wait_until(lambda: calls(simulator) > before, "the access token is about to expire")
+    sent_again = simulator.provider.report().requests[-1].at
+    assert held.access.expires_at is not None
+    assert held.access.expires_at - 0.6 < sent_again
+    if point == "after-sent":
+        # It had not left after all: nothing was lost.
+        daemon.wait_until(lambda: daemon.status()["generation"] == 2, "it is refreshed")
+        assert simulator.provider.reused() == []
+    else:
+        daemon.wait_until(lambda: daemon.status()["grant_state"] == "dead", "the verdict")
+        assert "seed gmail" in daemon.status()["remedy"]
+
+
+@pytest.mark.parametrize("point", ["before-lease", "after-arm", "after-escrow", "after-commit", "after-release"])
+def test_death_at_the_first_use_of_a_seed(daemon: Daemon, simulator: Simulator, point: str) -> None:
+    """A seed is sent once, whatever the first process had time for."""
+    seed = daemon.add(simulator)
+    daemon.launch(point, "kill-first")
+    assert daemon.wait() == -signal.SIGKILL, daemon.text()
+
+    daemon.start()
+
+    state = daemon.status()
+    assert (state["grant_state"], state["generation"]) == ("ok", 1)
+    assert simulator.provider.is_live(daemon.published())
+    assert daemon.stop() == 0
+    assert (simulator.provider.uses(seed), calls(simulator)) == (1, 1)
+
+
+# At random
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("seed", [20261120])
+def test_kills_at_random_moments(make_daemon: MakeDaemon, make_simulator: MakeSimulator, seed: int) -> None:
+    """Whenever it is killed, nothing is used twice but what was being sent, and nothing gained is lost."""
+    storm(make_daemon(), make_simulator(grace=120), random.Random(seed), rounds=16, tokens=6)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_kills_at_random_moments_for_long(make_daemon: MakeDaemon, make_simulator: MakeSimulator) -> None:
+    """The same for as long as the soak run says, with moments that nobody chose."""
+    end = time.monotonic() + 60 * float(os.environ.get("TOKEN_SIDECAR_SOAK_MINUTES", "1"))
+    while time.monotonic() < end:
+        storm(make_daemon(), make_simulator(grace=120), random.Random(), rounds=20, tokens=8)
+
+
+def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: int, tokens: int) -> None:
+    """Kill and start again; judge what each death left, and in the end what the provider saw."""
+    provider = simulator.provider
+    names = [f"t{number}" for number in range(tokens)]
+    for name in names:
+        daemon.add(
+            simulator,
+            name,
+            profile={"in_doubt": "replay_window", "grace": "2m"},
+            refresh_at=0.0001,
+            # Out of step with each other, so that one kill finds them at different points.
+            min_interval=f"{rng.uniform(1, 2):.3f}s",
+            lease="3s",
+        )
+    # Calls that take their time, so that many kills meet one.
+    provider.add_fault(
+        *(faults.latency(before=rng.uniform(0, 0.2), after=rng.uniform(0, 0.2)) for _ in range(2000))
+    )
+    gained = dict.fromkeys(names, 0)
+    doubted: set[str] = set()
+    stages = dict.fromkeys(Stage, 0)
+    daemon.start()
+    for _ in range(rounds):
+        # It is the moment that is random here: nothing is waited for.
+        time.sleep(rng.uniform(0, 1.5))
+        daemon.kill()
+        left = daemon.remains()
+        for name in names:
+            record, entry = left.records[name], left.entries.get(name)
+            generation = record.generation
+            assert generation >= gained[name], f"{name} lost a generation that it had"
+            assert provider.is_live(daemon.published(name)), f"{name}: what readers have is no living token"
+            if entry is not None:
+                stages[entry.stage] += 1
+                if entry.stage is Stage.SENT:
+                    doubted.add(entry.attempt.fingerprint)
+                if entry.stage is Stage.ANSWERED:
+                    generation = entry.base.generation + 1
+            gained[name] = generation
+        daemon.launch()
+        daemon.wait_until(lambda: len(daemon.lines(event="starting")) == tokens, "it has read its escrow")
+        for line in daemon.lines(event="starting"):
+            entry = left.entries.get(line["token"])
+            assert (line["grant"] == "in_doubt") >= (entry is not None and entry.stage is Stage.SENT)
+
+    # Each comes out of it, with the very family that it began with.
+    daemon.wait_until(
+        lambda: all(
+            state["generation"] > gained[name] and state["grant_state"] in {"ok", "in_doubt"}
+            for name in names
+            for state in [daemon.status(name)]
+        ),
+        "all are refreshed again",
+        patience=60,
+    )
+    assert daemon.stop() == 0
+    report = provider.report()
+    assert set(report.replayed) <= doubted, "a refresh token was used twice without a doubt"
+    assert [family.killed for family in report.families] == [None] * tokens
+    lost = [request.fingerprint for request in report.requests if request.fate is Fate.CUT]
+    print(f"{len(report.requests)} calls, {len(lost)} lost; stages at death: {stages}; replayed: {report.replayed}")
+
+
+# Ends that are asked for
+
+
+def test_stops_within_a_second_when_idle(daemon: Daemon, simulator: Simulator) -> None:
+    """SIGTERM ends an idle daemon at once, with exit code 0; the machine may be busy once or twice."""
+    daemon.add(simulator)
+    took = []
+    for _ in range(3):
+        daemon.start()
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        took.append(time.monotonic() - began)
+    assert min(took) < 1.0
+    assert calls(simulator) == 1
+
+
+def test_sees_an_answer_home_before_it_stops(daemon: Daemon, simulator: Simulator) -> None:
+    """SIGTERM during a POST: the answer is caught, committed and published before the exit, and probes are answered."""
+    daemon.add(simulator, **EAGER)
+    simulator.provider.add_fault(faults.latency(before=0.5, after=0.5, skip=1))
+    daemon.start()
+    assert simulator.provider.wait_until(lambda: simulator.provider.report().in_flight == 1)
+
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_until(lambda: "stopping on SIGTERM" in daemon.text(), "the signal has arrived")
+    alive = daemon.get("/livez").status
+    code = daemon.wait()
+
+    assert (code, alive) == (0, 200)
+    record = daemon.stored()
+    assert (record.generation, record.attempt) == (2, None)
+    assert record.access is not None
+    assert daemon.published() == record.access.value
+    assert simulator.provider.is_live(record.access.value)
+    assert calls(simulator) == 2
+    assert daemon.remains().entries == {}
+
+
+def test_stays_until_the_store_has_the_pair(daemon: Daemon, simulator: Simulator) -> None:
+    """SIGTERM while the store is gone: the pair is published, kept, and committed when the store is back."""
+    daemon.add(simulator, **EAGER)
+    simulator.provider.add_fault(faults.latency(before=0.5, skip=1))
+    daemon.start()
+    first = daemon.published()
+    assert simulator.provider.wait_until(lambda: simulator.provider.report().in_flight == 1)
+    aside = daemon.store.with_suffix(".aside")
+    daemon.store.rename(aside)
+
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_until(lambda: daemon.published() != first, "the new token is published")
+    state = daemon.status()
+    assert (state["grant_state"], state["unpersisted"]) == ("unpersisted", True)
+    assert daemon.metric("unpersisted_rotations") == 1
+    aside.rename(daemon.store)
+
+    assert daemon.wait() == 0
+    record = daemon.stored()
+    assert record.generation == 2
+    assert record.access is not None
+    assert daemon.published() == record.access.value
+    assert daemon.remains().entries == {}
+
+
+def test_a_kill_while_the_store_is_gone_loses_nothing(daemon: Daemon, simulator: Simulator) -> None:
+    """A pair that only escrow has outlives the process: the next one commits it."""
+    daemon.add(simulator, **EAGER)
+    simulator.provider.add_fault(faults.latency(before=0.5, skip=1))
+    daemon.start()
+    assert simulator.provider.wait_until(lambda: simulator.provider.report().in_flight == 1)
+    aside = daemon.store.with_suffix(".aside")
+    daemon.store.rename(aside)
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == "unpersisted", "the commit fails")
+    newest = daemon.published()
+    generation = daemon.status()["generation"]
+    daemon.kill()
+    aside.rename(daemon.store)
+    daemon.change(**dict.fromkeys(EAGER))
+
+    daemon.start()
+
+    assert daemon.published() == newest
+    assert daemon.stored().generation == generation
+    assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
