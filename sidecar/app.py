@@ -48,6 +48,8 @@ from sidecar.watch import Watcher
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from anyio.abc import TaskStatus
+
     from sidecar.clock import Clock
     from sidecar.config import Loaded
     from sidecar.ports import Observer, Store
@@ -150,13 +152,14 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
         server = partial(HttpServer, pulse=house.pulse, heartbeats=house.heartbeats)
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
+            # First: who is answered by a probe may already send a signal.
+            await tasks.start(_signals, house.engine, renewing, name="signals")
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
                 server(control_app(house.engine), control, worker="control").run, name="control"
             )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, name="reload")
-            tasks.start_soon(_signals, house.engine, renewing, name="signals")
             count = len(settings.tokens)
             _log.info(
                 f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}",
@@ -178,7 +181,7 @@ async def run_once(
         await house.engine.start()
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_signals, house.engine, renewing, name="signals")
+            await tasks.start(_signals, house.engine, renewing, name="signals")
             tasks.start_soon(house.renew, renewing, name="renew")
             try:
                 with anyio.fail_after(wait):
@@ -243,8 +246,14 @@ async def _reload(engine: Engine, watcher: Watcher) -> None:
         watcher.watch(engine.interests())
 
 
-async def _signals(engine: Engine, renewing: anyio.CancelScope) -> None:
+async def _signals(
+    engine: Engine,
+    renewing: anyio.CancelScope,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
         async for signum in signals:
             if signum is signal.SIGHUP:
                 engine.want_reload()

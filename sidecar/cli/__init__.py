@@ -8,6 +8,7 @@ unavailable.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +31,7 @@ COMMANDS = {
     "providers": "Show what is known of OAuth2 providers.",
     "store": "Look after the records in the store.",
     "completion": "Print a shell's completion script.",
-    "demo": "See it work, against a simulated provider.",
+    "demo": "See the daemon keep a token alive, against a simulated provider.",
 }
 """Name → summary. The command itself is in the module of its name, as the attribute of its name."""
 
@@ -55,7 +56,7 @@ root = LazyGroup(
 click.version_option(package_name=PROGRAM, prog_name=PROGRAM, message="%(prog)s %(version)s")(root)
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; every expected failure is a line on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = _run(given)
@@ -105,7 +106,7 @@ def _report(error: BaseException) -> int:
         case SidecarError():
             return _complain(str(error), error.exit_code)
         case OSError(strerror=str(reason)):
-            return _complain(f"{error.filename}: {reason}" if error.filename else reason, 1)
+            return _complain(_masked(f"{error.filename}: {reason}") if error.filename else reason, 1)
         case _:
             return _complain(str(error) or type(error).__name__, 1)
 
@@ -113,13 +114,20 @@ def _report(error: BaseException) -> int:
 def _report_usage(error: click.ClickException) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f" Try `{context.command_path} --help`." if context is not None else ""
-    return _complain(f"{error.format_message().rstrip('.')}.{hint}", error.exit_code)
+    return _complain(f"{_masked(error.format_message()).rstrip('.')}.{hint}", error.exit_code)
 
 
 def _complain(message: str, code: int) -> int:
     for line in message.splitlines():
         click.echo(f"{PROGRAM}: {_one_line(line)}", err=True)
     return code
+
+
+def _masked(text: str) -> str:
+    """Hide what looks like a token that was given where no secret belongs, and is quoted back."""
+    from sidecar.config.report import looks_secret
+
+    return re.sub(r"[A-Za-z0-9._~+/=-]{20,}", lambda word: "…" if looks_secret(word[0]) else word[0], text)
 
 
 def _one_line(text: str) -> str:

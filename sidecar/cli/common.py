@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,13 +103,27 @@ def read_input(path: str) -> tuple[bytes, str, float]:
     if path == "-":
         data, where, written = sys.stdin.buffer.read(INPUT_LIMIT + 1), "standard input", time.time()
     else:
-        with Path(path).open("rb") as file:
-            data, where, written = file.read(INPUT_LIMIT + 1), path, Path(path).stat().st_mtime
+        data, where, written = _read_file(Path(path))
     if len(data) > INPUT_LIMIT:
         raise UsageError(f"{where} is larger than {INPUT_LIMIT >> 20} MiB; is it the right file?")
     if not data.strip():
         raise UsageError(f"{where} is empty")
     return data, where, written
+
+
+def _read_file(path: Path) -> tuple[bytes, str, float]:
+    try:
+        with path.open("rb") as file:
+            return file.read(INPUT_LIMIT + 1), str(path), os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        from sidecar.config.report import looks_secret
+
+        if looks_secret(str(path)):
+            raise UsageError(
+                "a file is wanted where this looks like a token itself; give the file that holds it, or - and the "
+                "token on standard input: arguments can be seen by every user of this machine"
+            ) from None
+        raise
 
 
 def print_json(document: Any) -> None:
@@ -154,7 +169,9 @@ def show_table(head: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in head:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     Console().print(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import click
 import msgspec
 
 from sidecar import app
@@ -100,6 +101,10 @@ async def _refresh(loaded: Loaded, refused: str, known: Record | None) -> Refres
                 await turned.wait()
                 [renewer] = house.engine
                 reply = await _outcome(house, renewer, refused, known)
+                if renewer.unpersisted:
+                    click.echo(
+                        "the store does not take the new refresh token yet; trying until it does", err=True
+                    )
             finally:
                 renewing.cancel()
         return reply

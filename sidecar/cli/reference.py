@@ -36,7 +36,7 @@ Errors are one line each on standard error. Exit codes:
 
 def generate() -> str:
     """Write the page, as Markdown."""
-    context = click.Context(cli.root, info_name=PROGRAM)
+    context = click.Context(cli.root, info_name=PROGRAM, **cli.root.context_settings)
     return "\n".join([_INTRODUCTION, *_sections(cli.root, context)])
 
 

@@ -202,8 +202,7 @@ async def _alone(settings: Settings, key: str) -> AsyncIterator[tuple[Store, Hel
                 raise UsageError(f"there is no record {key}; `token-sidecar store list` shows those that are")
             if held.record.attempt is not None and held.lease_left > 0:
                 raise TemporarilyUnavailable(
-                    f"{key}: another daemon is refreshing it; stop the daemons that share this store, and try "
-                    "again"
+                    f"{key}: a daemon is refreshing it; stop those that share this store, and try again"
                 )
             yield store, held
 

@@ -11,7 +11,7 @@ from tests.cli.conftest import Place
 
 def test_a_valid_configuration_shows_its_timing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """What `check` prints of a token says when it is refreshed."""
-    assert cli.run(["check", "-c", str(place.config)]) == 0
+    assert cli.main(["check", "-c", str(place.config)]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"{place.config} is valid: 1 token\n")
     assert "it is refreshed after 42m to 45m; readers find at least 10m left" in told
@@ -26,7 +26,7 @@ def test_everything_wrong_is_told_in_one_run(place: Place, capsys: pytest.Captur
     place.document["tokens"]["other"] = {"provider": "google", "client": {"file": str(other)}}
     place.write()
 
-    assert cli.run(["check", "-c", str(place.config)]) == 2
+    assert cli.main(["check", "-c", str(place.config)]) == 2
     told = capsys.readouterr().err
     for expected in ("refresh_att", "not valid JSON", "has neither", "did you mean `access_token`"):
         assert sum(expected in line for line in told.splitlines()) == 1, told
@@ -39,7 +39,7 @@ def test_a_seed_without_a_refresh_token(place: Place, capsys: pytest.CaptureFixt
     place.token["seed"] = str(place.private("seed.json", '{"access_token": "sim-at-0123456789abcdef"}'))
     place.write()
 
-    assert cli.run(["check", "-c", str(place.config)]) == 2
+    assert cli.main(["check", "-c", str(place.config)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "tokens.gmail.seed" in line
     assert "no refresh token in it" in line
@@ -55,7 +55,7 @@ def test_one_refresh_token_in_two_seeds(place: Place, capsys: pytest.CaptureFixt
     }
     place.write()
 
-    assert cli.run(["check", "-c", str(place.config)]) == 2
+    assert cli.main(["check", "-c", str(place.config)]) == 2
     assert "that the seed of `gmail` holds" in capsys.readouterr().err
 
 
@@ -64,28 +64,28 @@ def test_no_disk_reads_no_other_file(place: Place, capsys: pytest.CaptureFixture
     place.token["client"]["secret_file"] = "/nowhere/secret"
     place.write()
 
-    assert cli.run(["check", "-c", str(place.config), "--no-disk"]) == 0
-    assert cli.run(["check", "-c", str(place.config)]) == 2
+    assert cli.main(["check", "-c", str(place.config), "--no-disk"]) == 0
+    assert cli.main(["check", "-c", str(place.config)]) == 2
     capsys.readouterr()
 
 
 def test_json_for_machines(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """The same comes as one JSON document, whether or not it is valid."""
-    assert cli.run(["check", "-c", str(place.config), "--json"]) == 0
+    assert cli.main(["check", "-c", str(place.config), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["ok"], found["problems"]) == (True, [])
     assert found["tokens"]["gmail"]["timing"]["refresh_after"] == [2520.0, 2700.0]
 
     place.document["tokenz"] = {}
     place.write()
-    assert cli.run(["check", "-c", str(place.config), "--json"]) == 2
+    assert cli.main(["check", "-c", str(place.config), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["ok"], len(found["problems"])) == (False, 1)
 
 
 def test_the_schema_fits_the_configuration(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """--schema prints a JSON Schema that the configuration fulfils."""
-    assert cli.run(["check", "--schema"]) == 0
+    assert cli.main(["check", "--schema"]) == 0
     jsonschema.validate(place.document, json.loads(capsys.readouterr().out))
 
 
@@ -94,5 +94,5 @@ def test_timing_that_cannot_hold_is_a_warning(place: Place, capsys: pytest.Captu
     place.token.update(min_validity="29m", lease="5m")
     place.write()
 
-    assert cli.run(["check", "-c", str(place.config)]) == 0
+    assert cli.main(["check", "-c", str(place.config)]) == 0
     assert "readers may see less than min_validity if a lease holder dies" in capsys.readouterr().out

@@ -22,11 +22,11 @@ from tests.cli.conftest import Place
 def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a command line that ends in `error`."""
 
-    def main(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli.root, "main", main)
-    return cli.run(["status"])
+    monkeypatch.setattr(cli.root, "main", fail)
+    return cli.main(["status"])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_bug_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) 
 
 def test_wrong_usage_names_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """A command line that doesn't fit is one line that says where to read on."""
-    assert cli.run(["refresh", "--rejectd-file", "x"]) == 2
+    assert cli.main(["refresh", "--rejectd-file", "x"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("token-sidecar: No such option")
     assert line.endswith("Try `token-sidecar refresh --help`.")
@@ -86,7 +86,7 @@ def test_healthcheck_knows_two_exit_codes(tmp_path: Path) -> None:
     """Whatever is wrong with a health check, Docker gets 1."""
     missing = str(tmp_path / "missing.yaml")
 
-    assert [cli.run(["healthcheck", *more]) for more in (["-c", missing], ["--no"], ["dead"])] == [1, 1, 1]
+    assert [cli.main(["healthcheck", *more]) for more in (["-c", missing], ["--no"], ["dead"])] == [1, 1, 1]
 
 
 def test_a_reader_that_leaves_is_no_traceback(place: Place) -> None:
@@ -115,3 +115,25 @@ def test_an_interrupted_wait_is_no_traceback(place: Place) -> None:
     assert process.returncode == 1
     assert told.strip().startswith("token-sidecar: ")
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("seed", "gmail", "sim-rt-0123456789abcdefghij"),
+        ("seed", "gmail", "--file", "sim-rt-0123456789abcdefghij"),
+        ("refresh", "gmail", "--rejected-file", "sim-at-0123456789abcdefghij"),
+        ("sim-at-0123456789abcdefghij",),
+        ("seed", "gmail", "--sim-rt-0123456789abcdefghij"),
+    ],
+)
+def test_a_secret_given_as_an_argument_is_not_repeated(
+    arguments: tuple[str, ...], place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A token that was given where no secret belongs does not come back in the error."""
+    more = ["--config", str(place.config)] if len(arguments) > 1 else []
+
+    assert cli.main([*arguments, *more]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert "0123456789" not in told

@@ -30,7 +30,7 @@ def commands(
 def loaded_by(*arguments: str) -> set[str]:
     """Run a command and tell which modules it imported."""
     code = (
-        f"import sys; from sidecar import cli; cli.run({list(arguments)!r}); "
+        f"import sys; from sidecar import cli; cli.main({list(arguments)!r}); "
         "print(chr(10) + ' '.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -82,7 +82,7 @@ def test_the_configurations_place_is_the_same_everywhere() -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """--version prints name and version."""
-    assert cli.run(["--version"]) == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"token-sidecar {__version__}\n"
 
 

@@ -30,8 +30,8 @@ def test_credentials_become_a_valid_configuration(
     """A credentials.json becomes a configuration that names it and copies no secret."""
     output = tmp_path / "tokens.yaml"
 
-    assert cli.run(["init", str(credentials), "-o", str(output), "--name", "gmail"]) == 0
-    assert cli.run(["check", "-c", str(output), "--no-disk"]) == 0
+    assert cli.main(["init", str(credentials), "-o", str(output), "--name", "gmail"]) == 0
+    assert cli.main(["check", "-c", str(output), "--no-disk"]) == 0
     settings = config.load(output, disk=False).settings
     assert settings.provider_names == {"gmail": "google"}
     assert settings.tokens["gmail"].client.file == credentials
@@ -46,8 +46,8 @@ def test_every_profile_becomes_a_valid_configuration(
     """Each built-in profile gives a configuration that `check` accepts, with comments."""
     output = tmp_path / "tokens.yaml"
 
-    assert cli.run(["init", profile, "-o", str(output)]) == 0
-    assert cli.run(["check", "-c", str(output), "--no-disk"]) == 0, capsys.readouterr().err
+    assert cli.main(["init", profile, "-o", str(output)]) == 0
+    assert cli.main(["check", "-c", str(output), "--no-disk"]) == 0, capsys.readouterr().err
     assert output.read_text(encoding="utf-8").count("# ") > 8
 
 
@@ -56,10 +56,10 @@ def test_the_configuration_runs_as_the_next_steps_say(
 ) -> None:
     """After the printed mkdir, the whole check passes too."""
     output = tmp_path / "tokens.yaml"
-    assert cli.run(["init", str(credentials), "-o", str(output)]) == 0
+    assert cli.main(["init", str(credentials), "-o", str(output)]) == 0
     (tmp_path / "tokens").mkdir()
 
-    assert cli.run(["check", "-c", str(output)]) == 0, capsys.readouterr().err
+    assert cli.main(["check", "-c", str(output)]) == 0, capsys.readouterr().err
 
 
 def test_another_providers_file_names_its_endpoint(
@@ -70,7 +70,7 @@ def test_another_providers_file_names_its_endpoint(
     elsewhere = {"web": GOOGLE["installed"] | {"token_uri": "https://sso.example/token"}}
     path.write_text(json.dumps(elsewhere), encoding="utf-8")
 
-    assert cli.run(["init", str(path), "-o", "-"]) == 0
+    assert cli.main(["init", str(path), "-o", "-"]) == 0
     assert 'provider: {token_url: "https://sso.example/token"}' in capsys.readouterr().out
 
 
@@ -81,11 +81,11 @@ def test_nothing_is_overwritten(
     output = tmp_path / "tokens.yaml"
     output.write_text("mine\n", encoding="utf-8")
 
-    assert cli.run(["init", str(credentials), "-o", str(output)]) == 2
+    assert cli.main(["init", str(credentials), "-o", str(output)]) == 2
     assert output.read_text(encoding="utf-8") == "mine\n"
     assert "--force" in capsys.readouterr().err
-    assert cli.run(["init", str(credentials), "-o", str(output), "--force"]) == 0
-    assert cli.run(["check", "-c", str(output), "--no-disk"]) == 0
+    assert cli.main(["init", str(credentials), "-o", str(output), "--force"]) == 0
+    assert cli.main(["check", "-c", str(output), "--no-disk"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_wrong_sources_are_told(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A source that can't be used is one line with the way out."""
-    assert cli.run(["init", *arguments, "-o", "-"]) == 2
+    assert cli.main(["init", *arguments, "-o", "-"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert expected in line
 
@@ -110,7 +110,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path = tmp_path / "credentials.json"
     path.write_text('{"type": "service_account", "private_key": "sim-cs-0123456789abcdef"}', encoding="utf-8")
 
-    assert cli.run(["init", str(path), "-o", "-"]) == 2
+    assert cli.main(["init", str(path), "-o", "-"]) == 2
     told = capsys.readouterr().err
     assert "service account" in told
     assert "sim-cs-" not in told

@@ -1,9 +1,8 @@
 """A daemon with something that happens to it at a certain point of the way from load to publish.
 
-`child.py CONFIG POINT ACTION` runs it; `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the
-process to itself, when it refreshes a token that has been refreshed before; `kill-first` doesn't wait for that.
-`child.py CONFIG read-limit SECONDS`
-runs it with less patience with an answer.
+`child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
+to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
+`child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,12 @@ import anyio
 
 from sidecar import app, config
 from sidecar.clients import http
-from sidecar.escrow import Escrow, Slip
+from sidecar.escrow import Escrow, Slip, Stage
 from sidecar.ledger import Ledger
 from sidecar.observers import log
 from sidecar.outputs.file import FileOutput
 from sidecar.publisher import Publisher
 from sidecar.stores.sqlite import SqliteStore
-from sidecar.tokens import Record
 
 INDEX = re.compile(r"[0-9a-f]{32}\.json")
 """The output index's files; what else is renamed within a directory is an output."""
@@ -41,17 +38,21 @@ class Fate:
     def __init__(self, point: str, action: str) -> None:
         self._point = point
         self._signal: signal.Signals | None = SIGNALS[action]
-        self.at_first = action == "kill-first"
-        self.armed = False
+        self._at_first = action == "kill-first"
+        self._armed = False
+
+    def begin(self, generation: int) -> None:
+        """Note that a token of this generation is about to be refreshed."""
+        self._armed = self._armed or generation > 0 or self._at_first
 
     def meet(self, point: str) -> None:
         """Pass a point."""
-        if self.armed and point == self._point and self._signal is not None:
+        if self._armed and point == self._point and self._signal is not None:
             signum, self._signal = self._signal, None
             os.kill(os.getpid(), signum)
 
     def around(self, cls: type, name: str, before: str, after: str) -> None:
-        """Make a method's begin and end two points."""
+        """Make begin and end of a method two points."""
         original = getattr(cls, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -63,7 +64,7 @@ class Fate:
         setattr(cls, name, wrapped)
 
     def around_async(self, cls: type, name: str, before: str, after: str) -> None:
-        """Do the same to a coroutine method."""
+        """Make begin and end of a coroutine method two points."""
         original = getattr(cls, name)
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -75,70 +76,83 @@ class Fate:
         setattr(cls, name, wrapped)
 
 
-def install(fate: Fate) -> None:
-    """Lay the points, in the order in which they are passed."""
-    write: Callable[..., Any] = Ledger.write
+def lay_points_at_the_store(fate: Fate) -> None:
+    """Lease, commit, and the release of the escrow that follows."""
+    lease_or_note: Any = Ledger.write
+    write: Any = SqliteStore.write
 
-    async def leased(ledger: Ledger, record: Record, *, lease: float = 0.0) -> None:
-        if lease > 0 and (record.generation > 0 or fate.at_first):
-            fate.armed = True
-        if lease > 0:
-            fate.meet("before-lease")
-        await write(ledger, record, lease=lease)
-        if lease > 0:
-            fate.meet("after-lease")
+    async def leased(ledger: Ledger, record: Any, *, lease: float = 0.0) -> None:
+        if lease <= 0:
+            await lease_or_note(ledger, record)
+            return
+        fate.begin(record.generation)
+        fate.meet("before-lease")
+        await lease_or_note(ledger, record, lease=lease)
+        fate.meet("after-lease")
 
-    Ledger.write = leased  # type: ignore[method-assign]
-    fate.around(Escrow, "arm", "before-arm", "after-arm")
-    fate.around(Slip, "sent", "before-sent", "after-sent")
-    fate.around_async(http._Call, "read", "before-read", "after-read")
-    fate.around(Slip, "answered", "before-escrow", "after-escrow")
-    mark = Slip._mark
-
-    def marked(slip: Slip, stage: Any) -> None:
-        if stage == "R":
-            fate.meet("inside-escrow")
-        mark(slip, stage)
-
-    Slip._mark = marked  # type: ignore[method-assign]
-    fate.around_async(Ledger, "settle", "before-settle", "after-settle")
-    store_write: Callable[..., Any] = SqliteStore.write
-
-    async def committed(store: SqliteStore, key: str, record: Record, **options: Any) -> str:
-        version: str = await store_write(store, key, record, **options)
+    async def written(store: SqliteStore, key: str, record: Any, **options: Any) -> Any:
+        version = await write(store, key, record, **options)
         if record.attempt is None:
             fate.meet("after-commit")
         return version
 
-    SqliteStore.write = committed  # type: ignore[method-assign]
+    replaced(Ledger, "write", leased)
+    replaced(SqliteStore, "write", written)
     fate.around(Slip, "release", "before-release", "after-release")
-    fate.around_async(Publisher, "publish", "before-publish", "after-publish")
-    replace = os.replace
 
-    def replaced(source: Any, target: Any, **options: Any) -> None:
+
+def lay_points_at_the_call(fate: Fate) -> None:
+    """Room in escrow, the mark before the first byte, the answer's head, its body, and escrow again."""
+    mark: Any = Slip._mark
+
+    def marked(slip: Slip, stage: Stage) -> None:
+        if stage is Stage.ANSWERED:
+            fate.meet("inside-escrow")
+        mark(slip, stage)
+
+    fate.around(Escrow, "arm", "before-arm", "after-arm")
+    fate.around(Slip, "sent", "before-sent", "after-sent")
+    fate.around_async(http._Call, "read", "before-read", "after-read")
+    fate.around(Slip, "answered", "before-escrow", "after-escrow")
+    replaced(Slip, "_mark", marked)
+
+
+def lay_points_at_the_outputs(fate: Fate) -> None:
+    """The index, the temporary file before it gets its name, and the end of it."""
+    rename: Any = os.replace
+    put: Any = FileOutput._put
+
+    def renamed(source: Any, target: Any, **options: Any) -> None:
         if options.get("dst_dir_fd") is not None:
             fate.meet("before-index" if INDEX.fullmatch(str(target)) else "before-rename")
-        replace(source, target, **options)
+        rename(source, target, **options)
 
-    os.replace = replaced
-    put: Callable[..., bool] = FileOutput._put
-
-    def done(output: FileOutput, *args: Any) -> bool:
+    def put_there(output: FileOutput, *args: Any) -> Any:
         written = put(output, *args)
         if written:
             fate.meet("after-rename")
         return written
 
-    FileOutput._put = done  # type: ignore[method-assign]
+    fate.around_async(Publisher, "publish", "before-publish", "after-publish")
+    replaced(os, "replace", renamed)
+    replaced(FileOutput, "_put", put_there)
+
+
+def replaced(owner: Any, name: str, function: Any) -> None:
+    """Put a function in another's place."""
+    setattr(owner, name, function)
 
 
 def main() -> None:
     """Run the daemon."""
     path, point, argument = sys.argv[1:]
     if point == "read-limit":
-        app.HttpClient = partial(http.HttpClient, read_limit=float(argument))  # type: ignore[misc,assignment]
+        replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
     else:
-        install(Fate(point, argument))
+        fate = Fate(point, argument)
+        lay_points_at_the_store(fate)
+        lay_points_at_the_call(fate)
+        lay_points_at_the_outputs(fate)
     loaded = config.load(Path(path))
     log.configure("debug")
     anyio.run(app.serve, loaded)

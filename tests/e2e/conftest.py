@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own, against the real simulator: started, asked, stopped, killed, paused."""
+"""The real daemon in a process of its own, against the real simulator: started, asked, killed, paused."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from sidecar.tokens import Record, decode_record
 PROJECT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
 PATIENCE = 20.0
-"""Seconds until a test gives up: far more than anything takes, since the machine may be busy with other things."""
+"""Seconds until a test gives up: far more than anything takes, since the machine may be busy."""
 POLL = 0.01
 
-POWERLESS = (
-    sys.executable,
-    "-c",
-    # SECBIT_NOROOT, see capabilities(7): from the exec on, uid 0 has the rights of an owner and no others.
-    "import ctypes, os, sys\n"
-    "if os.geteuid() == 0: assert ctypes.CDLL(None).prctl(28, 3, 0, 0, 0) == 0\n"
-    "os.execv(sys.argv[1], sys.argv[1:])",
-)
+# SECBIT_NOROOT, see capabilities(7): from the exec on, uid 0 has the rights of an owner and no others.
+_DROP = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    assert ctypes.CDLL(None).prctl(28, 3, 0, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+POWERLESS = (sys.executable, "-c", _DROP)
 """Put before a command: root may look into every process and write everywhere, others may not."""
 
-EAGER = {"refresh_at": 0.0001, "min_interval": "1s"}
+EAGER: dict[str, Any] = {"refresh_at": 0.0001, "min_interval": "1s"}
 """Settings of a token that is refreshed every second, though it lives for an hour."""
 
 
@@ -101,7 +101,7 @@ class Daemon:
 
     # The configuration
 
-    def add(self, simulator: Simulator, name: str = "gmail", **settings: Any) -> str:
+    def add(self, simulator: Simulator, name: str = "gmail", /, **settings: Any) -> str:
         """Configure a token with a seed from this provider; returns the refresh token.
 
         `settings` are the token's; `profile` among them is merged into its provider's inline profile.
@@ -122,7 +122,7 @@ class Daemon:
         }
         return seed
 
-    def change(self, name: str = "gmail", **settings: Any) -> None:
+    def change(self, name: str = "gmail", /, **settings: Any) -> None:
         """Change a token's settings from the next run on; None takes a key away."""
         token = {**self.config["tokens"][name], **settings}
         self.config["tokens"][name] = {key: value for key, value in token.items() if value is not None}
@@ -165,9 +165,7 @@ class Daemon:
         self.wait_until(lambda: self.answers(probe), f"{probe} is 200")
         return self
 
-    def wait_until(
-        self, condition: Callable[[], object], what: str, *, patience: float = PATIENCE
-    ) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, *, patience: float = PATIENCE) -> None:
         """Wait for something while the process runs; its end is a failure, shown with its log."""
         ended = False
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,18 +14,20 @@ import pytest
 
 from sidecar.escrow import Stage
 from sidecar.server.client import NotRunning
-from sidecar.testing import Fate, faults
+from sidecar.testing import faults
 from tests.e2e.conftest import EAGER, wait_until
 
 if TYPE_CHECKING:
     from sidecar.testing import Simulator
+    from sidecar.tokens import Record
     from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
 
 GRACE = {"in_doubt": "replay_window", "grace": "60s"}
 """A provider that answers a replaced refresh token for a minute again."""
 
-UNCOMMITTED = ("after-escrow", "before-settle", "after-commit", "before-release")
-COMMITTED = ("after-release", "after-settle", "before-publish", "before-index", "before-rename", "after-rename")
+IN_DOUBT = ("after-sent", "before-read", "before-escrow", "inside-escrow")
+UNCOMMITTED = ("after-escrow", "after-commit", "before-release")
+COMMITTED = ("after-release", "before-publish", "before-index", "before-rename", "after-rename")
 
 
 def die(daemon: Daemon, point: str) -> Remains:
@@ -41,12 +44,18 @@ def calls(simulator: Simulator) -> int:
     return len(simulator.provider.report().requests)
 
 
+def token_of(record: Record) -> str:
+    """Return a record's access token."""
+    assert record.access is not None
+    return record.access.value
+
+
 # One point after the other
 
 
-@pytest.mark.parametrize("point", ["before-lease", "after-lease", "before-arm", "after-arm", "before-sent"])
+@pytest.mark.parametrize("point", ["before-lease", "after-lease", "after-arm", "before-sent"])
 def test_death_before_sending_leaves_no_trace(daemon: Daemon, simulator: Simulator, point: str) -> None:
-    """Until the first byte may leave, nothing is in doubt, and the token that is fresh is kept without a call."""
+    """Until the first byte may leave nothing is in doubt, and the fresh token is kept without a call."""
     daemon.add(simulator)
     left = die(daemon, point)
     held = left.records["gmail"]
@@ -56,8 +65,7 @@ def test_death_before_sending_leaves_no_trace(daemon: Daemon, simulator: Simulat
 
     daemon.start(probe="/readyz")
 
-    assert held.access is not None
-    assert daemon.published() == held.access.value
+    assert daemon.published() == token_of(held)
     state = daemon.status()
     assert (state["grant_state"], state["generation"], state["in_doubt_since"]) == ("ok", 1, None)
     assert daemon.control.refresh("gmail").refreshed
@@ -78,10 +86,9 @@ def test_death_after_escrow_keeps_the_pair(daemon: Daemon, simulator: Simulator,
     daemon.start()
 
     daemon.wait_until(lambda: daemon.stored().generation == 2, "it is committed")
-    record = daemon.stored()
-    assert record.access is not None
-    daemon.wait_until(lambda: daemon.published() == record.access.value, "it is published")
-    assert simulator.provider.is_live(record.access.value)
+    gained = token_of(daemon.stored())
+    daemon.wait_until(lambda: daemon.published() == gained, "it is published")
+    assert simulator.provider.is_live(gained)
     daemon.wait_until(lambda: daemon.status()["grant_state"] == "ok", "it is well")
     assert daemon.control.refresh("gmail").refreshed
     assert daemon.stop() == 0
@@ -102,22 +109,19 @@ def test_death_after_the_commit_delays_only_the_publication(
 
     daemon.start()
 
-    assert record.access is not None
-    daemon.wait_until(lambda: daemon.published() == record.access.value, "the new token is published")
+    gained = token_of(record)
+    daemon.wait_until(lambda: daemon.published() == gained, "the new token is published")
     assert calls(simulator) == 2
     assert daemon.control.refresh("gmail").refreshed
     assert daemon.stop() == 0
     assert simulator.provider.reused() == []
 
 
-IN_DOUBT = ("after-sent", "before-read", "after-read", "before-escrow", "inside-escrow")
-
-
 @pytest.mark.parametrize("point", IN_DOUBT)
 def test_death_between_sending_and_escrow_is_replayed_within_the_grace_window(
     daemon: Daemon, make_simulator: MakeSimulator, point: str
 ) -> None:
-    """The one moment that no client can close shows as in doubt, and is healed where the provider allows it."""
+    """The one moment that no client can close shows as in doubt, and heals where the provider allows it."""
     simulator = make_simulator(grace=60)
     daemon.add(simulator, profile=GRACE)
     left = die(daemon, point)
@@ -128,8 +132,8 @@ def test_death_between_sending_and_escrow_is_replayed_within_the_grace_window(
 
     assert daemon.lines(event="starting", token="gmail")[0]["grant"] == "in_doubt"
     daemon.wait_until(lambda: daemon.status()["generation"] == 2, "it is sent again")
-    state = daemon.status()
-    assert (state["grant_state"], state["in_doubt_since"]) == ("ok", None)
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == "ok", "it is well")
+    assert daemon.status()["in_doubt_since"] is None
     assert simulator.provider.is_live(daemon.published())
     assert daemon.stop() == 0
     assert calls(simulator) == (2 if point == "after-sent" else 3)
@@ -168,7 +172,9 @@ def test_death_between_sending_and_escrow_is_not_replayed_while_the_access_token
         assert "seed gmail" in daemon.status()["remedy"]
 
 
-@pytest.mark.parametrize("point", ["before-lease", "after-arm", "after-escrow", "after-commit", "after-release"])
+@pytest.mark.parametrize(
+    "point", ["before-lease", "after-arm", "after-escrow", "after-commit", "after-release"]
+)
 def test_death_at_the_first_use_of_a_seed(daemon: Daemon, simulator: Simulator, point: str) -> None:
     """A seed is sent once, whatever the first process had time for."""
     seed = daemon.add(simulator)
@@ -191,16 +197,18 @@ def test_death_at_the_first_use_of_a_seed(daemon: Daemon, simulator: Simulator, 
 @pytest.mark.parametrize("seed", [20261120])
 def test_kills_at_random_moments(make_daemon: MakeDaemon, make_simulator: MakeSimulator, seed: int) -> None:
     """Whenever it is killed, nothing is used twice but what was being sent, and nothing gained is lost."""
-    storm(make_daemon(), make_simulator(grace=120), random.Random(seed), rounds=16, tokens=6)
+    rng = random.Random(seed)  # noqa: S311 - moments, no secrets
+    storm(make_daemon(), make_simulator(grace=120), rng, rounds=16, tokens=6)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_kills_at_random_moments_for_long(make_daemon: MakeDaemon, make_simulator: MakeSimulator) -> None:
     """The same for as long as the soak run says, with moments that nobody chose."""
+    rng = random.Random()  # noqa: S311 - moments, no secrets
     end = time.monotonic() + 60 * float(os.environ.get("TOKEN_SIDECAR_SOAK_MINUTES", "1"))
     while time.monotonic() < end:
-        storm(make_daemon(), make_simulator(grace=120), random.Random(), rounds=20, tokens=8)
+        storm(make_daemon(), make_simulator(grace=120), rng, rounds=20, tokens=8)
 
 
 def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: int, tokens: int) -> None:
@@ -223,7 +231,6 @@ def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: i
     )
     gained = dict.fromkeys(names, 0)
     doubted: set[str] = set()
-    stages = dict.fromkeys(Stage, 0)
     daemon.start()
     for _ in range(rounds):
         # It is the moment that is random here: nothing is waited for.
@@ -236,7 +243,6 @@ def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: i
             assert generation >= gained[name], f"{name} lost a generation that it had"
             assert provider.is_live(daemon.published(name)), f"{name}: what readers have is no living token"
             if entry is not None:
-                stages[entry.stage] += 1
                 if entry.stage is Stage.SENT:
                     doubted.add(entry.attempt.fingerprint)
                 if entry.stage is Stage.ANSWERED:
@@ -246,7 +252,8 @@ def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: i
         daemon.wait_until(lambda: len(daemon.lines(event="starting")) == tokens, "it has read its escrow")
         for line in daemon.lines(event="starting"):
             entry = left.entries.get(line["token"])
-            assert (line["grant"] == "in_doubt") >= (entry is not None and entry.stage is Stage.SENT)
+            if entry is not None and entry.stage is Stage.SENT:
+                assert line["grant"] == "in_doubt"
 
     # Each comes out of it, with the very family that it began with.
     daemon.wait_until(
@@ -262,8 +269,6 @@ def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: i
     report = provider.report()
     assert set(report.replayed) <= doubted, "a refresh token was used twice without a doubt"
     assert [family.killed for family in report.families] == [None] * tokens
-    lost = [request.fingerprint for request in report.requests if request.fate is Fate.CUT]
-    print(f"{len(report.requests)} calls, {len(lost)} lost; stages at death: {stages}; replayed: {report.replayed}")
 
 
 # Ends that are asked for
@@ -283,7 +288,7 @@ def test_stops_within_a_second_when_idle(daemon: Daemon, simulator: Simulator) -
 
 
 def test_sees_an_answer_home_before_it_stops(daemon: Daemon, simulator: Simulator) -> None:
-    """SIGTERM during a POST: the answer is caught, committed and published before the exit, and probes are answered."""
+    """SIGTERM during a POST: the answer is caught, committed and published first, and probes are answered."""
     daemon.add(simulator, **EAGER)
     simulator.provider.add_fault(faults.latency(before=0.5, after=0.5, skip=1))
     daemon.start()
@@ -297,9 +302,8 @@ def test_sees_an_answer_home_before_it_stops(daemon: Daemon, simulator: Simulato
     assert (code, alive) == (0, 200)
     record = daemon.stored()
     assert (record.generation, record.attempt) == (2, None)
-    assert record.access is not None
-    assert daemon.published() == record.access.value
-    assert simulator.provider.is_live(record.access.value)
+    assert daemon.published() == token_of(record)
+    assert simulator.provider.is_live(token_of(record))
     assert calls(simulator) == 2
     assert daemon.remains().entries == {}
 
@@ -324,29 +328,32 @@ def test_stays_until_the_store_has_the_pair(daemon: Daemon, simulator: Simulator
     assert daemon.wait() == 0
     record = daemon.stored()
     assert record.generation == 2
-    assert record.access is not None
-    assert daemon.published() == record.access.value
+    assert daemon.published() == token_of(record)
     assert daemon.remains().entries == {}
 
 
 def test_a_kill_while_the_store_is_gone_loses_nothing(daemon: Daemon, simulator: Simulator) -> None:
     """A pair that only escrow has outlives the process: the next one commits it."""
-    daemon.add(simulator, **EAGER)
+    daemon.add(simulator)
     simulator.provider.add_fault(faults.latency(before=0.5, skip=1))
     daemon.start()
-    assert simulator.provider.wait_until(lambda: simulator.provider.report().in_flight == 1)
-    aside = daemon.store.with_suffix(".aside")
-    daemon.store.rename(aside)
-    daemon.wait_until(lambda: daemon.status()["grant_state"] == "unpersisted", "the commit fails")
-    newest = daemon.published()
-    generation = daemon.status()["generation"]
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(daemon.control.refresh, "gmail")
+        assert simulator.provider.wait_until(lambda: calls(simulator) == 2)
+        aside = daemon.store.with_suffix(".aside")
+        daemon.store.rename(aside)
+        assert asked.result().refreshed
+    state, newest = daemon.status(), daemon.published()
+    assert (state["grant_state"], state["generation"]) == ("unpersisted", 2)
+    assert "deleted while it was in use" in state["reason"]
     daemon.kill()
     aside.rename(daemon.store)
-    daemon.change(**dict.fromkeys(EAGER))
 
-    daemon.start()
+    daemon.start(probe="/readyz")
 
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == "ok", "it is committed")
     assert daemon.published() == newest
-    assert daemon.stored().generation == generation
+    assert daemon.stored().generation == 2
     assert daemon.stop() == 0
     assert simulator.provider.reused() == []
+    assert calls(simulator) == 2

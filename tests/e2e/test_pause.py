@@ -1,4 +1,4 @@
-"""A daemon that is stopped and continued (SIGSTOP, a frozen machine) loses no answer and sends nothing late."""
+"""A daemon that is stopped and continued (SIGSTOP, a frozen VM) loses no answer and sends nothing late."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_answer_that_comes_after_a_pause_is_not_lost(daemon: Daemon, simulato
 
 
 def test_nothing_is_sent_on_a_lease_that_ended_meanwhile(daemon: Daemon, simulator: Simulator) -> None:
-    """Stopped between lease and connection for longer than the lease: the request is not sent on the old one."""
+    """Stopped between lease and connection for longer than the lease: nothing is sent on the old one."""
     daemon.add(simulator, **LEASE)
     daemon.start()
     daemon.stop()
@@ -95,7 +95,7 @@ def test_nothing_is_sent_on_a_lease_that_ended_meanwhile(daemon: Daemon, simulat
 def test_another_daemon_keeps_its_hands_off(
     daemon: Daemon, make_daemon: MakeDaemon, simulator: Simulator
 ) -> None:
-    """While a lease holder is stopped, a second one on the same store doesn't resend, and takes what comes of it."""
+    """While a lease holder is stopped, a second daemon on the same store doesn't send its token again."""
     daemon.add(simulator, **EAGER, **LEASE)
     simulator.provider.add_fault(faults.latency(after=0.5, skip=1))
     daemon.start()

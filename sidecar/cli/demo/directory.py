@@ -39,7 +39,7 @@ TOKENS = {
 }
 """Token → the files that it is published to."""
 
-GRANTS = {"gmail": "refresh token, rotating", "reports-api": "client credentials"}
+GRANTS = {"gmail": "refresh token", "reports-api": "client credentials"}
 
 # Written here once more: importing sidecar.server.serve takes longer than everything else here.
 SOCKET_PATH_LIMIT = 107

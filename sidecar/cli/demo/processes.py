@@ -53,12 +53,14 @@ class Child:
     To be used from the main thread alone: the kernel watches the thread that started a process.
     """
 
-    def __init__(self, module: str, log: Path, *, pause: float) -> None:
+    def __init__(self, module: str, log: Path, *, pause: float, pid_file: Path | None = None) -> None:
         """`pause`: seconds before a restart."""
         self._module = module
         self._log = log
         self._pause = pause
-        self._arguments: Sequence[str] = ()
+        self._pid_file = pid_file
+        self.arguments: Sequence[str] = ()
+        """What it is started with the next time."""
         self._process: subprocess.Popen[bytes] | None = None
         self.falls: list[Fall] = []
         self.started_at = 0.0
@@ -73,7 +75,7 @@ class Child:
 
         Raises `SidecarError` with the log's end if the line doesn't come.
         """
-        self._arguments = arguments
+        self.arguments = arguments
         # From a checkout that isn't installed only the current directory leads to the package; otherwise that
         # directory may hold anything, a `sidecar` of the user's own too.
         here = Path(sidecar.__file__).parent.parent == Path.cwd()
@@ -87,6 +89,8 @@ class Child:
                 process_group=0,  # Ctrl-C is for the demo, which ends its children in order
             )
         self.started_at = time.time()
+        if self._pid_file is not None:
+            self._pid_file.write_text(f"{self._process.pid}\n", encoding="ascii")
         return self._first_line(self._process) if listen else ""
 
     def _first_line(self, process: subprocess.Popen[bytes]) -> str:
@@ -115,7 +119,7 @@ class Child:
             self.falls.append(_fall(code))
             return self.falls[-1]
         if self.falls and time.time() >= self.falls[-1].at + self._pause:
-            self.start(self._arguments)
+            self.start(self.arguments)
         return None
 
     def is_stopped(self) -> bool:

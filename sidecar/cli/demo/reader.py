@@ -18,6 +18,7 @@ T = TypeVar("T")
 PAUSE = 0.002
 """Seconds between two rounds: some hundred reads a second of each file, at a few percent of one core."""
 
+LONGEST_PAUSE = 3.0
 KEPT_EXPIRIES = 64
 _HEADER = re.compile(r"Authorization: Bearer (sim-at-[\w-]{32})")
 
@@ -25,11 +26,12 @@ _HEADER = re.compile(r"Authorization: Bearer (sim-at-[\w-]{32})")
 class Repeating(threading.Thread, Generic[T]):
     """Calls a function again and again, and keeps what it returned last."""
 
-    def __init__(self, function: Callable[[], T], *, pause: float) -> None:
-        """`pause`: seconds between two calls."""
+    def __init__(self, function: Callable[[], T], *, pause: float, share: float = 1.0) -> None:
+        """`pause`: seconds between two calls; it grows so that calls take no more than this `share` of the time."""
         super().__init__(daemon=True)
         self._function = function
         self._pause = pause
+        self._share = share
         self._over = threading.Event()
         self.latest: tuple[float, T] | None = None
         """When the last finished call began (Unix seconds), and what it returned."""
@@ -42,8 +44,8 @@ class Repeating(threading.Thread, Generic[T]):
             while not self._over.is_set():
                 began = time.time()
                 self.latest = began, self._function()
-                # Never busy for more than a tenth of the time: the provider's report grows with each request.
-                self._over.wait(max(self._pause, (time.time() - began) * 10 if self._pause > PAUSE else 0.0))
+                took = time.time() - began
+                self._over.wait(max(self._pause, min(LONGEST_PAUSE, took / self._share - took)))
         except Exception as failure:  # noqa: BLE001 - raised again by the main thread
             self.failure = failure
 
@@ -82,10 +84,18 @@ class Findings:
     reads: int = 0
     shown: int = 0
     """How often a token was shown to the provider."""
-    lowest: float | None = None
+    lows: dict[int, float] = field(default_factory=dict)
+    """Second → the least validity that was seen in it."""
     seen: dict[str, Seen] = field(default_factory=dict)
     """File → what it held last; a file that never appeared isn't in here."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """File → the token of it that the provider refused last."""
     breaches: dict[tuple[str, str, int], Breach] = field(default_factory=dict)
+
+    @property
+    def lowest(self) -> float | None:
+        """The least validity that was seen; None before any."""
+        return min(list(self.lows.values()), default=None)
 
     def count(self, kind: str) -> int:
         """Count the breaches of a kind."""
@@ -138,8 +148,8 @@ class Reader:
         if expires_at is None:
             return
         left = expires_at - now
-        if self.findings.lowest is None or left < self.findings.lowest:
-            self.findings.lowest = left
+        second = int(now)
+        self.findings.lows[second] = min(left, self.findings.lows.get(second, left))
         if left < self._min_validity:
             self.findings.note("short" if left > 0 else "expired", name, now, left)
 
@@ -167,6 +177,7 @@ class Reader:
             ended = seen.expires_at is not None and seen.expires_at < now
             # An expired token is the other thread's finding, and one that was replaced meanwhile is none.
             if live is False and not ended and self.findings.seen[name].token == seen.token:
+                self.findings.refused[name] = seen.token
                 self.findings.note("refused", name, now)
 
 

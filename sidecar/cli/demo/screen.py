@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from sidecar.cli.demo.verdict import Verdict
 
-BAR = 20
-"""Characters."""
+WIDE, NARROW = 20, 10
+"""Characters of a bar: in the table, and in lines."""
+ROOMY = 100
+"""Columns of a terminal that has room for wide bars."""
 RECENT = 6
 """Events that stay on the screen."""
 
@@ -144,9 +146,9 @@ class _Base:
         # Not wrapped: what is copied from a terminal then has no line breaks of ours.
         self._console.print(Text(text, style), soft_wrap=True)
 
-    def _filled(self, left: float | None, ttl: float) -> tuple[str, str]:
-        filled = round(BAR * min(1.0, max(0.0, (left or 0.0) / ttl)))
-        return self._bar[0] * filled, self._bar[1] * (BAR - filled)
+    def _filled(self, left: float | None, ttl: float, width: int) -> tuple[str, str]:
+        filled = round(width * min(1.0, max(0.0, (left or 0.0) / ttl)))
+        return self._bar[0] * filled, self._bar[1] * (width - filled)
 
 
 class Lines(_Base):
@@ -165,10 +167,10 @@ class Lines(_Base):
         self._say(f"{int(event.at):4d} s  * {event.text}")
 
     def _line(self, row: Row, ttl: float) -> str:
-        bar = "".join(self._filled(row.left, ttl))
-        left = "   -  " if row.left is None else f"{row.left:4.1f} s"
-        problems = [output.file for output in row.outputs if output.mood == BAD]
-        state = ", ".join(filter(None, (row.state, *(f"{file}!" for file in problems)))) or "ok"
+        bar = "".join(self._filled(row.left, ttl, NARROW))
+        left = "   -  " if row.left is None else f"{max(0.0, row.left):4.1f} s"
+        problems = dict.fromkeys(output.state for output in row.outputs if output.mood == BAD)
+        state = ", ".join(filter(None, (row.state, *problems))) or "ok"
         return f"{row.token} {bar} {left} gen {row.generation} {state}"
 
 
@@ -199,18 +201,20 @@ class Table(_Base):
         super().conclude(verdict, seconds)
 
     def _tokens(self, scene: Scene) -> Grid:
-        grid = Grid("token", "a reader has", "generation", "last refresh", "outputs", box=SIMPLE_HEAD, pad_edge=False)
+        grid = Grid(box=SIMPLE_HEAD, pad_edge=False)
+        for title in ("token", "a reader has", "gen", "refreshed", "outputs"):
+            grid.add_column(title, no_wrap=True)
         for row in scene.rows:
-            name = Text.assemble((row.token, "bold"), "\n", (row.state or row.grant, BAD if row.state else "dim"))
-            refreshed = "-" if row.refreshed is None else f"{row.refreshed:.0f} s ago"
-            outputs = Text("\n").join(
-                Text.assemble(output.file, " ", (output.state, output.mood)) for output in row.outputs
+            name = Text.assemble(
+                (row.token, "bold"), "\n", (row.state or row.grant, BAD if row.state else "dim")
             )
+            refreshed = "-" if row.refreshed is None else f"{row.refreshed:.0f} s ago"
+            outputs = Text("\n").join(map(_output, row.outputs))
             grid.add_row(name, self._time(row, scene.ttl), str(row.generation), refreshed, outputs)
         return grid
 
     def _time(self, row: Row, ttl: float) -> Text:
-        full, rest = self._filled(row.left, ttl)
+        full, rest = self._filled(row.left, ttl, WIDE if self._console.width >= ROOMY else NARROW)
         if row.left is None:
             return Text.assemble((rest, "dim"), " no token")
         style = "green" if row.left >= row.scarce else "yellow" if row.left > 0 else "red"
@@ -226,3 +230,7 @@ class Table(_Base):
     def _recent(self) -> Padding:
         lines = [Text(f"{event.at:4.0f} s  {event.text}", event.mood) for event in self._events]
         return Padding(Group(*lines, Text("Ctrl-C ends the demo.", "dim")), (1, 0, 0, 0))
+
+
+def _output(output: OutputRow) -> Text:
+    return Text.assemble(output.file.removeprefix("tokens/"), " ", (output.state, output.mood))

@@ -29,12 +29,16 @@ class Trouble:
     """Whether the daemon was killed between sending a request and keeping the answer."""
     ended: float | None = None
 
+    def covers(self, second: int) -> bool:
+        """Tell whether it may have lasted in this second."""
+        return self.began - LEAD <= second <= (second if self.ended is None else self.ended) + 1
+
     def excuses(self, kind: str, second: int, *, spare: float) -> bool:
         """Tell whether a breach in this second is somebody's doing.
 
         `spare`: seconds for which a daemon may be away without any reader noticing, min_validity and lease together.
         """
-        if kind not in LOSSES or not self.began - LEAD <= second <= (self.ended or second) + 1:
+        if kind not in LOSSES or not self.covers(second):
             return False
         return kind == "short" or not self.only_falls or self.in_doubt or self.downtime > spare
 

@@ -137,10 +137,21 @@ def _judge_the_dead(facts: Facts, verdict: Verdict) -> None:
             to.append(f"{name} is dead: {token['reason']}")
 
 
+def _lowest(facts: Facts) -> str:
+    """Tell apart what was seen while something was broken on purpose; a killed daemon has to be survived."""
+    breakages = [trouble for trouble in facts.troubles.all if not trouble.only_falls]
+    calm: list[float] = []
+    troubled: list[float] = []
+    for second, left in facts.findings.lows.items():
+        (troubled if any(trouble.covers(second) for trouble in breakages) else calm).append(left)
+    shown = f"{min(calm):.1f} s" if calm else "none"
+    meanwhile = f" (while something was broken on purpose: {min(troubled):.1f} s)" if troubled else ""
+    return f"{shown} that a reader saw, {facts.min_validity:g} s are promised{meanwhile}"
+
+
 def _rows(facts: Facts) -> list[tuple[str, str]]:
     findings = facts.findings
     counts = ", ".join(f"{findings.count(kind)} {kind}" for kind in ("torn", "empty", "missing"))
-    lowest = "none" if findings.lowest is None else f"{findings.lowest:.1f} s"
     refused = findings.count("refused")
     used = len(facts.report.get("tokens", ()))
     again = sum(token["uses"] > 1 for token in facts.report.get("tokens", ()))
@@ -150,8 +161,8 @@ def _rows(facts: Facts) -> list[tuple[str, str]]:
     )
     rows = [
         ("refreshes done", f"{sum(facts.issued.values())} ({refreshes})"),
-        ("lowest validity", f"{lowest} that a reader saw; {facts.min_validity:g} s are promised"),
-        ("torn reads", f"{counts}, of {findings.reads:,} reads".replace(",", " ").replace("  ", ", ")),
+        ("lowest validity", _lowest(facts)),
+        ("torn reads", f"{counts}, of {findings.reads:,} reads"),
         ("shown to the provider", f"{findings.shown} times; {refused or 'none'} refused"),
         ("refresh tokens", f"{used} issued; {again or 'none'} used twice"),
     ]
