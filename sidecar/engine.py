@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sidecar import config
+from sidecar import config, contents
 from sidecar.errors import (
     ConfigError,
     Conflict,
@@ -211,7 +211,7 @@ class Engine:
         Raises `ConfigError`, with the old configuration still in force.
         """
         try:
-            loaded = config.load(self.settings.path, env=self._environ)
+            loaded = config.load(self.settings.path, env=self._environ, also=contents.check)
             changed = await self._apply(loaded.settings)
         except ConfigError as error:
             self._around.emit(ConfigLoaded(accepted=False, problems=tuple(error.problems)))

@@ -9,11 +9,10 @@ import click
 
 from sidecar.cli import common
 from sidecar.cli.options import config_option, examples, json_option
-from sidecar.errors import ConfigError, SeedError
+from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:
     from sidecar.config import Settings
-    from sidecar.config.context import Context
     from sidecar.schedule import Timing
 
 ASSUMED_TTL = 3600.0
@@ -44,9 +43,10 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
         common.print_json(of_file.generate())
         return 0
     from sidecar import config as configuration
+    from sidecar import contents
 
     try:
-        loaded = configuration.load(config, disk=not no_disk, also=contents)
+        loaded = configuration.load(config, disk=not no_disk, also=contents.check)
     except ConfigError as error:
         if not as_json:
             raise
@@ -84,61 +84,6 @@ def timing(settings: Settings, name: str) -> Timing:
         request_timeout=token.request_timeout,
     )
     return schedule.timing(policy, profile, profile.default_ttl or ASSUMED_TTL)
-
-
-def contents(settings: Settings, context: Context) -> None:
-    """Report what is wrong inside the files that are named, and with the formats of outputs."""
-    from sidecar import formats
-
-    for name, token in settings.tokens.items():
-        for index, output in enumerate(token.outputs):
-            steps = ("tokens", name, "outputs", index)
-            if not context.report.spoilt(context.mark(steps).label):
-                for problem in formats.problems(output):
-                    context.error(steps, problem)
-    if context.disk:
-        _clients(settings, context)
-        _seeds(settings, context)
-
-
-def _clients(settings: Settings, context: Context) -> None:
-    from sidecar.grants.client import ClientIdentity
-
-    for name, token in settings.tokens.items():
-        steps = ("tokens", name, "client")
-        profile = settings.profiles.get(name)
-        if profile is None or context.report.spoilt(context.mark(steps).label):
-            continue
-        try:
-            ClientIdentity(token.client, profile).credentials()
-        except ConfigError as error:
-            for problem in error.problems:
-                context.error(steps, problem)
-
-
-def _seeds(settings: Settings, context: Context) -> None:
-    import anyio
-
-    from sidecar.seeds import open_seed
-
-    owners: dict[str, str] = {}
-    for name, token in settings.tokens.items():
-        steps = ("tokens", name, "seed")
-        if token.seed is None or context.report.spoilt(context.mark(steps).label):
-            continue
-        try:
-            seeding = anyio.run(open_seed(token.seed).read)
-        except SeedError as error:
-            context.error(steps, str(error))
-            continue
-        if seeding is not None and seeding.fingerprint in owners:
-            text = (
-                f"holds the refresh token that the seed of `{owners[seeding.fingerprint]}` holds; give each "
-                "its own"
-            )
-            context.error(steps, text)
-        elif seeding is not None:
-            owners[seeding.fingerprint] = name
 
 
 def due(times: Timing) -> tuple[float, float]:

@@ -34,14 +34,16 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     """
     if wait is not None and not once:
         raise click.UsageError("--wait goes with --once")
+    import sys
     from functools import partial
 
     import anyio
 
-    from sidecar import app
+    from sidecar import app, contents
     from sidecar import config as configuration
     from sidecar.observers import log
 
-    loaded = configuration.load(config)
+    loaded = configuration.load(config, also=contents.check)
     log.configure(loaded.settings.log.level, loaded.settings.log.format)
+    sys.excepthook = log.log_uncaught
     anyio.run(partial(app.run_once, loaded, wait=wait) if once else partial(app.serve, loaded))

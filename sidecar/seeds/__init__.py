@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sidecar.config.settings import SeedSource
     from sidecar.ports import Seed
 
-__all__ = ["open_seed", "parse"]
+__all__ = ["open_seed", "parse", "read_seed"]
 
 
 def open_seed(source: SeedSource) -> Seed:
@@ -20,6 +20,13 @@ def open_seed(source: SeedSource) -> Seed:
     from sidecar.seeds.file import FileSeed
 
     return FileSeed(source)
+
+
+def read_seed(source: SeedSource) -> Seeding | None:
+    """Read `source` once; None while it is missing or empty. Raises `SeedError`."""
+    from sidecar.seeds.file import FileSeed
+
+    return FileSeed(source).look()
 
 
 def parse(data: bytes, *, where: str, name: str | None = None, written_at: float) -> Seeding:

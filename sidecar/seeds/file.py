@@ -26,6 +26,10 @@ class FileSeed:
 
     async def read(self) -> Seeding | None:
         """See `Seed.read`."""
+        return self.look()
+
+    def look(self) -> Seeding | None:
+        """Read it; short, and so without a thread."""
         path = self._source.file
         try:
             if self._cached and signature(path.stat()) == self._cached[0]:
@@ -41,17 +45,26 @@ class FileSeed:
         outcome: Seeding | str | None = None
         if found.data.strip():
             try:
-                outcome = parse(
-                    found.data,
-                    where=f"seed {path}",
-                    name=self._source.format,
-                    written_at=found.stat.st_mtime,
-                )
+                outcome = self._parse(found.data, found.stat.st_mtime)
             except SeedError as error:
                 outcome = str(error)
         if found.settled:
             self._cached = (signature(found.stat), outcome)
         return _told(outcome)
+
+    def _parse(self, data: bytes, written_at: float) -> Seeding:
+        path, name = self._source.file, self._source.format
+        if (
+            name is None
+            and path.suffix == ".json"
+            and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        ):
+            # Any single word could be a bare refresh token; a file that calls itself JSON is not one by accident.
+            raise SeedError(
+                f"seed {path}: is no JSON object although its name ends in .json; correct its content, or say "
+                "{file: …, format: raw} if it is a bare refresh token"
+            )
+        return parse(data, where=f"seed {path}", name=name, written_at=written_at)
 
 
 def _told(outcome: Seeding | str | None) -> Seeding | None:

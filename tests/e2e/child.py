@@ -3,10 +3,12 @@
 `child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
 to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
 `child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
+`child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import watchfiles
 
-from sidecar import app, config
+from sidecar import app, config, pulse, scheduler, watch
 from sidecar.clients import http
 from sidecar.escrow import Escrow, Slip, Stage
 from sidecar.ledger import Ledger
@@ -143,11 +146,20 @@ def replaced(owner: Any, name: str, function: Any) -> None:
     setattr(owner, name, function)
 
 
+def no_watches_left(*_: Any, **__: Any) -> Any:
+    """Fail as watchfiles does where the user's inotify watches are used up."""
+    raise OSError(errno.ENOSPC, "OS file watch limit reached")
+
+
 def main() -> None:
     """Run the daemon."""
     path, point, argument = sys.argv[1:]
     if point == "read-limit":
         replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
+    elif point == "deaf":
+        replaced(watchfiles, "watch", no_watches_left)
+        for module in (pulse, scheduler, watch):
+            replaced(module, "TICK", float(argument))
     else:
         fate = Fate(point, argument)
         lay_points_at_the_store(fate)

@@ -25,6 +25,7 @@ from sidecar.escrow import Entry, Escrow
 from sidecar.server.client import ControlClient
 from sidecar.testing import ProviderConfig, Simulator
 from sidecar.tokens import Record, decode_record
+from tests import leaks
 
 PROJECT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
@@ -197,6 +198,7 @@ class Daemon:
 
     def stop(self, *, patience: float = PATIENCE) -> int:
         """End it with SIGTERM; returns its exit code."""
+        self.keep_pages()
         self.signal(signal.SIGTERM)
         return self.wait(patience=patience)
 
@@ -230,10 +232,22 @@ class Daemon:
 
     def close(self) -> None:
         """End whatever is left of it."""
+        for core in leaks.cores(self.folder):
+            shutil.copy(core, self._logs)
         if self.process is not None:
+            self.keep_pages()
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def keep_pages(self) -> None:
+        """Put metrics and status beside the log, where they are searched for secrets at the end of the run."""
+        if self.running.poll() is not None or self.is_paused():
+            return
+        for page in ("metrics", "status"):
+            with suppress(OSError):
+                text = self.get(f"/{page}", timeout=2.0).text
+                self.log.with_suffix(f".{page}").write_text(text, encoding="utf-8")
 
     # What it says
 
@@ -243,9 +257,9 @@ class Daemon:
         address: dict[str, Any] = json.loads((self.state_dir / "http.json").read_text(encoding="utf-8"))
         return str(address["url"])
 
-    def get(self, path: str) -> Reply:
+    def get(self, path: str, *, timeout: float = PATIENCE) -> Reply:
         """Ask over HTTP. Raises `OSError` while it does not answer."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=PATIENCE)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -22,7 +22,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become som
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Name the seed file."""
-    return tmp_path / "seed.json"
+    return tmp_path / "seed.token"
 
 
 def seed_at(path: Path, **options: Any) -> Seed:
@@ -166,9 +166,9 @@ def test_a_secrets_links_are_followed_and_their_swap_is_seen(path: Path) -> None
     """Kubernetes swaps `..data` to a new directory; the seed behind it is the new one at once."""
     for number in (1, 2):
         (path.parent / f"..{number}").mkdir()
-        (path.parent / f"..{number}" / "seed.json").write_text(f"sim-rt-{number:016d}", encoding="ascii")
+        (path.parent / f"..{number}" / "seed.token").write_text(f"sim-rt-{number:016d}", encoding="ascii")
     (path.parent / "..data").symlink_to("..1")
-    path.symlink_to("..data/seed.json")
+    path.symlink_to("..data/seed.token")
     seed = seed_at(path)
     assert (found(seed)).refresh.value == f"sim-rt-{1:016d}"
     (path.parent / "..new").symlink_to("..2")
@@ -229,3 +229,21 @@ def test_a_volume_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(SeedError, match=r"it cannot be read \(Input/output error\); check the path"):
         read(seed_at(path))
+
+
+@pytest.mark.parametrize("content", ["hello", "this is no JSON", '"sim-rt-0123456789abcdef0123"'])
+async def test_a_file_that_calls_itself_json_is_no_bare_token(tmp_path: Path, content: str) -> None:
+    """Any single word could be a refresh token, and would be sent as one."""
+    path = tmp_path / "seed.json"
+    path.write_text(content)
+    with pytest.raises(SeedError, match="no JSON object although its name ends in .json"):
+        await open_seed(SeedSource(file=path)).read()
+
+
+async def test_a_bare_token_may_be_declared_whatever_its_file_is_called(tmp_path: Path) -> None:
+    """`format: raw` is the way out of the rule above."""
+    path = tmp_path / "seed.json"
+    path.write_text("sim-rt-0123456789abcdef0123")
+    seeding = await open_seed(SeedSource(file=path, format="raw")).read()
+    assert seeding is not None
+    assert seeding.refresh.value == "sim-rt-0123456789abcdef0123"

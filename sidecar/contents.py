@@ -1,0 +1,66 @@
+"""What is inside the files that a configuration names: checked before anything relies on it.
+
+The configuration itself is judged by its own layer, which knows no formats. This is the rest of the same report:
+every problem is told at its place in the configuration, in the same run. `check`, the start of the daemon and each
+reload agree in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar import formats
+from sidecar.errors import ConfigError, SeedError
+from sidecar.grants.client import ClientIdentity
+from sidecar.seeds import read_seed
+
+if TYPE_CHECKING:
+    from sidecar.config import Settings
+    from sidecar.config.context import Context
+
+
+def check(settings: Settings, context: Context) -> None:
+    """Report what is wrong inside the files that are named, and with the formats of outputs."""
+    for name, token in settings.tokens.items():
+        for index, output in enumerate(token.outputs):
+            steps = ("tokens", name, "outputs", index)
+            if not context.report.spoilt(context.mark(steps).label):
+                for problem in formats.problems(output):
+                    context.error(steps, problem)
+    if context.disk:
+        _clients(settings, context)
+        _seeds(settings, context)
+
+
+def _clients(settings: Settings, context: Context) -> None:
+    for name, token in settings.tokens.items():
+        steps = ("tokens", name, "client")
+        profile = settings.profiles.get(name)
+        if profile is None or context.report.spoilt(context.mark(steps).label):
+            continue
+        try:
+            ClientIdentity(token.client, profile).credentials()
+        except ConfigError as error:
+            for problem in error.problems:
+                context.error(steps, problem)
+
+
+def _seeds(settings: Settings, context: Context) -> None:
+    owners: dict[str, str] = {}
+    for name, token in settings.tokens.items():
+        steps = ("tokens", name, "seed")
+        if token.seed is None or context.report.spoilt(context.mark(steps).label):
+            continue
+        try:
+            seeding = read_seed(token.seed)
+        except SeedError as error:
+            context.error(steps, str(error))
+            continue
+        if seeding is not None and seeding.fingerprint in owners:
+            text = (
+                f"holds the refresh token that the seed of `{owners[seeding.fingerprint]}` holds; give each "
+                "its own"
+            )
+            context.error(steps, text)
+        elif seeding is not None:
+            owners[seeding.fingerprint] = name

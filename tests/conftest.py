@@ -1,0 +1,68 @@
+"""What holds for the whole run: nothing that it wrote has a secret in it (see leaks.py).
+
+Searched are the directories that `run_logs` gives (what daemons wrote, and their metrics and status pages) and
+the output that pytest captured of every test, those that passed included. Store and output files are where
+secrets belong. Where tests run in parallel this is done once, by the process that the others report to.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import leaks
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+PROJECT = Path(__file__).parents[1]
+
+
+class LeakCheck:
+    """Turns a green run red when a secret got out."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._began = time.time()
+        self._found: list[leaks.Leak] = []
+        self._searched = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Search what one test printed and logged."""
+        # Each phase repeats what the phases before it captured.
+        if report.when == "teardown":
+            for title, text in report.sections:
+                self._found += leaks.in_bytes(text.encode(), f"{report.nodeid} ({title})")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Search what daemons wrote; the folders of parallel processes lie below the one of this process."""
+        base: Path = self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        folders = [*base.glob("run-logs*"), *base.glob("popen-*/run-logs*")]
+        for folder in (folder for folder in folders if not folder.is_symlink()):
+            self._searched += sum(1 for _ in folder.iterdir())
+            self._found += leaks.in_folder(folder)
+        dumped = [path for path in PROJECT.iterdir() if path.is_file() and leaks.is_core(path)]
+        self._found += [
+            leaks.Leak(str(path), 0, "a core file") for path in dumped if path.stat().st_mtime >= self._began
+        ]
+        if self._found and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Name the places."""
+        if self._found:
+            terminalreporter.section("SECRETS GOT OUT", red=True, bold=True)
+            for leak in self._found:
+                terminalreporter.line(str(leak), red=True)
+        elif self._searched:
+            terminalreporter.line(f"no secret in {self._searched} logs and pages")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check where the results come together."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LeakCheck(config), "leak-check")
