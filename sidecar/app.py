@@ -26,7 +26,7 @@ from sidecar.clock import SystemClock
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
-from sidecar.events import Event, TurnEnded, Warned
+from sidecar.events import Event, TokenView, TurnEnded, Warned
 from sidecar.observers import fan_out
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
@@ -38,7 +38,7 @@ from sidecar.server import health
 from sidecar.server.control import control_app
 from sidecar.server.http import Site, probes_app
 from sidecar.server.marker import StartMarker
-from sidecar.server.serve import HttpServer, bind_tcp, bind_unix, publish_address, url_of
+from sidecar.server.serve import HttpServer, bind_tcp, bind_unix, group_id, publish_address, url_of
 from sidecar.server.status import ConfigState, Process
 from sidecar.state_dir import StateDir
 from sidecar.stores import open_store
@@ -46,7 +46,7 @@ from sidecar.tokens import GrantState
 from sidecar.watch import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -129,7 +129,7 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
     settings, clock = loaded.settings, SystemClock()
     harden()
     async with AsyncExitStack() as stack:
-        state = stack.enter_context(StateDir(settings.state_dir))
+        state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
         store = await stack.enter_async_context(open_store(str(settings.store.url), clock))
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
@@ -182,33 +182,33 @@ async def run_once(
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
             await tasks.start(_signals, house.engine, renewing, name="signals")
-            tasks.start_soon(house.renew, renewing, name="renew")
-            try:
-                with anyio.fail_after(wait):
-                    await _all_published(house)
-            except TimeoutError:
-                reasons = health.startupz(await house.engine.read_back(), now=house.clock.wall()).reasons
-                raise TemporarilyUnavailable("\n".join(reasons)) from None
-            finally:
-                renewing.cancel()
-                tasks.cancel_scope.cancel()
+            tasks.start_soon(_stop_when_settled, house, renewing, name="settled")
+            with anyio.move_on_after(wait):
+                await house.renew(renewing)
+            tasks.cancel_scope.cancel()
+        views = await house.engine.read_back()
+    verdict = health.startupz(views, now=house.clock.wall())
+    if verdict.ok:
+        return
+    problem = "\n".join(verdict.reasons)
+    raise HumanNeeded(problem) if _is_hopeless(views) else TemporarilyUnavailable(problem)
 
 
-async def _all_published(house: House) -> None:
-    """Wait until every required token is where it is wanted. Raises `HumanNeeded` when waiting is no use."""
+async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
+    """Stop renewing once every required token is where it is wanted, or waiting is no use."""
     while True:
         turned = house.ended_turns
         views = await house.engine.read_back()
-        verdict = health.startupz(views, now=house.clock.wall())
-        if verdict.ok:
+        if health.startupz(views, now=house.clock.wall()).ok or _is_hopeless(views):
+            renewing.cancel()
             return
-        hopeless = [view for view in views if view.required and view.grant_state in _HOPELESS]
-        if hopeless and all(view.next_wake is not None for view in hopeless):
-            raise HumanNeeded("\n".join(verdict.reasons))
         await turned.wait()
 
 
-_HOPELESS = (GrantState.DEAD, GrantState.UNSEEDED)
+def _is_hopeless(views: Sequence[TokenView]) -> bool:
+    """Tell whether a required token that had its turn can only be helped by a human."""
+    hopeless = (GrantState.DEAD, GrantState.UNSEEDED)
+    return any(view.required and view.next_wake and view.grant_state in hopeless for view in views)
 
 
 def harden() -> None:

@@ -18,6 +18,7 @@ from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sidecar.clock import Clock
     from sidecar.escrow import Slip
     from sidecar.events import Event
     from sidecar.ports import Store
@@ -27,6 +28,9 @@ RACES = 5
 """Lost races in a row before a commit is left to the next turn."""
 
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+OUT_OF_SIGHT = 30.0
+"""Seconds between two looks at the store after which what happened meanwhile is not known any more."""
 
 
 class Debt(msgspec.Struct):
@@ -48,14 +52,28 @@ class Debt(msgspec.Struct):
 class Ledger:
     """The durable side of one token."""
 
-    __slots__ = ("_emit", "_held", "_key", "_store", "_token", "debt")
+    __slots__ = (
+        "_clock",
+        "_emit",
+        "_held",
+        "_key",
+        "_looked_at",
+        "_store",
+        "_token",
+        "_unmoved_since",
+        "debt",
+    )
 
-    def __init__(self, token: str, key: str, store: Store, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, token: str, key: str, store: Store, emit: Callable[[Event], None], clock: Clock
+    ) -> None:
         """Know nothing until the first `sync`."""
         self._token = token
         self._key = key
         self._store = store
         self._emit = emit
+        self._clock = clock
+        self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
         self.debt: Debt | None = None
 
@@ -77,9 +95,19 @@ class Ledger:
         return self._held.lease_left if self._held else 0.0
 
     @property
+    def watched(self) -> float:
+        """Seconds for which the record was in sight and nobody wrote it; looks may be `OUT_OF_SIGHT` apart."""
+        return self._looked_at - self._unmoved_since
+
+    @property
     def unpersisted(self) -> bool:
         """Whether a restart of the machine would lose a token now."""
         return self.debt is not None and self.debt.rotation
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the store has failed to take such a token: no ordinary commit on its way."""
+        return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
     async def sync(self) -> None:
         """Settle what is owed, then read what is there. Raises `StoreError`."""
@@ -93,12 +121,25 @@ class Ledger:
             )
             self._keep(known.record, version)
         else:
+            self._watch(stored)
             self._held = stored
 
     async def write(self, record: Record, *, lease: float = 0.0) -> None:
         """Replace the record that was last read. Raises `Conflict` or `StoreError`."""
         expected = self._held.version if self._held else None
         self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
+
+    async def renew(self, record: Record, *, lease: float) -> None:
+        """Protect the attempt in `record` anew. Raises `Conflict` when it is not in the store any more."""
+        try:
+            await self.write(record, lease=lease)
+        except Conflict:
+            # Unless it was our own write, whose reply was lost.
+            stored = await self._store.load(self._key)
+            if stored is None or stored.record != record:
+                raise
+            self._held = stored
+            await self.write(record, lease=lease)
 
     def owe(self, record: Record, attempt: str, slip: Slip, *, rotation: bool) -> None:
         """Take on a debt; it replaces an older one, whose tokens it descends from."""
@@ -146,6 +187,13 @@ class Ledger:
             else:
                 return "committed" if record is debt.record else "superseded"
         raise Conflict("the record is changed by others faster than this daemon can commit to it")
+
+    def _watch(self, stored: Held | None) -> None:
+        now, known = self._clock.boot(), self._held
+        moved = stored is None or known is None or stored.version != known.version
+        if moved or now - self._looked_at > OUT_OF_SIGHT:
+            self._unmoved_since = now
+        self._looked_at = now
 
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)

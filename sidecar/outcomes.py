@@ -30,6 +30,8 @@ LONGEST_TTL = 10 * 365 * 86400.0
 SHORTEST_TTL = 2.0
 """Seconds; less is of no use to a reader."""
 LONGEST_RETRY_AFTER = 3600.0
+SHORTEST_DELAY = 1.0
+"""Seconds; a provider that asks for less, or for nothing, is still not hammered."""
 QUARANTINE_AFTER, QUARANTINE_FAILURES, QUARANTINE_DELAY = 86400.0, 10, 6 * 3600.0
 """An error that nobody knows, met so often over so many seconds, is asked about so rarely."""
 SUSPICIOUS_SKEW = 300.0
@@ -186,9 +188,9 @@ def backoff(
     expiry, where it matters most. Retry-After takes the place of all this and is never shortened.
     """
     first, last = outcome.delays
-    if outcome.retry_after is not None:
+    if outcome.retry_after:
         asked = outcome.retry_after * (1 + jitter / 10)
-        return max(asked, first / 2, outcome.min_delay or 0.0)
+        return max(asked, SHORTEST_DELAY, outcome.min_delay or 0.0)
     if (
         outcome.unknown_error
         and failures >= QUARANTINE_FAILURES

@@ -129,3 +129,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def survives_until_used(self) -> bool:
         """Tell whether the old refresh token lives on until a token of the new pair is used (Shopify, Withings)."""
         return self.in_doubt is InDoubt.REPLAY_UNTIL_USED
+
+    @property
+    def replays_at_once(self) -> bool:
+        """Tell whether a refresh token whose use is in doubt may be sent again without waiting."""
+        return self.in_doubt is not InDoubt.NO_REPLAY

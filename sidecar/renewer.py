@@ -125,7 +125,7 @@ class Renewer:
         self.setup = setup
         self._successor: Setup | None = None
         self._around = around
-        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit)
+        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock)
         self._publisher = Publisher(setup.name, setup.outputs, around.emit)
         self._blank: Record | None = None
         self._refused: str | None = None
@@ -181,6 +181,7 @@ class Renewer:
             jitter=schedule.jitter(self._around.instance, _name_of(record)),
             lease_left=self._ledger.lease_left,
             own=self._owns_attempt(record),
+            watched=self._ledger.watched,
             forced=self._is_forced(record),
         )
         return schedule.decide(record, self._times(), self.setup.profile, seen)
@@ -218,7 +219,7 @@ class Renewer:
         except Conflict:
             raise
         except StoreError:
-            if not self._may_go_without_lease(record):
+            if not self._may_go_without_lease():
                 raise
             return base, None
         return base, began + times.lease
@@ -273,7 +274,7 @@ class Renewer:
         late()
         while leased:
             try:
-                await self._ledger.write(base, lease=times.lease)
+                await self._ledger.renew(base, lease=times.lease)
             except Conflict:
                 return
             except StoreError as error:
@@ -287,20 +288,27 @@ class Renewer:
             outcome = outcomes.judge_failure(result, setup.profile)
         else:
             outcome = outcomes.judge(result, setup.profile, sent=base.refresh, previous=base.access)
-        delay = outcomes.backoff(
-            outcome,
-            base.backoff.failures + 1 if base.backoff else 1,
-            now=now,
-            expires_at=base.access.expires_at if base.access else None,
-            jitter=self._around.random(),
-            since=base.backoff.since if base.backoff else None,
-        )
+        delay = self._delay(base, outcome, now)
         record = rotation.concluded(base, outcome, setup.profile, now=now, delay=delay)
         died = record.is_dead() and record.dead != base.dead
         verdict = OutcomeClass.DEAD if died else outcome.outcome
         record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
         self._report(base, record, outcome, verdict, seconds)
         return record, verdict is OutcomeClass.SUCCESS
+
+    def _delay(self, base: Record, outcome: Outcome, now: float) -> float:
+        first = base.backoff is None
+        if first and outcome.outcome is OutcomeClass.IN_DOUBT and self.setup.profile.replays_at_once:
+            # A window in which a replay is forgiven may be seconds long.
+            return 0.0
+        return outcomes.backoff(
+            outcome,
+            1 if base.backoff is None else base.backoff.failures + 1,
+            now=now,
+            expires_at=base.access.expires_at if base.access else None,
+            jitter=self._around.random(),
+            since=base.backoff.since if base.backoff else None,
+        )
 
     def _report(
         self, base: Record, record: Record, outcome: Outcome, verdict: OutcomeClass, seconds: float
@@ -405,7 +413,8 @@ class Renewer:
         Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
         """
         # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
-        ledger = Ledger(self.setup.name, self.setup.key, self._around.store, self._around.emit)
+        around = self._around
+        ledger = Ledger(self.setup.name, self.setup.key, around.store, around.emit, around.clock)
         await ledger.sync()
         return await self._plant(ledger, seeding, origin=origin, force=force)
 
@@ -542,10 +551,11 @@ class Renewer:
                 f"new refresh token: token-sidecar seed {self.setup.name} --file FILE"
             )
             return False
-        return not self._store_trouble or self._ledger.unpersisted or self._may_go_without_lease(record)
+        return not self._store_trouble or self._ledger.unpersisted or self._may_go_without_lease()
 
-    def _may_go_without_lease(self, record: Record) -> bool:
-        return self.setup.refresh_without_store or not rotation.may_rotate(record, self.setup.profile)
+    def _may_go_without_lease(self) -> bool:
+        # By the profile, not by what was seen: a provider may rotate every other time, or once a day.
+        return self.setup.refresh_without_store or not self.setup.profile.may_rotate
 
     def _may_publish_uncommitted(self, now: float) -> bool:
         """Keep a provider's own way back open while the store is down: using the new pair would close it."""
@@ -556,7 +566,7 @@ class Renewer:
 
     def _standing(self, record: Record | None) -> tuple[GrantState, str]:
         """Name the grant's state and, where it is not ok, the reason."""
-        if self._ledger.unpersisted:
+        if self._ledger.overdue:
             return GrantState.UNPERSISTED, self._store_trouble
         if self._obstacle:
             return GrantState.MISCONFIGURED, self._obstacle
@@ -571,7 +581,9 @@ class Renewer:
             return GrantState.DEAD, record.dead.reason
         unanswered = self._overdue if self._owns_attempt(record) else self._ledger.lease_left <= 0
         if record.attempt is not None and (record.attempt.in_doubt_since or unanswered):
-            return GrantState.IN_DOUBT, "a request was sent whose answer is not known"
+            known = record.backoff is not None and record.backoff.outcome is OutcomeClass.IN_DOUBT
+            why = record.backoff.reason if known and record.backoff else "no answer has come yet"
+            return GrantState.IN_DOUBT, f"a request was sent, and whether it was processed is unknown: {why}"
         if record.backoff is not None:
             misconfigured = record.backoff.outcome is OutcomeClass.MISCONFIGURED
             return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, record.backoff.reason
@@ -598,7 +610,7 @@ class Renewer:
             remedy=self._remedy() if state in (GrantState.DEAD, GrantState.UNSEEDED) else "",
             min_validity=self._times().min_validity,
             next_wake=self._next_wake,
-            unpersisted=self._ledger.unpersisted,
+            unpersisted=self._ledger.overdue,
             found_dead=bool(self._found_dead),
             outputs=outputs,
         )

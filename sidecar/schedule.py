@@ -26,7 +26,8 @@ JITTER_WIDTH = 1 / 15
 """Share of the way to the due time by which jitter brings a refresh forward: 70 % instead of 75 %."""
 
 IN_DOUBT_HOLD = 360.0
-"""Above kubelet's longest restart back-off (5 min): the holder of a lost attempt may come back with the pair."""
+"""For so long a stranger's lost attempt must have been watched, the store in reach, and nothing have moved. Above
+kubelet's longest restart back-off (5 min): its holder may come back with the pair."""
 
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
@@ -141,25 +142,6 @@ def due_at(record: Record, times: Timing, profile: Profile, jitter: float) -> fl
     return max(due, access.issued_at + times.min_interval)
 
 
-def resend_at(record: Record, times: Timing, profile: Profile, *, now: float, own: bool) -> float:
-    """Tell when a refresh token whose use is in doubt may be sent again.
-
-    Another instance's attempt waits longer: its holder may come back with the pair.
-    """
-    attempt = record.attempt
-    if attempt is None:
-        return float("-inf")
-    since = attempt.in_doubt_since if attempt.in_doubt_since is not None else attempt.started_at
-    if not attempt.fingerprint or profile.in_doubt in (InDoubt.REPLAY_OK, InDoubt.REPLAY_UNTIL_USED):
-        return since
-    if profile.in_doubt is InDoubt.REPLAY_WINDOW and own and now < since + (profile.grace or 0.0):
-        return since
-    # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
-    expiry = record.access.expires_at if record.access else None
-    last_moment = since if expiry is None else expiry - times.request_timeout
-    return max(last_moment, since) if own else max(expiry or since, since + IN_DOUBT_HOLD)
-
-
 class Situation(msgspec.Struct, frozen=True):
     """What a decision depends on besides the record and the policy."""
 
@@ -170,8 +152,32 @@ class Situation(msgspec.Struct, frozen=True):
     """Seconds for which the record's attempt is still protected."""
     own: bool = False
     """Whether that attempt was begun by this instance, or by a predecessor that is proven dead."""
+    watched: float = 0.0
+    """Seconds for which this instance has seen the record, and nobody write it."""
     forced: bool = False
     """Whether a human or an application said that the access token is refused."""
+
+
+def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
+    """Tell when a refresh token whose use is in doubt may be sent again."""
+    attempt = record.attempt
+    if attempt is None:
+        return float("-inf")
+    since = attempt.in_doubt_since if attempt.in_doubt_since is not None else attempt.started_at
+    if not attempt.fingerprint or profile.in_doubt is InDoubt.REPLAY_OK:
+        return since
+    # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
+    expiry = record.access.expires_at if record.access else None
+    if not seen.own:
+        # Its holder may have the pair, may even have published it, and be unable to commit for a while. How long
+        # it really was can't be read off its clock, nor off ours while the store was out of sight.
+        return max(expiry or since, seen.now + IN_DOUBT_HOLD - seen.watched)
+    if profile.in_doubt is InDoubt.REPLAY_UNTIL_USED:
+        return since
+    # A lease bounds the way from here to the first byte, which has to leave within the window.
+    if profile.in_doubt is InDoubt.REPLAY_WINDOW and seen.now + times.lease <= since + (profile.grace or 0.0):
+        return since
+    return max(since, since if expiry is None else expiry - times.request_timeout)
 
 
 def decide(record: Record | None, times: Timing, profile: Profile, seen: Situation) -> Decision:
@@ -196,7 +202,7 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
 
 def _when(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
     if record.attempt is not None:
-        return resend_at(record, times, profile, now=seen.now, own=seen.own)
+        return resend_at(record, times, profile, seen)
     if record.backoff is not None:
         # A failed refresh was due when it was tried; its back-off is all there is left to wait for.
         return record.backoff.not_before

@@ -1,8 +1,9 @@
 """Notices changed files: seeds, client credentials, the configuration, and outputs that somebody touched.
 
-The kernel's notifications only say "look now"; what changed is found by comparing what `stat` tells, which is
-also done at every tick of the house. So a swap of `..data` symlinks that inotify shows as something else, a
-network volume that it does not show at all, and a watch that could not be had cost time and nothing more.
+The kernel's notifications say "look now"; what changed is found by comparing what `stat` tells, which is also
+done at every tick of the house. So a swap of `..data` symlinks that inotify shows as something else, a network
+volume that it does not show at all, and a watch that could not be had cost time and nothing more. Only a file
+that came and went between two looks is known from the notification alone.
 
 Directories are watched, never files: a file that is replaced takes its watch with it into the dark.
 """
@@ -65,6 +66,7 @@ class Watcher:
         self._interests: dict[Path, Callable[[], None]] = {}
         self._seen: dict[Path, Signature] = {}
         self._directories: set[Path] = set()
+        self._touched: set[Path] = set()
         self._bell = anyio.Event()
         self._stop = threading.Event()
 
@@ -95,10 +97,16 @@ class Watcher:
                 rung = self._clock.boot()
                 self._bell.set()
 
+    def _hear(self, paths: set[Path]) -> None:
+        self._touched |= paths
+        self._bell.set()
+
     def _look(self) -> None:
+        # A file that came and went between two looks leaves no other trace.
+        touched, self._touched = self._touched, set()
         for path, changed in list(self._interests.items()):
             now = signature(path)
-            if now != self._seen.get(path):
+            if now != self._seen.get(path) or path in touched:
                 self._seen[path] = now
                 changed()
 
@@ -131,7 +139,7 @@ class Watcher:
             ):
                 self._heartbeats.stamp(HEARTBEAT)
                 if changes:
-                    anyio.from_thread.run_sync(self._bell.set, token=token)
+                    anyio.from_thread.run_sync(self._hear, {Path(path) for _, path in changes}, token=token)
         except (OSError, RuntimeError) as error:
             self._heartbeats.forget(HEARTBEAT)
             if not stop.is_set():

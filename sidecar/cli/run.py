@@ -34,8 +34,12 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     """
     if wait is not None and not once:
         raise click.UsageError("--wait goes with --once")
+    import signal
     import sys
     from functools import partial
+
+    # As the first process of a container, it would not be stopped at all before it has a handler of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if once else 0))
 
     import anyio
 

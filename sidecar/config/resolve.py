@@ -15,6 +15,7 @@ from sidecar.config.decode import absolute
 from sidecar.config.settings import (
     ConfigFile,
     ControlSettings,
+    Duration,
     OutputTarget,
     ProviderSettings,
     Settings,
@@ -34,7 +35,7 @@ def resolve(file: ConfigFile, context: Context) -> Settings:
     state_dir = file.state_dir or default_state_dir(context.env)
     return Settings(
         path=context.path,
-        tokens={name: _with_numeric_ids(token) for name, token in _tokens(file).items()},
+        tokens={name: _in_plain_types(token) for name, token in _tokens(file).items()},
         profiles={name: profile for name, profile in profiles.items() if profile is not None},
         provider_names={
             name: token.provider if isinstance(token.provider, str) else INLINE
@@ -68,9 +69,12 @@ def _tokens(file: ConfigFile) -> dict[str, TokenSettings]:
     return {name: token or TokenSettings() for name, token in file.tokens.items()}
 
 
-def _with_numeric_ids(token: TokenSettings) -> TokenSettings:
+def _in_plain_types(token: TokenSettings) -> TokenSettings:
+    """Turn spans into floats, since msgspec encodes no subclasses of it, and ids that are digits into numbers."""
     outputs = tuple(_output_with_numeric_ids(output) for output in token.outputs)
-    return msgspec.structs.replace(token, outputs=outputs)
+    members = {name: getattr(token, name) for name in token.__struct_fields__}
+    spans = {name: float(value) for name, value in members.items() if isinstance(value, Duration)}
+    return msgspec.structs.replace(token, outputs=outputs, **spans)
 
 
 def _output_with_numeric_ids(output: OutputTarget) -> OutputTarget:

@@ -143,7 +143,7 @@ def bind_unix(
             f"state_dir: {path} is {length} bytes long and Linux allows {SOCKET_PATH_LIMIT} for a socket's "
             "path; set state_dir to a shorter one"
         )
-    gid = _gid(group)
+    gid = group_id(group)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -164,7 +164,8 @@ def bind_unix(
     return sock
 
 
-def _gid(group: str | int | None) -> int | None:
+def group_id(group: str | int | None) -> int | None:
+    """Find a group's number. Raises `ConfigError`."""
     if group is None or isinstance(group, int):
         return group
     try:

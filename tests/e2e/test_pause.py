@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from sidecar.testing import Fate, faults
 from tests.e2e.conftest import EAGER, wait_until
 
@@ -29,11 +31,14 @@ def let_pass(simulator: Simulator, seconds: float) -> None:
     wait_until(lambda: time.time() > sent + seconds, what="time passes")
 
 
-def test_an_answer_that_waited_in_the_socket_is_not_lost(daemon: Daemon, simulator: Simulator) -> None:
-    """Stopped across deadline and lease while the answer comes: it is committed, and the token used once."""
+@pytest.mark.parametrize("hook", [(), ("read-limit", "1.5")], ids=["deadline", "read-limit"])
+def test_an_answer_that_waited_in_the_socket_is_not_lost(
+    daemon: Daemon, simulator: Simulator, hook: tuple[str, ...]
+) -> None:
+    """Stopped across deadline, lease and patience while the answer comes: it is caught and committed."""
     daemon.add(simulator, **EAGER, **LEASE)
     simulator.provider.add_fault(faults.latency(after=0.5, skip=1))
-    daemon.start()
+    daemon.start(*hook)
     assert simulator.provider.wait_until(lambda: in_flight(simulator))
     daemon.pause()
     assert simulator.provider.wait_until(

@@ -288,7 +288,7 @@ def kept_in_escrow(directory: Path) -> set[str]:
     found = set()
     for entry in Escrow(directory).entries():
         if entry.answer is not None:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, KeyError):
                 found.add(fingerprint(json.loads(entry.answer.body)["refresh_token"]))
         if entry.base.refresh is not None:
             found.add(entry.base.refresh.fingerprint)
@@ -384,20 +384,23 @@ class Line:
         await world.port(host, "receiving")
         headers = {name.lower(): value for name, value in reply.headers.items()}
         call.fate = self._fate(reply.status, reply.body)
+        if call.fate == "answered" and reply.status == 200:
+            # It was not replaced, so whatever was lost before was no rotation.
+            world.uses[refresh.fingerprint].clear()
         world.note(f"{host.name} gets {reply.status}, {call.fate}")
         return Answer(reply.status, headers, reply.body, sent_at, host.clock.wall())
 
     def _fate(self, status: int, body: bytes) -> str:
+        if 300 <= status < 500 or status == 503:
+            return "answered"
         try:
             members = json.loads(body)
         except ValueError:
             return "lost"
-        if status >= 500 and status != 503:
+        if status != 200:
             return "lost"
-        if status != 200 or "access_token" not in members:
-            return "answered"
         if "refresh_token" not in members:
-            return "answered"
+            return "answered" if "access_token" in members else "lost"
         self._world.caught.add(fingerprint(members["refresh_token"]))
         return "caught"
 
@@ -526,7 +529,9 @@ async def trouble(world: World) -> None:
                     world.note("the machines were asleep")
             case 8 | 9:
                 host = rng.choice(world.hosts)
-                if host.renewer is not None and rng.random() < 0.3:
+                record = world.record()
+                dead = record is not None and record.is_dead()
+                if host.renewer is not None and (dead or rng.random() < 0.2):
                     await plant(world, host)
             case 10:
                 host = rng.choice(world.hosts)

@@ -27,6 +27,7 @@ FILES = (
     "daemon.pid",
     "provider.json",
     "provider.log",
+    "provider.pid",
     "seed.json",
     "store.db",
     "store.db-journal",

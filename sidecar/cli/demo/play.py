@@ -53,10 +53,8 @@ class Play:
         self._timing = schedule.timing(Policy(), Profile(), ttl)
         self._began = time.time()
         self._asked_to_end: list[float] = []
-        self._simulator = Child("sidecar.testing", place / "provider.log", pause=PROVIDER_PAUSE)
-        self._daemon = Child(
-            "sidecar", place / "daemon.log", pause=DAEMON_PAUSE, pid_file=place / "daemon.pid"
-        )
+        self._simulator = Child("sidecar.testing", place.path, "provider", pause=PROVIDER_PAUSE)
+        self._daemon = Child("sidecar", place.path, "daemon", pause=DAEMON_PAUSE)
         self._threads: list[Repeating[Any]] = []
 
     def run(self, length: float | None) -> Verdict:
@@ -72,9 +70,9 @@ class Play:
                     thread.stop()
                 for child in (self._daemon, self._simulator):
                     child.end(hurried=lambda: True)
-        verdict = judge(self._facts(watch, code))
-        self._screen.conclude(verdict, time.time() - self._began)
-        return verdict
+            verdict = judge(self._facts(watch, code))
+            self._screen.conclude(verdict, time.time() - self._began)
+            return verdict
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -116,14 +114,14 @@ class Play:
         text = (
             f"A simulated OAuth2 provider gives out access tokens that live for {self._ttl:g} s. The daemon, the very\n"
             f"one that you would deploy, replaces each before it ends: whoever reads the files in\n"
-            f"{place.shown('tokens')} always finds at least {self._timing.min_validity:g} s left.\n"
+            f"{place.shown('tokens')} always finds at least {self._timing.min_validity:.3g} s left.\n"
             f"Its configuration: {place.shown('config.yaml')}; its log: {place.shown('daemon.log')}"
         )
         if place.is_state_elsewhere:
             text += f"\nIts state_dir is {place.state_dir}: in here its socket's path would be too long."
         # curl takes a proxy from the environment for loopback too.
         curl = "curl --noproxy '*' -s" if os.environ.get("http_proxy") else "curl -s"
-        fault = shlex.quote(json.dumps({"status": 503, "processed": False, "times": None}))
+        fault = shlex.quote(json.dumps({"status": 500, "processed": False, "times": None}))
         seed = place.shown("seed.json")
         hints = (
             ("what the application reads", f"cat {place.shown('tokens/gmail.json')}"),
@@ -132,8 +130,12 @@ class Play:
                 "kill the daemon, and see it resume",
                 f"kill -9 $(cat {place.shown('daemon.pid')})",
             ),
-            ("break the provider: it answers 503", f"{curl} -X POST {url}/_sim/faults -d {fault}"),
-            ("mend it", f"{curl} -X DELETE {url}/_sim/faults"),
+            ("take the provider away for three seconds", f"kill -9 $(cat {place.shown('provider.pid')})"),
+            (
+                "break it: whether a request was processed is not known then, and a refresh token may be spent",
+                f"{curl} -X POST {url}/_sim/faults -d {fault}",
+            ),
+            ("mend it, sooner or later than the tokens end", f"{curl} -X DELETE {url}/_sim/faults"),
             (
                 "end the grant, as a user does who withdraws the consent",
                 f"{curl} -X POST {url}/_sim/kill -d '{{}}'",
@@ -243,7 +245,7 @@ class Play:
         return Row(
             token=name,
             grant=GRANTS[name],
-            state="" if state == "ok" else state,
+            state="" if state == "ok" else state + _again(token, now),
             left=min(left, default=None),
             scarce=self._timing.min_validity,
             generation=token.get("generation", 0),
@@ -283,6 +285,11 @@ class Play:
             exit_code=exit_code,
             now=time.time(),
         )
+
+
+def _again(token: dict[str, Any], now: float) -> str:
+    wait = (token.get("next_wake") or now) - now
+    return f", again in {wait:.0f} s" if wait > 0 and token["grant_state"] != "dead" else ""
 
 
 def _alive(daemon: Child) -> tuple[str, str]:

@@ -53,12 +53,12 @@ class Child:
     To be used from the main thread alone: the kernel watches the thread that started a process.
     """
 
-    def __init__(self, module: str, log: Path, *, pause: float, pid_file: Path | None = None) -> None:
-        """`pause`: seconds before a restart."""
+    def __init__(self, module: str, place: Path, name: str, *, pause: float) -> None:
+        """`place`: where its log and its process id go; `pause`: seconds before a restart."""
         self._module = module
-        self._log = log
+        self._log = place / f"{name}.log"
+        self._pid_file = place / f"{name}.pid"
         self._pause = pause
-        self._pid_file = pid_file
         self.arguments: Sequence[str] = ()
         """What it is started with the next time."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,8 +89,7 @@ class Child:
                 process_group=0,  # Ctrl-C is for the demo, which ends its children in order
             )
         self.started_at = time.time()
-        if self._pid_file is not None:
-            self._pid_file.write_text(f"{self._process.pid}\n", encoding="ascii")
+        self._pid_file.write_text(f"{self._process.pid}\n", encoding="ascii")
         return self._first_line(self._process) if listen else ""
 
     def _first_line(self, process: subprocess.Popen[bytes]) -> str:

@@ -19,7 +19,7 @@ SENTENCES = {
     "empty": "was empty in {count} of the reads",
     "torn": "was torn in {count} of the reads",
     "expired": "held an expired token in {count} of the reads; at worst it had ended {past:.1f} s ago",
-    "short": "held a token with less than {promised:g} s left in {count} of the reads; at worst {lowest:.1f} s",
+    "short": "held a token with less than {promised:.3g} s left in {count} of the reads; at worst {lowest:.1f} s",
     "refused": "held a token that the provider refused, {count} times",
 }
 
@@ -146,7 +146,7 @@ def _lowest(facts: Facts) -> str:
         (troubled if any(trouble.covers(second) for trouble in breakages) else calm).append(left)
     shown = f"{min(calm):.1f} s" if calm else "none"
     meanwhile = f" (while something was broken on purpose: {min(troubled):.1f} s)" if troubled else ""
-    return f"{shown} that a reader saw, {facts.min_validity:g} s are promised{meanwhile}"
+    return f"{shown} that a reader saw, {facts.min_validity:.3g} s are promised{meanwhile}"
 
 
 def _rows(facts: Facts) -> list[tuple[str, str]]:

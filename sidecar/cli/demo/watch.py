@@ -15,6 +15,12 @@ from sidecar.cli.demo.trouble import Troubles
 STANDSTILL = 2.0
 """Seconds between two looks after which this machine, or this process, must have been asleep."""
 
+ADVICE = {
+    "dead": "; now only a new consent helps",
+    "in_doubt": "; the refresh token may be spent, so it waits for the last moment before it is used again",
+}
+"""What to add where a refresh token is concerned."""
+
 Answers = Repeating[dict[str, Any] | None]
 
 
@@ -146,7 +152,7 @@ class Watch:
             if state == "ok":
                 self.tell(f"{name}: the grant is ok again", GOOD)
             else:
-                todo = "; now only a new consent helps" if state == "dead" else ""
+                todo = ADVICE.get(state, "") if token["refresh_fingerprint"] else ""
                 self.tell(f"{name}: {state}: {token['reason']}{todo}", BAD)
 
     def _has_ended_grant(self) -> bool:

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import yaml
+
+from sidecar import cli, config
+from sidecar.observers import metrics
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+TUTORIAL = DOCS / "tutorial" / "first-token.md"
+TESTING = DOCS / "howto" / "test-your-app.md"
+SYSTEMD = DOCS / "howto" / "systemd.md"
+
+FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+PROGRAM = re.compile(r"(?:^|[\s`(/])token-sidecar (?=[a-z-])")
+"""As it is called; not `-c token-sidecar --`, where it is a container, nor a sentence that begins with it."""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{named(self.page)}:{self.line}"
+
+
+def named(page: Path) -> str:
+    """Name a page as people do."""
+    return str(page.relative_to(ROOT))
+
+
+def blocks(*languages: str, pages: list[Path] | None = None) -> list[Block]:
+    """Find the fenced blocks of some languages."""
+    found = []
+    for page in PAGES if pages is None else pages:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
+            indent, language, content = match.groups()
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Block(page, line, language, re.sub(f"^{indent}", "", content, flags=re.MULTILINE)))
+    return [block for block in found if block.language in languages]
+
+
+def prose(page: Path) -> str:
+    """Return a page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as renderers make them."""
+    slugs: list[str] = []
+    for title in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+        before = slugs.count(slug)
+        slugs.append(slug)
+        if before:
+            slugs.append(f"{slug}-{before}")
+    return set(slugs)
+
+
+def configurations() -> Iterator[tuple[str, str]]:
+    """Find the whole configurations: YAML with `tokens` at the top, or a chart's values with `config`."""
+    for block in blocks("yaml"):
+        document = yaml.safe_load(block.text) if "{{" not in block.text else None
+        if isinstance(document, dict) and "tokens" in document:
+            yield repr(block), block.text
+        elif isinstance(document, dict) and isinstance(document.get("token-sidecar"), dict):
+            yield repr(block), yaml.safe_dump(document["token-sidecar"]["config"])
+
+
+def calls() -> Iterator[tuple[str, list[str]]]:
+    """Find every call of the program: where, and its arguments."""
+    for page in PAGES:
+        spans = re.findall(r"`(token-sidecar [^`]+)`", prose(page))
+        yield from ((named(page), arguments(span)) for span in spans)
+    for block in blocks("sh", "console", "ini"):
+        yield from ((repr(block), arguments(line)) for line in lines(block) if PROGRAM.search(line))
+
+
+def lines(block: Block) -> list[str]:
+    """Return a block's lines, those that a backslash continues joined; of a session only what is typed."""
+    joined = block.text.replace("\\\n", " ").splitlines()
+    return [line for line in joined if line[:2] in {"$ ", "# "}] if block.language == "console" else joined
+
+
+def arguments(line: str) -> list[str]:
+    """Return what follows the program's name, up to the end of that command."""
+    begin = list(PROGRAM.finditer(line))
+    words = shlex.split(line[begin[-1].end() :], comments=True) if begin else []
+    ends = (i for i, word in enumerate(words) if word in {"|", "||", "&&", "&", ">", "<", "2>", "2>>", ";"})
+    return [word.rstrip(";)") for word in words[: next(ends, len(words))]]
+
+
+def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
+    """Find the command that some arguments name, and what is left of them."""
+    command: click.Command = cli.root
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"there is no command {words[0]!r}"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """A relative link names a file that is there, and an anchor a heading in it."""
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+
+    assert not broken
+
+
+def test_every_page_can_be_reached() -> None:
+    """docs/index.md leads to every page below docs/."""
+    linked = {(DOCS / link.partition("#")[0]).resolve() for link in LINK.findall(prose(DOCS / "index.md"))}
+
+    assert {named(page) for page in PAGES if DOCS in page.parents} - {"docs/index.md"} <= {
+        named(page) for page in linked
+    }
+
+
+def test_there_are_configurations() -> None:
+    """The search finds them: no test passes for want of anything to look at."""
+    assert len(list(configurations())) >= 10
+
+
+@pytest.mark.parametrize(("place", "text"), configurations())
+def test_every_configuration_is_valid(place: str, text: str, tmp_path: Path) -> None:
+    """Whatever the documentation shows as a whole configuration has no mistake in it."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    environment = dict.fromkeys(re.findall(r"\$\{(\w+)", text), "value")
+
+    loaded = config.load(file, env={"RUNTIME_DIRECTORY": "/run/token-sidecar", **environment}, disk=False)
+
+    assert loaded.settings.tokens, place
+
+
+def test_every_metric_exists() -> None:
+    """No page names a metric that the daemon doesn't have."""
+    exist = {definition.full_name for definition in metrics.DEFINITIONS.values()}
+    shown = {
+        name for page in PAGES for name in re.findall(r"token_sidecar_[a-z_]+", page.read_text("utf-8"))
+    } - {"token_sidecar_"}
+
+    assert not {name for name in shown if re.sub(r"_(bucket|sum|count)$", "", name) not in exist}
+
+
+def test_there_are_calls() -> None:
+    """The search finds commands in prose and in blocks."""
+    found = [words for _, words in calls()]
+
+    assert ["check", "-c", "config.yaml"] in found
+    assert ["providers", "show", "google"] in found
+
+
+@pytest.mark.parametrize(("place", "words"), calls())
+def test_every_call_is_possible(place: str, words: list[str]) -> None:
+    """Each command that is shown exists, and so do its options."""
+    command, left = resolve(words)
+    context = click.Context(command)
+
+    command.make_parser(context).parse_args(list(left))
+
+    assert isinstance(command, click.Command), place
+
+
+def test_tests_that_are_named_exist() -> None:
+    """The feature table and the explanations point at tests that are there."""
+    named_tests = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`(tests/[\w/.-]+)`", page.read_text(encoding="utf-8"))
+    }
+
+    assert named_tests
+    assert not {name for name in named_tests if not (ROOT / name).exists()}
+
+
+def test_what_is_done_names_its_test() -> None:
+    """A scenario is called done or partly done only with the test that drives it."""
+    rows = re.findall(
+        r"^\| (S[1-7]) \| .* \| (\w+)[^|]* \| (.*)\|$", (ROOT / "README.md").read_text("utf-8"), re.M
+    )
+
+    assert [row[0] for row in rows] == [f"S{number}" for number in range(1, 8)]
+    assert not [name for name, state, test in rows if (state == "planned") == ("tests/" in test)]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> dict[str, str]:
+    """Make an environment in which `token-sidecar` and `python` are these very ones."""
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    for name, call in (("python", ""), ("token-sidecar", " -m sidecar")):
+        shim = shims / name
+        shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{call} "$@"\n', encoding="utf-8")
+        shim.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{shims}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(tmp_path),
+    }
+
+
+def free_port() -> int:
+    """Find a port that nobody has."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port: int = trial.getsockname()[1]
+        return port
+
+
+def masked(line: str) -> str:
+    """Take out of a line what differs from run to run."""
+    return re.sub(r"[0-9a-f]{12}|#[#.]*|\d+", "~", " ".join(line.split()))
+
+
+def test_the_tutorial_does_what_it_says(shell: dict[str, Any], tmp_path: Path) -> None:
+    """Its commands are run one after the other, and what it shows is what they print."""
+    script = "\n".join(block.text for block in blocks("sh", pages=[TUTORIAL]))
+    # Another simulator and another daemon may be running here, and the disk may be a container's own.
+    script = script.replace("8321", str(free_port()))
+    script = script.replace("state_dir: state", "state_dir: state\nserver: {port: 0}\nallow_volatile_store: true")
+
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=shell,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    told = {masked(line) for line in done.stdout.splitlines()}
+    shown = {masked(line) for block in blocks("text", pages=[TUTORIAL]) for line in block.text.splitlines()}
+    missing = {line for line in shown if not any(line in one for one in told)}
+    assert not missing, done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_examples_for_other_peoples_tests_pass(shell: dict[str, Any], tmp_path: Path) -> None:
+    """What test-your-app.md shows are tests that pass."""
+    examples = blocks("python", pages=[TESTING])
+    for number, block in enumerate(examples):
+        (tmp_path / f"test_{number}.py").write_text(block.text, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), str(tmp_path)],
+        cwd=tmp_path,
+        env=shell,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    assert "3 passed" in done.stdout, done.stdout
+    assert len(examples) == 2
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """The unit of the how-to has no mistake that systemd knows of."""
+    [unit] = blocks("ini", pages=[SYSTEMD])
+    file = tmp_path / "token-sidecar.service"
+    # Neither the program nor its user is there.
+    text = unit.text.replace("/opt/token-sidecar/bin/token-sidecar", "/bin/true")
+    file.write_text(text.replace("User=token-sidecar", "User=root").replace("Group=tokens", "Group=root"))
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True, check=False
+    )
+
+    complaints = [line for line in done.stderr.splitlines() if "token-sidecar.service" in line]
+    assert not complaints
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_pages_keep_private_things_private(page: Path) -> None:
+    """No page names the machine that it was written on."""
+    text = page.read_text(encoding="utf-8")
+
+    assert not re.findall(r"/root/|/home/\w+/|/tmp/\w", text)
+
+
+def test_blocks_are_of_a_known_kind() -> None:
+    """Each block says what it is, so that it is looked at by the test for its kind."""
+    known = ("yaml", "sh", "console", "text", "python", "json", "ini")
+
+    assert not [block for block in blocks("") if DOCS in block.page.parents]
+    assert not [
+        (block, block.language) for page in PAGES for block in other(page, known) if DOCS in page.parents
+    ]
+
+
+def other(page: Path, known: tuple[str, ...]) -> list[Block]:
+    """Find blocks of unknown languages."""
+    languages = {match.group(2) for match in FENCE.finditer(page.read_text(encoding="utf-8"))}
+    return blocks(*(languages - set(known)), pages=[page])
