@@ -102,6 +102,8 @@ class Engine:
         self._renewers = {
             name: Renewer(make_setup(name, settings, around, http), around) for name in settings.tokens
         }
+        self._retired: dict[str, Renewer] = {}
+        """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
 
     async def start(self) -> None:
         """Take over what a predecessor left in escrow, and give every token its first turn."""
@@ -112,6 +114,9 @@ class Engine:
             else:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
+        for path in self._around.escrow.unreadable():
+            reason = f"{path}: cannot be read, but may hold an answer, so it stays; remove it if the token is well"
+            self._around.emit(Warned("escrow", reason))
         for name, renewer in self._renewers.items():
             await self._take_in(name, renewer)
 
@@ -237,14 +242,25 @@ class Engine:
                 self._renewers[name].reconfigure(setup)
                 self._scheduler.wake(name)
             else:
-                self._renewers[name] = Renewer(setup, self._around)
+                self._renewers[name] = self._revived(name, setup)
                 await self._take_in(name, self._renewers[name])
         gone = old.keys() - new.keys()
         for name in gone:
             self._scheduler.remove(name)
-            del self._renewers[name]
+            self._retired[name] = self._renewers.pop(name)
             self._around.emit(TokenForgotten(name))
         return tuple(sorted(changed | gone))
+
+    def _revived(self, name: str, setup: Setup) -> Renewer:
+        renewer = self._retired.pop(name, None)
+        if renewer is not None:
+            renewer.reconfigure(setup)
+            return renewer
+        renewer = Renewer(setup, self._around)
+        for entry in self._around.escrow.entries():
+            if entry.key == setup.key:
+                renewer.recover(entry)
+        return renewer
 
     def _renewer(self, name: str) -> Renewer:
         renewer = self._renewers.get(name)

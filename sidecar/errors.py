@@ -37,7 +37,7 @@ class UsageError(SidecarError):
 
 
 class HumanNeeded(SidecarError):
-    """The grant is dead: a human has to consent again (`token-sidecar login`, or a new seed)."""
+    """The grant is dead: a human has to consent again and give the new refresh token with `token-sidecar seed`."""
 
     exit_code = 3
 

@@ -13,6 +13,7 @@ death of the process, not of the machine, so nothing is fsynced and no thread is
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ ROOM_FOR_ANSWER = 128 * 1024
 """Bytes kept free for an answer; the largest seen (Entra with many groups, plus an ID token) is a tenth of it."""
 
 _HEADER_END = b"\n"
+_UNSENT = (b"", b"\0", b"A")
+"""First bytes of a file that was made before anything was sent: not written yet, allocated, armed."""
 
 
 class Stage(StrEnum):
@@ -91,7 +94,9 @@ class Slip:
 
     def release(self) -> None:
         """Remove the entry: its attempt has a definite, committed end."""
-        self._path.unlink(missing_ok=True)
+        # One that stays behind is recognised as committed at the next start.
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
         self.held = False
 
     def _mark(self, stage: Stage) -> None:
@@ -125,7 +130,7 @@ class Escrow:
     def arm(self, key: str, base: Record, attempt: Attempt) -> Slip:
         """Take room for an answer. Raises `EscrowError`: without it, no call may be made."""
         header = Stage.ARMED.encode() + msgspec.json.encode(Header(key, base, attempt)) + _HEADER_END
-        path = self._directory / f"{attempt.id}.escrow"
+        path = self._path(attempt.id)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -135,7 +140,8 @@ class Escrow:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             raise EscrowError(
                 f"{self._directory}: no room to catch an answer ({error.strerror}), so none is asked for; "
                 "free space there or give state_dir a larger volume"
@@ -145,8 +151,8 @@ class Escrow:
     def entries(self) -> list[Entry]:
         """Find the attempts that a predecessor left unfinished, oldest first.
 
-        A file whose header is torn was never sent (the header is written before the connection is made) and is
-        removed. Raises `EscrowError` for one that cannot be read.
+        A file that says that nothing was sent, and whose header is torn, is removed: it was made by a process that
+        was killed at that. What is unreadable otherwise may hold an answer, and stays. Raises `EscrowError`.
         """
         try:
             paths = sorted(self._directory.glob("*.escrow"), key=lambda path: path.stat().st_mtime_ns)
@@ -154,19 +160,36 @@ class Escrow:
         except OSError as error:
             raise EscrowError(f"{self._directory}: cannot be read: {error.strerror}") from error
 
+    def knows(self, attempt: str) -> bool:
+        """Tell whether something is kept of this attempt, readable or not."""
+        return self._path(attempt).exists()
+
+    def unreadable(self) -> list[Path]:
+        """Find what a human has to look at: entries that were sent and can't be read."""
+        return sorted(path for path in self._directory.glob("*.escrow") if _read(path) is None)
+
+    def _path(self, attempt: str) -> Path:
+        return self._directory / f"{attempt}.escrow"
+
 
 def _read(path: Path) -> Entry | None:
     data = path.read_bytes()
     end = data.find(_HEADER_END) + 1
     try:
-        stage = Stage(data[:1].decode("ascii"))
         header = msgspec.json.decode(data[1:end], type=Header)
+        stage = Stage(data[:1].decode("ascii"))
     except ValueError:
-        path.unlink()
+        if data[:1] in _UNSENT:
+            path.unlink()
         return None
     answer = _read_answer(data[end:]) if stage is Stage.ANSWERED else None
+    if answer is None and stage is Stage.ANSWERED:
+        return None
     return Entry(stage, header.key, header.base, header.attempt, answer, Slip(path, end))
 
 
-def _read_answer(data: bytes) -> Answer:
-    return msgspec.json.decode(data[: data.index(_HEADER_END)], type=Answer)
+def _read_answer(data: bytes) -> Answer | None:
+    try:
+        return msgspec.json.decode(data[: data.find(_HEADER_END)], type=Answer)
+    except ValueError:
+        return None

@@ -13,7 +13,7 @@ import msgspec
 from sidecar.errors import Conflict, StoreError
 from sidecar.events import CommitFinished, Warned
 from sidecar.ports import Held
-from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan
+from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,10 +116,9 @@ class Ledger:
         known = self._held
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
-            version = await self._store.write(
-                self._key, known.record, expected=stored.version if stored else None
-            )
-            self._keep(known.record, version)
+            healed = with_orphans_of(known.record, stored.record if stored else None)
+            version = await self._store.write(self._key, healed, expected=stored.version if stored else None)
+            self._keep(healed, version)
         else:
             self._watch(stored)
             self._held = stored
@@ -169,23 +168,25 @@ class Ledger:
 
     async def _commit(self, debt: Debt) -> str:
         expected = self._held.version if self._held else None
-        record = debt.record
+        record, lease, outcome = debt.record, 0.0, "committed"
         for _ in range(RACES):
             try:
-                self._keep(record, await self._store.write(self._key, record, expected=expected))
+                self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
             except Conflict:
                 theirs = await self._store.load(self._key)
                 expected = theirs.version if theirs else None
                 match reconcile(debt.record, debt.attempt, theirs.record if theirs else None):
                     case Verdict.OVERWRITE:
-                        record = debt.record
+                        record = with_orphans_of(debt.record, theirs.record if theirs else None)
+                        lease, outcome = 0.0, "committed"
                     case Verdict.YIELD_AND_KEEP if theirs is not None:
                         record = with_orphan(theirs.record, debt.record)
+                        lease, outcome = theirs.lease_left, "superseded"
                     case verdict:
                         self._held = theirs
                         return "committed" if verdict is Verdict.LANDED else "superseded"
             else:
-                return "committed" if record is debt.record else "superseded"
+                return outcome
         raise Conflict("the record is changed by others faster than this daemon can commit to it")
 
     def _watch(self, stored: Held | None) -> None:

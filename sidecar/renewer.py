@@ -106,6 +106,7 @@ class Renewer:
         "_blank",
         "_did",
         "_failed_credentials",
+        "_first_seen",
         "_forced",
         "_found_dead",
         "_ledger",
@@ -133,6 +134,8 @@ class Renewer:
         self._failed_credentials: str | None = None
         self._found_dead: bool | None = None
         self._next_wake: float | None = None
+        self._first_seen: tuple[str, float] | None = None
+        """Name of the present access token, and by how much wall was ahead of boot-time clock when it was met."""
         self._overdue = False
         self._store_trouble = ""
         self._obstacle = ""
@@ -177,7 +180,7 @@ class Renewer:
         """Decide by what is known now; asked again after every step that may have changed it."""
         record = self.record
         seen = Situation(
-            now=self._around.clock.wall(),
+            now=self._now(),
             jitter=schedule.jitter(self._around.instance, _name_of(record)),
             lease_left=self._ledger.lease_left,
             own=self._owns_attempt(record),
@@ -188,15 +191,16 @@ class Renewer:
 
     async def _renew(self, late: Callable[[], None]) -> bool:
         """Call the provider once and see the answer home; returns False when another instance was faster."""
-        try:
-            base, deadline = await self._lease()
-        except Conflict:
-            return False
-        except StoreError as error:
-            self._store_trouble = str(error)
-            return True
-        self._forced = None
+        # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
         with anyio.CancelScope(shield=True):
+            try:
+                base, deadline = await self._lease()
+            except Conflict:
+                return False
+            except StoreError as error:
+                self._store_trouble = str(error)
+                return True
+            self._forced = None
             await self._see_home(base, deadline, late)
         return True
 
@@ -209,7 +213,7 @@ class Renewer:
         if record is None:
             raise Conflict
         clock, times = self._around.clock, self._times()
-        base = rotation.intended(record, self._around.instance, clock.wall())
+        base = rotation.intended(record, self._around.instance, self._now())
         if self._ledger.unpersisted:
             return base, None
         # Counted from before the statement was sent: ours ends earlier than anybody else believes.
@@ -283,7 +287,7 @@ class Renewer:
 
     def _conclude(self, base: Record, result: Answer | CallError, seconds: float) -> tuple[Record, bool]:
         """Judge what came back; returns the record that follows from it and whether it holds a new token."""
-        setup, now = self.setup, self._around.clock.wall()
+        setup, now = self.setup, self._now()
         if isinstance(result, CallError):
             outcome = outcomes.judge_failure(result, setup.profile)
         else:
@@ -328,7 +332,7 @@ class Renewer:
             self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
 
     async def _publish(self) -> None:
-        record, now = self.record, self._around.clock.wall()
+        record, now = self.record, self._now()
         if record is None or record.access is None or record.access.seconds_left(now) <= 0:
             return
         if self._ledger.unpersisted and not self._may_publish_uncommitted(now):
@@ -348,7 +352,7 @@ class Renewer:
             self._did.append(f"published to {', '.join(written)}")
 
     async def _end(self, decision: Decision, *, raced: bool) -> Wake:
-        now = self._around.clock.wall()
+        now = self._now()
         at = decision.until if isinstance(decision, Wait) else now
         if isinstance(decision, Refresh) and (self._obstacle or self._store_trouble):
             at = now + OBSTACLE_RETRY
@@ -363,13 +367,15 @@ class Renewer:
         )
         at = min([at, *(now + delay for delay in delays if delay is not None)])
         poll = now + schedule.poll_interval(self.record, self._times())
-        self._next_wake = at
+        # By the wall clock again, which the scheduler looks at.
+        ahead = now - self._around.clock.wall()
+        self._next_wake = at - ahead
         view = await self.look()
         doing = "; ".join(self._did) or self._obstacle or self._store_trouble or decision.reason
         self._around.emit(
             TurnEnded(view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did))
         )
-        return Wake(min(at, poll), urgency=view.expires_at if view.expires_at is not None else at)
+        return Wake(min(at, poll) - ahead, urgency=view.expires_at if view.expires_at is not None else at)
 
     # What else may change the record
 
@@ -378,7 +384,9 @@ class Renewer:
         record = self._ledger.record
         if record is None or record.attempt is None or self._ledger.debt is not None:
             return
-        if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
+        if not self._owns_attempt(record) or record.attempt.in_doubt_since is not None:
+            return
+        if not self._around.escrow.knows(record.attempt.id):
             await self._ledger.write(msgspec.structs.replace(record, attempt=None))
 
     async def _take_seed(self) -> None:
@@ -512,6 +520,18 @@ class Renewer:
         return self._view(await self._publisher.views())
 
     # How it stands
+
+    def _now(self) -> float:
+        """Tell the time (Unix seconds) by which the present token is judged.
+
+        It follows the wall clock forwards at once, and backwards only with the next token: setting a clock back
+        makes no token live longer, and no back-off last longer.
+        """
+        clock, name = self._around.clock, _name_of(self.record)
+        offset = clock.wall() - clock.boot()
+        if self._first_seen is None or self._first_seen[0] != name:
+            self._first_seen = name, offset
+        return clock.boot() + max(offset, self._first_seen[1])
 
     def _times(self) -> Timing:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)

@@ -258,14 +258,15 @@ def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
     """
     if theirs is None:
         return Verdict.OVERWRITE
-    if theirs.attempt is not None and theirs.attempt.id == attempt and theirs.attempt != ours.attempt:
+    if theirs.attempt is not None and theirs.attempt.id == attempt and theirs != ours:
         return Verdict.OVERWRITE
-    if ours.refresh is None or theirs.refresh is None:
+    if ours.refresh is None:
         return _by_generation(ours, theirs)
-    mine, other = ours.refresh.fingerprint, theirs.refresh.fingerprint
+    mine, other = ours.refresh.fingerprint, theirs.refresh.fingerprint if theirs.refresh else ""
     if mine == other:
         return _by_generation(ours, theirs)
-    if ours.lineage == theirs.lineage and other in ours.replaced:
+    descends = ours.lineage == theirs.lineage and ours.generation > theirs.generation
+    if descends and (not other or other in ours.replaced):
         return Verdict.OVERWRITE
     if mine in theirs.spent or any(orphan.refresh.fingerprint == mine for orphan in theirs.orphans):
         return Verdict.YIELD
@@ -291,8 +292,21 @@ def with_orphan(theirs: Record, ours: Record) -> Record:
     return replace(theirs, orphans=(*theirs.orphans, Orphan(ours.lineage, ours.refresh)))
 
 
+def with_orphans_of(ours: Record, theirs: Record | None) -> Record:
+    """Keep the orphans of the record that ours is written over."""
+    if theirs is None:
+        return ours
+    known = {orphan.refresh.fingerprint for orphan in ours.orphans} | ours.spent
+    known |= {ours.refresh.fingerprint} if ours.refresh else set()
+    missing = tuple(orphan for orphan in theirs.orphans if orphan.refresh.fingerprint not in known)
+    return replace(ours, orphans=(*ours.orphans, *missing)) if missing else ours
+
+
 def rolled_back(stored: Record | None, known: Record) -> bool:
     """Tell whether a store lost what it had acknowledged (failover, restore, an emptied Secret)."""
     if stored is None:
         return True
-    return stored.lineage == known.lineage and stored.generation < known.generation
+    if stored.lineage == known.lineage:
+        return stored.generation < known.generation
+    # Every lineage starts with a seed and remembers all seeds before: this one is an ancestor of what we know.
+    return len(stored.seeds) < len(known.seeds) and known.seeds[: len(stored.seeds)] == stored.seeds

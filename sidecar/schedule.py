@@ -195,6 +195,8 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
     if seen.forced and record.attempt is None:
         return Refresh("it was asked for")
     due = _when(record, times, profile, seen)
+    if due == float("inf"):
+        return Wait(now + QUIET_POLL, "the access token never expires")
     if now < due:
         return Wait(due, "in doubt" if record.attempt is not None else "fresh")
     return Refresh("the last attempt has no known end" if record.attempt is not None else "due")

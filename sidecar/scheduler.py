@@ -39,9 +39,10 @@ class Turns(Protocol):
 class _Entry:
     """One token's place in the schedule."""
 
-    __slots__ = ("at_wall", "removed", "running", "task", "ticket", "turned", "urgency", "wanted")
+    __slots__ = ("at_wall", "name", "removed", "running", "task", "ticket", "turned", "urgency", "wanted")
 
-    def __init__(self, task: Turns) -> None:
+    def __init__(self, name: str, task: Turns) -> None:
+        self.name = name
         self.task = task
         self.at_wall = 0.0
         self.urgency = 0.0
@@ -74,21 +75,28 @@ class Scheduler:
         """Rings for the dispatcher: something is due earlier than it believed."""
 
     def add(self, name: str, task: Turns) -> None:
-        """Take in a token; its first turn is now."""
-        entry = self._entries[name] = _Entry(task)
+        """Take in a token; its first turn is now, or after the one that it was removed in."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.running:
+            entry.task, entry.removed, entry.wanted = task, False, True
+            return
+        entry = self._entries[name] = _Entry(name, task)
         self._make_ready(entry)
 
     def remove(self, name: str) -> None:
         """Let a token go; a turn under way is finished."""
-        entry = self._entries.pop(name, None)
-        if entry is not None:
-            entry.removed = True
-            entry.turned.set()
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        entry.removed = True
+        entry.turned.set()
+        if not entry.running:
+            del self._entries[name]
 
     def wake(self, name: str) -> anyio.Event | None:
         """Ask for a turn that begins from now on; returns the event that is set at its end."""
         entry = self._entries.get(name)
-        if entry is None:
+        if entry is None or entry.removed:
             return None
         if entry.running:
             entry.wanted = True
@@ -174,6 +182,7 @@ class Scheduler:
             turned.set()
             freed.set()
         if entry.removed:
+            del self._entries[entry.name]
             return
         if entry.wanted:
             entry.wanted = False

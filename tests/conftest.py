@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session")
+def run_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the directory for everything that daemons of this run write, at debug level; it is searched at the end."""
+    return tmp_path_factory.mktemp("run-logs")
+
+
 class LeakCheck:
     """Turns a green run red when a secret got out."""
 
@@ -43,7 +49,7 @@ class LeakCheck:
         base: Path = self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         folders = [*base.glob("run-logs*"), *base.glob("popen-*/run-logs*")]
         for folder in (folder for folder in folders if not folder.is_symlink()):
-            self._searched += sum(1 for _ in folder.iterdir())
+            self._searched += sum(1 for path in folder.rglob("*") if path.is_file())
             self._found += leaks.in_folder(folder)
         dumped = [path for path in PROJECT.iterdir() if path.is_file() and leaks.is_core(path)]
         self._found += [

@@ -364,12 +364,6 @@ class Daemon:
 
 
 @pytest.fixture(scope="session")
-def run_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the directory where everything lies that daemons of this test run wrote, at debug level."""
-    return tmp_path_factory.mktemp("run-logs")
-
-
-@pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """Give a directory for daemons whose path is short enough for a socket's and open to every user."""
     with tempfile.TemporaryDirectory(prefix="sidecar-") as folder:

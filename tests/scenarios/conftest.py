@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.e2e.conftest import daemon, home, make_daemon, make_simulator, names, run_logs, simulator
+from tests.e2e.conftest import daemon, home, make_daemon, make_simulator, names, simulator
 
-__all__ = ["daemon", "home", "make_daemon", "make_simulator", "names", "run_logs", "simulator"]
+__all__ = ["daemon", "home", "make_daemon", "make_simulator", "names", "simulator"]

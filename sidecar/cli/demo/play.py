@@ -18,7 +18,7 @@ from sidecar.cli.demo import provider
 from sidecar.cli.demo.directory import GRANTS, TOKENS
 from sidecar.cli.demo.processes import Child
 from sidecar.cli.demo.reader import Reader, Repeating
-from sidecar.cli.demo.screen import BAD, GOOD, PLAIN, Event, Introduction, OutputRow, Row, Scene
+from sidecar.cli.demo.screen import BAD, GOOD, PLAIN, STARTING, Event, Introduction, OutputRow, Row, Scene
 from sidecar.cli.demo.verdict import Facts, Verdict, judge
 from sidecar.cli.demo.watch import Watch, standing
 from sidecar.errors import SidecarError
@@ -227,7 +227,7 @@ class Play:
         )
 
     def _row(self, name: str, token: dict[str, Any], watch: Watch, now: float) -> Row:
-        state = standing(token) if token else "starting"
+        state = standing(token) if token else STARTING
         seen = [watch.findings.seen.get(file) for file in TOKENS[name]]
         left = [file.expires_at - now for file in seen if file is not None and file.expires_at is not None]
         outputs = []
@@ -297,10 +297,7 @@ def _alive(daemon: Child) -> tuple[str, str]:
         return f"{daemon.falls[-1].how}; coming back", BAD
     if daemon.is_stopped():
         return f"pid {daemon.pid}, frozen", BAD
-    times = len(daemon.falls)
-    return f"pid {daemon.pid}" + (
-        f", started again {times} time{'s' if times > 1 else ''}" if times else ""
-    ), PLAIN
+    return f"pid {daemon.pid}; restarts: {len(daemon.falls)}", PLAIN
 
 
 def _program() -> str:

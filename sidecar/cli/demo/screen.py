@@ -25,6 +25,9 @@ ROOMY = 100
 RECENT = 6
 """Events that stay on the screen."""
 
+STARTING = "starting"
+"""Stands in for a grant's state until the daemon tells it."""
+
 GOOD, BAD, PLAIN = "green", "bold red", ""
 
 
@@ -206,7 +209,9 @@ class Table(_Base):
             grid.add_column(title, no_wrap=True)
         for row in scene.rows:
             name = Text.assemble(
-                (row.token, "bold"), "\n", (row.state or row.grant, BAD if row.state else "dim")
+                (row.token, "bold"),
+                "\n",
+                (row.state or row.grant, BAD if row.state not in ("", STARTING) else "dim"),
             )
             refreshed = "-" if row.refreshed is None else f"{row.refreshed:.0f} s ago"
             outputs = Text("\n").join(map(_output, row.outputs))

@@ -182,7 +182,7 @@ def test_a_refresh_of_the_sdk_is_adopted(
         wait_until(lambda: len(application.tokens()) >= 2, what="the SDK refreshed by itself")
         total = application.end()
     seen, written = [line for line in application.lines() if "fingerprint" in line], path.read_bytes()
-    assert [line["fingerprint"] for line in seen][0] == first
+    assert seen[0]["fingerprint"] == first
     assert total["calls"] == {"_load_credentials": 1, "refresh_access_token": 1, "_save_token": 1}
     adopted = seen[1]["fingerprint"]
 
