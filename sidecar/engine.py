@@ -115,7 +115,9 @@ class Engine:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
         for path in self._around.escrow.unreadable():
-            reason = f"{path}: cannot be read, but may hold an answer, so it stays; remove it if the token is well"
+            reason = (
+                f"{path}: cannot be read, but may hold an answer, so it stays; remove it if the token is well"
+            )
             self._around.emit(Warned("escrow", reason))
         for name, renewer in self._renewers.items():
             await self._take_in(name, renewer)

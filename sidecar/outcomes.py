@@ -397,7 +397,7 @@ def _by_status(error: _Error, profile: Profile) -> Outcome | None:
     if status in {408, 425, 429}:
         return Outcome(outcome=OutcomeClass.TRANSIENT, reason=error.reason())
     if status == 503 and profile.unavailable_is_refusal:  # noqa: PLR2004
-        return Outcome(outcome=OutcomeClass.TRANSIENT, reason=error.reason())
+        return Outcome(outcome=OutcomeClass.TRANSIENT, reason=error.reason(), delays=UNANSWERED)
     if 300 <= status < 400:  # noqa: PLR2004
         # Never followed: it would carry the refresh token to wherever the answer says.
         reason = f"{error.reason()}, a redirect, which is not followed; correct token_url"

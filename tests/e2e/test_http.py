@@ -43,7 +43,7 @@ def shown(daemon: Daemon) -> tuple[str, str]:
         view = daemon.status()
         return {"access": view["access_state"], "grant": view["grant_state"]}
 
-    gauges: dict[str, list[AccessState] | list[GrantState]] = {}
+    gauges: dict[str, list[AccessState | GrantState]] = {}
     before, after = None, states()
     while before != after:
         before = after

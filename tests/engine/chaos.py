@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import anyio
@@ -36,14 +35,19 @@ from sidecar.stores.memory import MemoryStore
 from sidecar.testing import Fault, Provider, ProviderConfig, faults, request_token
 from sidecar.testing import NoAnswer as Cut
 from sidecar.testing import Rotation as ProviderRotation
-from sidecar.tokens import GrantState, Record, RefreshToken, fingerprint
+from sidecar.tokens import GrantState, Record, RefreshToken, decode_record, fingerprint
 from tests.engine.conftest import EPOCH, KEY, Killed, Shelf
+
+if TYPE_CHECKING:
+    from sidecar.ports import Store
 
 TTL = 300.0
 STRANDED = 60.0
 """Seconds of undisturbed life within which a daemon must have committed what it holds."""
 
 GRACE = 120.0
+
+MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - files in it are private
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,10 @@ class Verdict(AssertionError):
 class World:
     """Everything around one grant."""
 
-    def __init__(self, seed: int, kind: str, directory: Path, replicas: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, kind: str, directory: Path, *, replicas: int, steps_clocks: bool) -> None:
         self.kind = KINDS[kind]
-        self.rng = random.Random(seed)
+        self.steps_clocks = steps_clocks
+        self.rng = random.Random(seed)  # noqa: S311 - dice, no secrets
         self.directory = directory
         self.suspended = 0.0
         self.calm = False
@@ -207,8 +211,6 @@ class World:
         row = self.rows._rows.get(KEY)
         if row is None:
             return None
-        from sidecar.tokens import decode_record
-
         return decode_record(row.blob)
 
     def begin(self, host: Host, refresh: RefreshToken, record: Record | None) -> Call:
@@ -247,6 +249,9 @@ class World:
 
     def judge_timing(self, host: Host, earlier: Call, refresh: RefreshToken, record: Record | None) -> None:
         now, doubt = self.now(), self.kind.profile.in_doubt
+        if self.steps_clocks:
+            # What a daemon with a wrong clock believes of expiries and windows is its own truth.
+            return
         if doubt is InDoubt.REPLAY_UNTIL_USED or record is None or record.access is None:
             return
         if doubt is InDoubt.REPLAY_WINDOW and now <= earlier.began + GRACE:
@@ -442,7 +447,12 @@ async def live(world: World, host: Host) -> None:
         escrow.prepare()
         host.events = []
         around = Surroundings(
-            host.clock, Connection(world, host), escrow, host.name, host.events.append, world.rng.random
+            host.clock,
+            cast("Store", Connection(world, host)),
+            escrow,
+            host.name,
+            host.events.append,
+            world.rng.random,
         )
         shelf = Window(world, host)
         shelf.publications = host.shelf.publications
@@ -479,75 +489,102 @@ async def live(world: World, host: Host) -> None:
         world.note(f"{host.name} starts")
 
 
-FAULTS = (
-    lambda rng: faults.latency(before=rng.choice([1.0, 20.0, 100.0])),
-    lambda rng: faults.latency(after=rng.choice([1.0, 20.0, 100.0])),
-    lambda rng: faults.reset(processed=False),
-    lambda rng: faults.reset(processed=True),
-    lambda rng: faults.close(processed=rng.random() < 0.5),
-    lambda rng: faults.hold(processed=rng.random() < 0.5),
-    lambda rng: faults.half(),
-    lambda rng: faults.status(rng.choice([500, 502, 504]), processed=rng.random() < 0.5),
-    lambda rng: faults.status(503, times=rng.choice([1, 5])),
-    lambda rng: faults.status(429, retry_after=rng.choice([5.0, 120.0])),
-    lambda rng: faults.html(processed=rng.random() < 0.5),
-    lambda rng: faults.truncated(),
-    lambda rng: faults.empty(),
-    lambda rng: faults.expires_in(rng.choice([0, -1, 1, 5, "300", None, 10**18])),
-    lambda rng: faults.without("expires_in"),
-    lambda rng: faults.same_token(),
-    lambda rng: faults.error(400, "temporarily_unavailable"),
-    lambda rng: faults.error(401, "invalid_client"),
-    lambda rng: faults.redirect("https://elsewhere.example/"),
-)
-
-
 def random_fault(rng: random.Random) -> Fault:
     """Draw one thing for the provider to do wrong."""
-    return rng.choice(FAULTS)(rng)
+    lost, seconds = rng.random() < 0.5, rng.choice([1.0, 20.0, 100.0])
+    return rng.choice(
+        [
+            faults.latency(before=seconds),
+            faults.latency(after=seconds),
+            faults.reset(processed=lost),
+            faults.close(processed=lost),
+            faults.hold(processed=lost),
+            faults.half(),
+            faults.status(rng.choice([500, 502, 504]), processed=lost),
+            faults.status(503, times=rng.choice([1, 5])),
+            faults.status(429, retry_after=seconds),
+            faults.html(processed=lost),
+            faults.truncated(),
+            faults.empty(),
+            faults.expires_in(rng.choice([0, -1, 1, 5, "300", None, 10**18])),
+            faults.without("expires_in"),
+            faults.same_token(),
+            faults.error(400, "temporarily_unavailable"),
+            faults.error(401, "invalid_client"),
+            faults.redirect("https://elsewhere.example/"),
+        ]
+    )
+
+
+async def faulty_provider(world: World) -> None:
+    """Let one of the next answers be wrong."""
+    world.provider.add_fault(random_fault(world.rng))
+
+
+async def store_outage(world: World) -> None:
+    """Take the store away from everybody."""
+    world.down_until = world.now() + world.rng.choice([1, 30, 300, 1500])
+    world.note(f"the store is down until {world.down_until - EPOCH:.0f}")
+
+
+async def partition(world: World) -> None:
+    """Take the store away from one daemon."""
+    host = world.rng.choice(world.hosts)
+    host.cut_off_until = world.now() + world.rng.choice([5, 60, 200])
+    world.note(f"{host.name} is cut off until {host.cut_off_until - EPOCH:.0f}")
+
+
+async def suspension(world: World) -> None:
+    """Put all machines to sleep: timers stand still, the world goes on."""
+    world.suspended += world.rng.choice([10, 200])
+    world.note("the machines were asleep")
+
+
+async def consent(world: World) -> None:
+    """Give a new refresh token, whatever is under way: always when the grant is dead, else now and then."""
+    host, record = world.rng.choice(world.hosts), world.record()
+    dead = record is not None and record.is_dead()
+    if host.renewer is None or not (dead or world.rng.random() < 0.2):
+        return
+    value = world.provider.new_grant()
+    with contextlib.suppress(SidecarError, Killed):
+        await host.renewer.plant(Seeding(RefreshToken(value, host.clock.wall())), origin="command")
+        world.note(f"{host.name} plants {fingerprint(value)}")
+
+
+async def refusal(world: World) -> None:
+    """Let an application say that its token is refused."""
+    host = world.rng.choice(world.hosts)
+    if host.renewer is not None and host.shelf.publications:
+        host.renewer.refuse(host.shelf.publications[-1].access.fingerprint)
+
+
+async def stepped_clock(world: World) -> None:
+    """Set one machine's wall clock."""
+    if world.steps_clocks:
+        host = world.rng.choice(world.hosts)
+        host.clock.wrong_by += world.rng.choice([-3600, -60, -1, 1, 60, 3600])
+        world.note(f"{host.name}'s clock is wrong by {host.clock.wrong_by:.0f}")
+
+
+TROUBLES = (
+    *(4 * [faulty_provider]),
+    store_outage,
+    partition,
+    partition,
+    suspension,
+    consent,
+    consent,
+    refusal,
+    stepped_clock,
+)
 
 
 async def trouble(world: World) -> None:
     """Make things go wrong that concern more than one daemon."""
-    rng = world.rng
     while True:
-        await anyio.sleep(rng.expovariate(1 / 40))
-        match rng.randrange(12):
-            case 0 | 1 | 2 | 3:
-                fault = random_fault(rng)
-                world.provider.add_fault(fault)
-            case 4:
-                world.down_until = world.now() + rng.choice([1, 30, 300, 1500])
-                world.note(f"the store is down until {world.down_until - EPOCH:.0f}")
-            case 5 | 6:
-                host = rng.choice(world.hosts)
-                host.cut_off_until = world.now() + rng.choice([5, 60, 200])
-                world.note(f"{host.name} is cut off until {host.cut_off_until - EPOCH:.0f}")
-            case 7:
-                if rng.random() < 0.3:
-                    world.suspended += rng.choice([10, 200])
-                    world.note("the machines were asleep")
-            case 8 | 9:
-                host = rng.choice(world.hosts)
-                record = world.record()
-                dead = record is not None and record.is_dead()
-                if host.renewer is not None and (dead or rng.random() < 0.2):
-                    await plant(world, host)
-            case 10:
-                host = rng.choice(world.hosts)
-                if host.renewer is not None and host.shelf.publications:
-                    host.renewer.refuse(host.shelf.publications[-1].access.fingerprint)
-            case _:
-                pass
-
-
-async def plant(world: World, host: Host) -> None:
-    """Consent again, whatever is under way."""
-    value = world.provider.new_grant()
-    with contextlib.suppress(SidecarError, Killed):
-        assert host.renewer is not None
-        await host.renewer.plant(Seeding(RefreshToken(value, host.clock.wall())), origin="command")
-        world.note(f"{host.name} plants {fingerprint(value)}")
+        await anyio.sleep(world.rng.expovariate(1 / 40))
+        await world.rng.choice(TROUBLES)(world)
 
 
 async def watch(world: World) -> None:
@@ -606,12 +643,12 @@ async def readers_content(world: World) -> None:
 @contextlib.contextmanager
 def deterministic(seed: int) -> Iterator[None]:
     """Draw every random number from one seed: the secrets, the ids, and trio's own choices."""
-    rng = random.Random(seed)
-    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
+    rng = random.Random(seed)  # noqa: S311 - secrets of a simulation
+    trio._core._run._r.seed(seed)
     with (
         mock.patch("secrets.token_urlsafe", lambda length=32: rng.randbytes(length).hex()),
         mock.patch("secrets.token_hex", lambda length=32: rng.randbytes(length).hex()),
-        mock.patch("uuid.uuid4", lambda: uuid.UUID(int=rng.getrandbits(128))),
+        mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128))),
     ):
         yield
 
@@ -637,6 +674,8 @@ async def history(world: World, troubled: float, quiet: float) -> None:
         world.down_until = 0.0
         for host in world.hosts:
             host.cut_off_until = 0.0
+            if world.steps_clocks:
+                host.clock.wrong_by = 0.0
         world.note("peace")
         await anyio.sleep(quiet)
         check_rest(world)
@@ -644,28 +683,35 @@ async def history(world: World, troubled: float, quiet: float) -> None:
         check_pace(world)
 
 
-def run(seed: int, kind: str, *, replicas: int = 3, troubled: float = 3600.0, quiet: float = 3600.0) -> World:
+def run(
+    seed: int,
+    kind: str,
+    *,
+    replicas: int = 3,
+    troubled: float = 3600.0,
+    quiet: float = 3600.0,
+    steps_clocks: bool = False,
+) -> World:
     """Live one whole history; raises `Verdict`, with its last moments."""
-    directory = Path(tempfile.mkdtemp(prefix="chaos-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    holder: list[World] = []
+    worlds: list[World] = []
 
-    async def main() -> None:
-        holder.append(World(seed, kind, directory, replicas))
-        await history(holder[0], troubled, quiet)
+    async def main(directory: str) -> None:
+        world = World(seed, kind, Path(directory), replicas=replicas, steps_clocks=steps_clocks)
+        worlds.append(world)
+        await history(world, troubled, quiet)
 
     try:
-        with deterministic(seed):
-            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        with tempfile.TemporaryDirectory(dir=MEMORY) as directory, deterministic(seed):
+            trio.run(main, directory, clock=trio.testing.MockClock(autojump_threshold=0))
     except BaseException as error:
-        told = "\n".join(holder[0].trace[-60:]) if holder else ""
-        raise Verdict(f"seed {seed}, {kind}:\n{told}\n{_blame(error)}") from error
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    return holder[0]
+        told = "\n".join(worlds[0].trace[-60:]) if worlds else ""
+        raise Verdict(
+            f"chaos.run({seed}, {kind!r}, steps_clocks={steps_clocks}):\n{told}\n{_blame(error)}"
+        ) from error
+    return worlds[0]
 
 
 def _blame(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"
-

@@ -297,6 +297,7 @@ def test_what_landed_is_recognised(ours: Record) -> None:
 def test_a_renewed_doubt_with_a_new_back_off_has_not_landed() -> None:
     """The attempt looks the same, but the back-off that everybody must obey is not there yet."""
     base = intended(Record("l", refresh=refresh_token(0)), "one", NOW)
+    assert base.attempt is not None
     base = replace(base, attempt=replace(base.attempt, in_doubt_since=NOW - 500))
     ours = concluded(base, Outcome(outcome=OutcomeClass.IN_DOUBT), ROTATING, now=NOW, delay=30)
     assert ours.attempt == base.attempt
@@ -337,7 +338,7 @@ def ledger(store: Any) -> Ledger:
 
 async def test_an_orphan_that_came_meanwhile_survives_our_commit() -> None:
     """Somebody kept a pair in the record while our call was under way."""
-    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))  # type: ignore[arg-type]
+    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))
     ours = ledger(store)
     await ours.sync()
     base = intended(Record("l", refresh=refresh_token(0)), "one", NOW)
@@ -360,7 +361,7 @@ async def test_an_orphan_that_came_meanwhile_survives_our_commit() -> None:
 
 async def test_keeping_a_pair_leaves_the_other_ones_lease() -> None:
     """An orphan is put into a record whose holder is in the middle of a call."""
-    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))  # type: ignore[arg-type]
+    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))
     theirs = intended(Record("new", refresh=refresh_token(3)), "two", NOW)
     await store.write("test/gmail", theirs, expected=None, lease=60)
     ours = ledger(store)
@@ -375,7 +376,7 @@ async def test_keeping_a_pair_leaves_the_other_ones_lease() -> None:
 
 async def test_a_lost_reply_does_not_end_the_renewing_of_a_lease() -> None:
     """The write that conflicts is our own; the lease goes on under the version that it made."""
-    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))  # type: ignore[arg-type]
+    store = MemoryStore(SimpleNamespace(boot=lambda: 0.0))
     ours = ledger(store)
     base = intended(Record("l", refresh=refresh_token(0)), "one", NOW)
     await ours.write(base, lease=1)
@@ -389,5 +390,3 @@ async def test_a_lost_reply_does_not_end_the_renewing_of_a_lease() -> None:
     await store.write("test/gmail", replace(base, lineage="new"), expected=there.version)
     with pytest.raises(Conflict):
         await ours.renew(base, lease=60)
-
-

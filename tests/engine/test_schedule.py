@@ -61,9 +61,7 @@ def access_tokens(draw: st.DrawFn) -> AccessToken:
     """An access token of any life, perhaps repeated, perhaps of a clock that is wrong."""
     issued, ttl = draw(moments), draw(st.none() | st.floats(0, 1e8))
     expires = None if ttl is None else issued + ttl
-    return AccessToken(
-        "sim-at-0123456789abcdef", issued, expires, ttl, repeated_at=draw(st.none() | moments)
-    )
+    return AccessToken("sim-at-0123456789abcdef", issued, expires, ttl, repeated_at=draw(st.none() | moments))
 
 
 @st.composite
@@ -123,7 +121,9 @@ def at(seconds: float, *, own: bool = True, **seen: float | bool) -> Situation:
     return Situation(now=NOW + seconds, jitter=0.0, own=own, **seen)  # type: ignore[arg-type]
 
 
-def decided(held: Record, seen: Situation, profile: Profile = PLAIN, policy: Policy | None = None) -> Decision:
+def decided(
+    held: Record, seen: Situation, profile: Profile = PLAIN, policy: Policy | None = None
+) -> Decision:
     """Decide with the timing that follows."""
     return decide(held, timing_of(held, policy or Policy(), profile), profile, seen)
 
