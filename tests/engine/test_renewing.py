@@ -273,3 +273,40 @@ async def test_the_history_tells_what_happened_last_night(house: House, profile:
     assert [turn.generation for turn in history] == list(
         range(history[0].generation, history[0].generation + 32)
     )
+
+
+async def test_a_clock_set_back_makes_no_token_live_longer(house: House) -> None:
+    """An hour back, and the refresh comes when it would have come; so does the next one."""
+    house.provider._now = lambda: EPOCH + house.clock.boot()
+    daemon = house.daemon(seed=house.provider.new_grant())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 7000)
+        await anyio.sleep(100)
+        house.clock.stepped = -3600
+        while house.clock.boot() < 6900:
+            await anyio.sleep(10)
+            assert house.provider.is_live(daemon.shelf.publications[-1].access.value)
+    assert len(daemon.grant.calls) == 3
+
+
+async def test_a_clock_set_back_prolongs_no_back_off(house: House) -> None:
+    """The provider is asked again after the minutes that it was to be left alone, not an hour later."""
+    house.provider.add_fault(faults.status(429, retry_after=120))
+    daemon = house.daemon(seed=house.provider.new_grant())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 300)
+        await anyio.sleep(50)
+        house.clock.stepped = -3600
+    assert len(daemon.grant.calls) == 2
+    assert daemon.view.grant_state is GrantState.OK
+
+
+async def test_a_token_that_never_expires_is_kept(house: House) -> None:
+    """Mailchimp's `expires_in: 0` is for ever: one call, and a look every minute."""
+    house.provider.add_fault(faults.expires_in(0, times=None))
+    daemon = house.daemon(profile=Profile(zero_means_never=True), seed=house.provider.new_grant())
+    await daemon.run(86400)
+    assert len(daemon.grant.calls) == 1
+    assert daemon.view.never_expires is True
+    assert daemon.view.next_wake is not None
+    assert daemon.view.access_state(house.clock.wall()) is AccessState.FRESH

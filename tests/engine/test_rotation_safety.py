@@ -384,6 +384,92 @@ async def test_replicas_share_one_grant(house: House) -> None:
         assert daemon.state() is GrantState.OK
 
 
+async def test_a_long_outage_does_not_let_a_replica_pass_the_holder_of_the_pair(house: House) -> None:
+    """The store comes back after a quarter of an hour: others first watch whether the pair is brought, however old the doubt."""
+    holder = house.daemon(seed=house.provider.new_grant())
+    others = [house.daemon() for _ in range(3)]
+    house.provider.add_fault(faults.latency(after=1))
+    async with anyio.create_task_group() as tasks:
+        for daemon in (holder, *others):
+            tasks.start_soon(daemon.run, 1800)
+        await holder.grant.called(1)
+        house.store.down = True
+        write = house.store.write
+
+        async def without_the_holder(
+            key: str, record: Record, *, expected: str | None, lease: float = 0.0
+        ) -> str:
+            if record.generation:
+                raise StoreError("connection refused")
+            return await write(key, record, expected=expected, lease=lease)
+
+        await anyio.sleep(900)
+        house.store.write = without_the_holder  # type: ignore[method-assign]
+        house.store.down = False
+        await anyio.sleep(300)
+        house.store.write = write  # type: ignore[method-assign]
+    assert sum(len(daemon.grant.calls) for daemon in others) <= 2
+    assert house.provider.replayed() == []
+    assert {daemon.view.grant_state for daemon in (holder, *others)} == {GrantState.OK}
+
+
+async def test_a_replica_does_not_replay_what_a_stranger_may_have_used(house: House) -> None:
+    """Where the old pair lives until the new one is used, only its own caller knows that nobody has it."""
+    holder = house.daemon(profile=UNTIL_USED, seed=house.provider.new_grant(), instance="one")
+    house.store.kill_at = lambda record: record.generation == 1
+    await holder.die()
+    stranger = house.daemon(profile=UNTIL_USED, instance="two")
+    await stranger.run(300)
+    assert stranger.grant.calls == []
+
+
+async def test_a_lost_reply_to_a_renewal_does_not_give_the_lease_away(house: House) -> None:
+    """The holder waits four minutes for its answer; nobody calls meanwhile, though one reply was lost."""
+    house.provider.add_fault(faults.latency(after=250))
+    first, second = house.daemon(seed=house.provider.new_grant()), house.daemon()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.run, 400)
+        tasks.start_soon(second.run, 400)
+        await first.grant.called(1)
+        await anyio.sleep(100)
+        house.store.lose_replies = 1
+        await anyio.sleep(100)
+        held = await house.store.inner.load(KEY)
+        assert held is not None
+        assert held.lease_left > 0
+    assert second.grant.calls == []
+    assert first.view.grant_state is GrantState.OK
+
+
+async def test_sigterm_at_the_lease_leaves_no_intent_behind(house: House) -> None:
+    """The other replicas would have to wait for it, past the end of the access token."""
+    daemon = house.daemon(seed=house.provider.new_grant())
+    write = house.store.write
+
+    async def slow(key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        version = await write(key, record, expected=expected, lease=lease)
+        await anyio.sleep(5)
+        return version
+
+    house.store.write = slow  # type: ignore[method-assign]
+    await daemon.run(7)
+    record = await house.store.record()
+    assert record.attempt is None
+    assert record.generation == 1
+
+
+async def test_a_provider_that_seems_not_to_rotate_is_not_called_without_a_lease(house: House) -> None:
+    """Nobody knows it: it may rotate every other time, and two replicas would both be asking."""
+    house.provider.reconfigure(rotation="sometimes", rotate_every=2)
+    daemon = house.daemon(profile=Profile(), seed=house.provider.new_grant())
+    await daemon.run(60)
+    assert (await house.store.record()).rotates is False
+    house.store.down = True
+    daemon.scheduler.wake("gmail")
+    await daemon.run(7200)
+    assert len(daemon.grant.calls) == 1
+
+
 async def test_a_holder_whose_lease_ran_out_before_sending_gives_up(house: House) -> None:
     """Suspended between lease and first byte, it finds its lease gone and sends nothing."""
     daemon = house.daemon(seed=house.provider.new_grant())
