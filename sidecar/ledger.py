@@ -140,14 +140,18 @@ class Ledger:
             self._held = stored
             await self.write(record, lease=lease)
 
-    def owe(self, record: Record, attempt: str, slip: Slip, *, rotation: bool) -> None:
-        """Take on a debt; it replaces an older one, whose tokens it descends from."""
+    def owe(self, record: Record, attempt: str, slip: Slip, *, rotation: bool, late: bool = False) -> None:
+        """Take on a debt; it replaces an older one, whose tokens it descends from.
+
+        `late`: a commit of it has failed already, or died with a predecessor.
+        """
         older = self.debt
         self.debt = Debt(
             record,
             attempt,
             slips=[*(older.slips if older else ()), slip],
             rotation=rotation or (older is not None and older.rotation),
+            failures=int(late) + (older.failures if older else 0),
         )
 
     async def settle(self) -> None:

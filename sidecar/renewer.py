@@ -322,6 +322,7 @@ class Renewer:
         if outcome.skew is not None:
             emit(ClockSkewSeen(setup.provider, outcome.skew))
         if verdict is OutcomeClass.DEAD:
+            self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
             emit(GrantDied(setup.name, refused, outcome.reason, self._remedy()))
         credentials = setup.grant.credentials_fingerprint()
@@ -479,7 +480,7 @@ class Renewer:
         else:
             lost = NoAnswer("the daemon died between sending the request and keeping the answer")
             record, success = self._conclude(entry.base, entry.answer or lost, seconds)
-        self._ledger.owe(record, entry.attempt.id, entry.slip, rotation=success)
+        self._ledger.owe(record, entry.attempt.id, entry.slip, rotation=success, late=True)
 
     # What others may ask
 

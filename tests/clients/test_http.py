@@ -368,7 +368,7 @@ async def test_a_request_that_cannot_be_sent_in_full_is_no_answer(client: HttpCl
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         with pytest.raises(NoAnswer, match="could not be sent in full"):
-            await client.post_form(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=0.3)
+            await client.post_form(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=1.5)
 
 
 async def test_a_reset_after_sending_is_no_answer(client: HttpClient) -> None:

@@ -388,14 +388,14 @@ class Line:
             raise NoAnswer("no answer came") from None
         await world.port(host, "receiving")
         headers = {name.lower(): value for name, value in reply.headers.items()}
-        call.fate = self._fate(reply.status, reply.body)
+        call.fate = self._fate(refresh, reply.status, reply.body)
         if call.fate == "answered" and reply.status == 200:
             # It was not replaced, so whatever was lost before was no rotation.
             world.uses[refresh.fingerprint].clear()
         world.note(f"{host.name} gets {reply.status}, {call.fate}")
         return Answer(reply.status, headers, reply.body, sent_at, host.clock.wall())
 
-    def _fate(self, status: int, body: bytes) -> str:
+    def _fate(self, refresh: RefreshToken, status: int, body: bytes) -> str:
         if 300 <= status < 500 or status == 503:
             return "answered"
         try:
@@ -406,6 +406,8 @@ class Line:
             return "lost"
         if "refresh_token" not in members:
             return "answered" if "access_token" in members else "lost"
+        # Its successor takes its place: that one must not be lost from now on.
+        self._world.caught.discard(refresh.fingerprint)
         self._world.caught.add(fingerprint(members["refresh_token"]))
         return "caught"
 
