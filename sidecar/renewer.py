@@ -40,6 +40,7 @@ from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store
 from sidecar.profile import Profile
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Policy, Refresh, Situation, Wait
+from sidecar.standing import Troubles, remedy, standing, with_record
 from sidecar.tokens import ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ class Renewer:
         if verdict is OutcomeClass.DEAD:
             self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
-            emit(GrantDied(setup.name, refused, outcome.reason, self._remedy()))
+            emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD)))
         credentials = setup.grant.credentials_fingerprint()
         self._failed_credentials = credentials if verdict is OutcomeClass.MISCONFIGURED else None
         if verdict is OutcomeClass.SUCCESS:
@@ -585,41 +586,16 @@ class Renewer:
             return True
         return stored.access.seconds_left(now) < self._times().min_validity
 
-    def _standing(self, record: Record | None) -> tuple[GrantState, str]:
-        """Name the grant's state and, where it is not ok, the reason."""
-        if self._ledger.overdue:
-            return GrantState.UNPERSISTED, self._store_trouble
-        if self._obstacle:
-            return GrantState.MISCONFIGURED, self._obstacle
-        if record is None or (self.setup.profile.needs_refresh_token and record.refresh is None):
-            reason = self._seed_problem or "there is no refresh token yet"
-            return (
-                (GrantState.RETRYING, self._store_trouble)
-                if self._store_trouble
-                else (GrantState.UNSEEDED, reason)
-            )
-        if record.dead is not None and record.is_dead():
-            return GrantState.DEAD, record.dead.reason
-        unanswered = self._overdue if self._owns_attempt(record) else self._ledger.lease_left <= 0
-        if record.attempt is not None and (record.attempt.in_doubt_since or unanswered):
-            known = record.backoff is not None and record.backoff.outcome is OutcomeClass.IN_DOUBT
-            why = record.backoff.reason if known and record.backoff else "no answer has come yet"
-            return GrantState.IN_DOUBT, f"a request was sent, and whether it was processed is unknown: {why}"
-        if record.backoff is not None:
-            misconfigured = record.backoff.outcome is OutcomeClass.MISCONFIGURED
-            return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, record.backoff.reason
-        if self._store_trouble:
-            return GrantState.RETRYING, self._store_trouble
-        return GrantState.OK, self._seed_problem
-
-    def _remedy(self) -> str:
-        return (
-            f"consent again and give the new refresh token: token-sidecar seed {self.setup.name} --file FILE"
-        )
-
     def _view(self, outputs: tuple[OutputView, ...]) -> TokenView:
-        setup, record = self.setup, self.record
-        state, reason = self._standing(record)
+        setup, record, ledger = self.setup, self.record, self._ledger
+        troubles = Troubles(
+            obstacle=self._obstacle,
+            store=self._store_trouble,
+            seed=self._seed_problem,
+            unpersisted=ledger.overdue,
+            unanswered=self._overdue if self._owns_attempt(record) else ledger.lease_left <= 0,
+        )
+        state, reason = standing(record, troubles, needs_refresh_token=setup.profile.needs_refresh_token)
         view = TokenView(
             token=setup.name,
             provider=setup.provider,
@@ -628,37 +604,14 @@ class Renewer:
             dead_grace=setup.dead_grace,
             grant_state=state,
             reason=reason,
-            remedy=self._remedy() if state in (GrantState.DEAD, GrantState.UNSEEDED) else "",
+            remedy=remedy(setup.name, state),
             min_validity=self._times().min_validity,
             next_wake=self._next_wake,
-            unpersisted=self._ledger.overdue,
+            unpersisted=ledger.overdue,
             found_dead=bool(self._found_dead),
             outputs=outputs,
         )
-        return view if record is None else _filled(view, record)
-
-
-def _filled(view: TokenView, record: Record) -> TokenView:
-    """Add what only a record tells."""
-    access, refresh = record.access, record.refresh
-    if access is not None:
-        view = msgspec.structs.replace(
-            view,
-            fingerprint=access.fingerprint,
-            expires_at=access.expires_at,
-            never_expires=access.expires_at is None,
-            expiry_known=access.expiry_source is not ExpirySource.ASSUMED,
-            last_success=access.issued_at if record.generation else None,
-        )
-    return msgspec.structs.replace(
-        view,
-        lineage=record.lineage,
-        generation=record.generation,
-        refresh_fingerprint=refresh.fingerprint if refresh else "",
-        refresh_expires_at=refresh.expires_at if refresh else None,
-        dead_since=record.dead.at if record.dead is not None and record.is_dead() else None,
-        in_doubt_since=record.attempt.in_doubt_since if record.attempt else None,
-    )
+        return with_record(view, record)
 
 
 class _Gate:

@@ -126,13 +126,10 @@ def _outputs(token: dict[str, Any]) -> str:
 
 def _remarks(document: dict[str, Any]) -> list[str]:
     """Say in a line each what is not as it should be, and what to do about it."""
-    from sidecar.server import health
-
     lines = []
     for view, token in zip(_views(document), document["tokens"].values(), strict=True):
         if view.reason:
-            todo = health.remedy(view)
-            lines.append(f"{view.token}: {view.reason}" + (f"; {todo}" if todo else ""))
+            lines.append(f"{view.token}: {view.reason}" + (f"; {view.remedy}" if view.remedy else ""))
         lines += [
             f"{view.token}: {output['output']}: {output['problem']}"
             for output in token["outputs"]

@@ -135,7 +135,7 @@ async def _list(settings: Settings) -> list[dict[str, Any]]:
 async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
     import time
 
-    from sidecar.cli.stored import standing
+    from sidecar.standing import Troubles, standing
 
     namespace, _, name = key.partition("/")
     row: dict[str, Any] = {
@@ -156,7 +156,8 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
     if held is None:
         return {**row, "state": "gone"}
     record, access = held.record, held.record.access
-    state, reason = standing(held, needs_refresh_token=record.refresh is not None)
+    troubles = Troubles(unanswered=held.lease_left <= 0)
+    state, reason = standing(record, troubles, needs_refresh_token=False)
     left = access.seconds_left(time.time()) if access is not None else None
     return {
         **row,

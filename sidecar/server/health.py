@@ -87,19 +87,6 @@ def startupz(views: Iterable[TokenView], *, now: float) -> Verdict:
     return Verdict(tuple(reason for view in required for reason in _not_started(view, now)))
 
 
-def remedy(view: TokenView) -> str:
-    """Say what a human can do about a token; empty where only waiting helps."""
-    if view.remedy:
-        return view.remedy
-    match view.grant_state:
-        case GrantState.UNSEEDED | GrantState.DEAD:
-            return f"run: token-sidecar seed {view.token} --file PATH"
-        case GrantState.MISCONFIGURED:
-            return "correct the configuration, then run: token-sidecar check"
-        case _:
-            return ""
-
-
 def _dead_too_long(view: TokenView, now: float, uptime: float) -> str | None:
     if not view.required or view.on_dead != OnDead.RESTART or view.grant_state is not GrantState.DEAD:
         return None
@@ -164,8 +151,8 @@ def _sentence(view: TokenView, problem: str) -> str:
     parts = [f"{view.token}: {problem}"]
     if view.grant_state is not GrantState.OK:
         parts.append(f"the grant is {view.grant_state.value}" + (f" ({view.reason})" if view.reason else ""))
-    if todo := remedy(view):
-        parts.append(todo)
+    if view.remedy:
+        parts.append(view.remedy)
     return " ".join("; ".join(parts).split())
 
 

@@ -385,7 +385,7 @@ async def test_replicas_share_one_grant(house: House) -> None:
 
 
 async def test_a_long_outage_does_not_let_a_replica_pass_the_holder_of_the_pair(house: House) -> None:
-    """The store comes back after a quarter of an hour: others first watch whether the pair is brought, however old the doubt."""
+    """Back after a quarter of an hour: others first watch whether the pair is brought, however old the doubt."""
     holder = house.daemon(seed=house.provider.new_grant())
     others = [house.daemon() for _ in range(3)]
     house.provider.add_fault(faults.latency(after=1))

@@ -236,7 +236,7 @@ async def test_a_file_that_calls_itself_json_is_no_bare_token(tmp_path: Path, co
     """Any single word could be a refresh token, and would be sent as one."""
     path = tmp_path / "seed.json"
     path.write_text(content)
-    with pytest.raises(SeedError, match="no JSON object although its name ends in .json"):
+    with pytest.raises(SeedError, match=r"no JSON object although its name ends in \.json"):
         await open_seed(SeedSource(file=path)).read()
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.server.health import livez, readyz, readyz_token, remedy, startupz
+from sidecar.server.health import livez, readyz, readyz_token, startupz
+from sidecar.standing import remedy
 from sidecar.tokens import GrantState
 from tests.server.conftest import NOW, a_view, an_output
 
@@ -64,7 +65,8 @@ def test_a_worker_that_hangs_fails_liveness_by_name() -> None:
 
 def test_the_reason_names_token_cause_and_remedy_on_one_line() -> None:
     """A probe's text is all that `kubectl describe` shows of it."""
-    verdict = livez([a_view(**DEAD)], now=NOW + 90, uptime=5000)
+    view = a_view(**DEAD, remedy="run: token-sidecar seed gmail --file PATH")
+    verdict = livez([view], now=NOW + 90, uptime=5000)
 
     (reason,) = verdict.reasons
     assert reason == (
@@ -159,16 +161,14 @@ def test_startup_wants_a_token_of_the_own_lineage(changes: dict[str, Any], probl
 def test_an_unseeded_token_prints_the_command_that_seeds_it() -> None:
     """Who looks at a pod that doesn't start finds what to type."""
     view = a_view(
-        grant_state=GrantState.UNSEEDED, fingerprint="", lineage="", outputs=(an_output(fingerprint=None),)
+        grant_state=GrantState.UNSEEDED,
+        fingerprint="",
+        lineage="",
+        remedy=remedy("gmail", GrantState.UNSEEDED),
+        outputs=(an_output(fingerprint=None),),
     )
 
-    assert "run: token-sidecar seed gmail --file PATH" in startupz([view], now=NOW).reasons[0]
-
-
-def test_the_engines_own_remedy_comes_first() -> None:
-    """The engine knows more than the state alone says."""
-    assert remedy(a_view(**DEAD, remedy="run: token-sidecar login gmail")) == "run: token-sidecar login gmail"
-    assert remedy(a_view()) == ""
+    assert "token-sidecar seed gmail --file FILE" in startupz([view], now=NOW).reasons[0]
 
 
 def test_a_reason_stays_one_line() -> None:

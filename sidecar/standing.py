@@ -1,0 +1,97 @@
+"""How one token stands, in a state and in words: pure functions of its record and of what is in the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
+
+if TYPE_CHECKING:
+    from sidecar.events import TokenView
+    from sidecar.tokens import Record
+
+
+class Troubles(msgspec.Struct, frozen=True):
+    """What a record does not tell. Empty words: no such trouble."""
+
+    obstacle: str = ""
+    """Why the provider is not called though it should be."""
+    store: str = ""
+    """Why the store could not be read or written."""
+    seed: str = ""
+    """Why the seed cannot be used."""
+    unpersisted: bool = False
+    """Whether the store has failed to take tokens that exist nowhere else."""
+    unanswered: bool = False
+    """Whether the answer to the record's attempt is overdue."""
+
+
+def standing(
+    record: Record | None, troubles: Troubles, *, needs_refresh_token: bool
+) -> tuple[GrantState, str]:
+    """Name the grant's state and, where it is not ok, the reason."""
+    if troubles.unpersisted:
+        return GrantState.UNPERSISTED, troubles.store
+    if troubles.obstacle:
+        return GrantState.MISCONFIGURED, troubles.obstacle
+    if needs_refresh_token and (record is None or record.refresh is None):
+        if troubles.store:
+            return GrantState.RETRYING, troubles.store
+        return GrantState.UNSEEDED, troubles.seed or "there is no refresh token yet"
+    if record is not None and (told := _of_record(record, troubles)) is not None:
+        return told
+    if troubles.store:
+        return GrantState.RETRYING, troubles.store
+    return GrantState.OK, troubles.seed
+
+
+def _of_record(record: Record, troubles: Troubles) -> tuple[GrantState, str] | None:
+    backoff = record.backoff
+    if record.dead is not None and record.is_dead():
+        return GrantState.DEAD, record.dead.reason
+    if record.attempt is not None and (record.attempt.in_doubt_since or troubles.unanswered):
+        lost = backoff is not None and backoff.outcome is OutcomeClass.IN_DOUBT
+        why = backoff.reason if lost and backoff is not None else "no answer has come yet"
+        return GrantState.IN_DOUBT, f"a request was sent, and whether it was processed is unknown: {why}"
+    if backoff is None:
+        return None
+    misconfigured = backoff.outcome is OutcomeClass.MISCONFIGURED
+    return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, backoff.reason
+
+
+def remedy(token: str, state: GrantState) -> str:
+    """Say what a human can do about a grant in this state; empty where waiting helps."""
+    match state:
+        case GrantState.DEAD | GrantState.UNSEEDED:
+            return f"consent again and give the new refresh token: token-sidecar seed {token} --file FILE"
+        case GrantState.MISCONFIGURED:
+            return "correct the configuration, then run: token-sidecar check"
+        case _:
+            return ""
+
+
+def with_record(view: TokenView, record: Record | None) -> TokenView:
+    """Add to a view what a record tells of the tokens themselves."""
+    if record is None:
+        return view
+    access, refresh = record.access, record.refresh
+    if access is not None:
+        view = msgspec.structs.replace(
+            view,
+            fingerprint=access.fingerprint,
+            expires_at=access.expires_at,
+            never_expires=access.expires_at is None,
+            expiry_known=access.expiry_source is not ExpirySource.ASSUMED,
+            last_success=access.issued_at if record.generation else None,
+        )
+    return msgspec.structs.replace(
+        view,
+        lineage=record.lineage,
+        generation=record.generation,
+        refresh_fingerprint=refresh.fingerprint if refresh else "",
+        refresh_expires_at=refresh.expires_at if refresh else None,
+        dead_since=record.dead.at if record.dead is not None and record.is_dead() else None,
+        in_doubt_since=record.attempt.in_doubt_since if record.attempt else None,
+    )
