@@ -112,6 +112,8 @@ class Engine:
             else:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
+        for reason in self._around.escrow.locked():
+            self._around.emit(Warned("escrow", reason))
         for name, renewer in self._renewers.items():
             await self._take_in(name, renewer)
 

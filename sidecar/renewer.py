@@ -379,7 +379,10 @@ class Renewer:
         if record is None or record.attempt is None or self._ledger.debt is not None:
             return
         if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
-            await self._ledger.write(msgspec.structs.replace(record, attempt=None))
+            # An entry that cannot be opened (its key is gone) was not recovered, and still says what was sent.
+            sent = self._around.escrow.may_have_sent(record.attempt.id)
+            attempt = rotation.doubted(record.attempt) if sent else None
+            await self._ledger.write(msgspec.structs.replace(record, attempt=attempt))
 
     async def _take_seed(self) -> None:
         seed = self.setup.seed
