@@ -114,7 +114,7 @@ class Keyring:
         """See `Sealer.open`."""
         key_id = key_of(data)
         if key_id is None:
-            self._tell_once(f"{purpose} is kept in clear; seal it with: token-sidecar store rekey")
+            self._tell_once(f"{purpose} is kept in clear; to seal all records: token-sidecar store rekey")
             return data, ""
         key = self._keys().get(key_id)
         if key is None:
