@@ -34,6 +34,7 @@ from sidecar.observers.termination import TerminationLog
 from sidecar.pulse import Heartbeats, Pulse
 from sidecar.renewer import Surroundings
 from sidecar.scheduler import Scheduler
+from sidecar.seal import open_sealer
 from sidecar.server import health
 from sidecar.server.control import control_app
 from sidecar.server.http import Site, probes_app
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.config import Loaded
-    from sidecar.ports import Observer, Store
+    from sidecar.ports import Observer, Sealer, Store
 
 PR_SET_DUMPABLE = 4
 
@@ -68,6 +69,7 @@ class House:
         clock: Clock,
         state: StateDir,
         store: Store,
+        sealer: Sealer,
         http: HttpClient,
         environ: Mapping[str, str],
     ) -> None:
@@ -93,12 +95,13 @@ class House:
         self.emit: Callable[[Event], None] = fan_out(watching)
         workers = max(1, min(settings.max_workers, len(settings.tokens)))
         self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=workers)
-        escrow = Escrow(state.escrow)
+        escrow = Escrow(state.escrow, sealer)
         escrow.prepare()
         around = Surroundings(clock, store, escrow, state.instance, self.emit, random.SystemRandom().random)
         self.engine = Engine(
             settings, around, http=http, scheduler=self.scheduler, board=self.board, environ=environ
         )
+        sealer.tell = lambda reason: self.emit(Warned("encryption", reason))
         for warning in loaded.warnings:
             self.emit(Warned("configuration", warning))
 
@@ -130,11 +133,12 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
     harden()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
-        store = await stack.enter_async_context(open_store(str(settings.store.url), clock))
+        sealer = open_sealer(settings.store.encryption_keys)
+        store = await stack.enter_async_context(open_store(str(settings.store.url), clock, sealer))
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )
-        yield House(loaded, clock, state, store, http, environ)
+        yield House(loaded, clock, state, store, sealer, http, environ)
 
 
 async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar import formats
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants.client import ClientIdentity
+from sidecar.seal import open_sealer
 from sidecar.seeds import read_seed
 
 if TYPE_CHECKING:
@@ -28,8 +29,20 @@ def check(settings: Settings, context: Context) -> None:
                 for problem in formats.problems(output):
                     context.error(steps, problem)
     if context.disk:
+        _keys(settings, context)
         _clients(settings, context)
         _seeds(settings, context)
+
+
+def _keys(settings: Settings, context: Context) -> None:
+    for index, path in enumerate(settings.store.encryption_keys):
+        steps = ("store", "encryption_keys", index)
+        if context.report.spoilt(context.mark(steps).label):
+            continue
+        try:
+            open_sealer([path])
+        except ConfigError as error:
+            context.error(steps, str(error))
 
 
 def _clients(settings: Settings, context: Context) -> None:

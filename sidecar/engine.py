@@ -114,10 +114,7 @@ class Engine:
             else:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
-        for path in self._around.escrow.unreadable():
-            reason = (
-                f"{path}: cannot be read, but may hold an answer, so it stays; remove it if the token is well"
-            )
+        for reason in self._around.escrow.locked():
             self._around.emit(Warned("escrow", reason))
         for name, renewer in self._renewers.items():
             await self._take_in(name, renewer)

@@ -62,6 +62,15 @@ class RecordUnreadable(StoreError):
     """The store holds a record that this version cannot read; it is left untouched."""
 
 
+class SealError(SidecarError):
+    """What is sealed here cannot be opened with the keys that are configured."""
+
+    def __init__(self, reason: str | None = None, *, remedy: str = "") -> None:
+        """Take reason and remedy apart: a store says in between that it leaves the record untouched."""
+        self.reason, self.remedy = reason, remedy
+        super().__init__(f"{reason}; {remedy}" if reason and remedy else reason)
+
+
 class EscrowError(SidecarError):
     """The escrow in `state_dir` has no room or cannot be written, so no answer could be caught."""
 

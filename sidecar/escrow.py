@@ -8,6 +8,9 @@ An entry is one file that is never resized downwards and whose first byte says h
 payload is written first and its state byte last, in a write of its own: a process killed half-way leaves the
 earlier state, never a torn later one. `state_dir` is meant to be a memory volume and is guarded against the
 death of the process, not of the machine, so nothing is fsynced and no thread is used: these are microseconds.
+
+Where keys are configured, header and answer are sealed like records. The state byte is not: what was sent is
+known even if the key is gone. An entry that cannot be opened stays: somebody may find the key.
 """
 
 from __future__ import annotations
@@ -19,19 +22,28 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecar.errors import EscrowError
+from sidecar.errors import EscrowError, SealError
 from sidecar.ports import Answer
+from sidecar.seal import CLEAR
 from sidecar.tokens import Attempt, Record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from sidecar.ports import Sealer
 
 ROOM_FOR_ANSWER = 128 * 1024
 """Bytes kept free for an answer; the largest seen (Entra with many groups, plus an ID token) is a tenth of it."""
 
+SUFFIX = ".escrow"
+
+_ROOM = ROOM_FOR_ANSWER * 4 // 3 + 1024
+"""Bytes taken: a sealed answer is a third larger, and has a header of its own."""
 _HEADER_END = b"\n"
 _UNSENT = (b"", b"\0", b"A")
 """First bytes of a file that was made before anything was sent: not written yet, allocated, armed."""
+_KEPT = "it is left untouched, and the refresh token that it used counts as in doubt"
 
 
 class Stage(StrEnum):
@@ -65,15 +77,24 @@ class Entry(msgspec.Struct, frozen=True):
     slip: Slip
 
 
+class Locked(msgspec.Struct, frozen=True):
+    """An entry that was found, and that cannot be opened."""
+
+    path: Path
+    problem: str
+
+
 class Slip:
     """The handle of one entry."""
 
-    __slots__ = ("_offset", "_path", "held")
+    __slots__ = ("_offset", "_path", "_purpose", "_sealer", "held")
 
-    def __init__(self, path: Path, offset: int) -> None:
-        """`offset`: where the answer starts in the file, in bytes."""
+    def __init__(self, path: Path, offset: int, sealer: Sealer, purpose: str) -> None:
+        """`offset`: where the answer starts in the file, in bytes. `purpose`: what the answer is sealed for."""
         self._path = path
         self._offset = offset
+        self._sealer = sealer
+        self._purpose = purpose
         self.held = True
 
     def sent(self) -> None:
@@ -82,9 +103,10 @@ class Slip:
 
     def answered(self, answer: Answer) -> None:
         """Keep the raw answer. Raises `EscrowError` when even the preallocated room could not be written."""
+        sealed, _ = self._sealer.seal(msgspec.json.encode(answer), self._purpose, self._sealer.first)
         try:
             with self._path.open("r+b", buffering=0) as file:
-                payload = msgspec.json.encode(answer) + _HEADER_END
+                payload = sealed + _HEADER_END
                 file.seek(self._offset)
                 while payload:
                     payload = payload[file.write(payload) :]
@@ -113,9 +135,10 @@ class Slip:
 class Escrow:
     """All entries of one `state_dir`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sealer: Sealer = CLEAR) -> None:
         """Use (and create, with mode 0700) this directory."""
         self._directory = directory
+        self._sealer = sealer
 
     def prepare(self) -> None:
         """Create the directory. Raises `EscrowError`."""
@@ -129,13 +152,15 @@ class Escrow:
 
     def arm(self, key: str, base: Record, attempt: Attempt) -> Slip:
         """Take room for an answer. Raises `EscrowError`: without it, no call may be made."""
-        header = Stage.ARMED.encode() + msgspec.json.encode(Header(key, base, attempt)) + _HEADER_END
+        clear = msgspec.json.encode(Header(key, base, attempt))
+        sealed, _ = self._sealer.seal(clear, _header_purpose(attempt.id), self._sealer.first)
+        header = Stage.ARMED.encode() + sealed + _HEADER_END
         path = self._path(attempt.id)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, len(header) + ROOM_FOR_ANSWER)
+                os.posix_fallocate(descriptor, 0, len(header) + _ROOM)
                 os.pwrite(descriptor, header, 0)
             finally:
                 os.close(descriptor)
@@ -146,7 +171,7 @@ class Escrow:
                 f"{self._directory}: no room to catch an answer ({error.strerror}), so none is asked for; "
                 "free space there or give state_dir a larger volume"
             ) from error
-        return Slip(path, len(header))
+        return Slip(path, len(header), self._sealer, _answer_purpose(attempt.id, key))
 
     def entries(self) -> list[Entry]:
         """Find the attempts that a predecessor left unfinished, oldest first.
@@ -154,42 +179,64 @@ class Escrow:
         A file that says that nothing was sent, and whose header is torn, is removed: it was made by a process that
         was killed at that. What is unreadable otherwise may hold an answer, and stays. Raises `EscrowError`.
         """
+        return [found for found in self._found() if isinstance(found, Entry)]
+
+    def locked(self) -> list[str]:
+        """Tell which unfinished attempts cannot be opened, and what to do. Raises `EscrowError`."""
+        return [f"{found.path}: {found.problem}" for found in self._found() if isinstance(found, Locked)]
+
+    def may_have_sent(self, attempt_id: str) -> bool:
+        """Tell whether an entry of this attempt is here that says that its request may have left."""
         try:
-            paths = sorted(self._directory.glob("*.escrow"), key=lambda path: path.stat().st_mtime_ns)
-            return [entry for path in paths if (entry := _read(path)) is not None]
+            with self._path(attempt_id).open("rb", buffering=0) as file:
+                return file.read(1) not in _UNSENT
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _path(self, attempt_id: str) -> Path:
+        return self._directory / f"{attempt_id}{SUFFIX}"
+
+    def _found(self) -> Iterator[Entry | Locked]:
+        try:
+            paths = sorted(self._directory.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
+            for path in paths:
+                found = self._read(path)
+                if found is not None:
+                    yield found
         except OSError as error:
             raise EscrowError(f"{self._directory}: cannot be read: {error.strerror}") from error
 
-    def knows(self, attempt: str) -> bool:
-        """Tell whether something is kept of this attempt, readable or not."""
-        return self._path(attempt).exists()
+    def _read(self, path: Path) -> Entry | Locked | None:
+        data = path.read_bytes()
+        try:
+            return self._opened(path, data)
+        except SealError as error:
+            return Locked(path, f"{error.reason}; {_KEPT}: {error.remedy}, and restart the daemon")
+        except ValueError:
+            if data[:1] in _UNSENT:
+                path.unlink()
+                return None
+            return Locked(path, f"it is damaged; {_KEPT}: remove it once the token works again")
 
-    def unreadable(self) -> list[Path]:
-        """Find what a human has to look at: entries that were sent and can't be read."""
-        return sorted(path for path in self._directory.glob("*.escrow") if _read(path) is None)
-
-    def _path(self, attempt: str) -> Path:
-        return self._directory / f"{attempt}.escrow"
-
-
-def _read(path: Path) -> Entry | None:
-    data = path.read_bytes()
-    end = data.find(_HEADER_END) + 1
-    try:
-        header = msgspec.json.decode(data[1:end], type=Header)
-        stage = Stage(data[:1].decode("ascii"))
-    except ValueError:
-        if data[:1] in _UNSENT:
-            path.unlink()
-        return None
-    answer = _read_answer(data[end:]) if stage is Stage.ANSWERED else None
-    if answer is None and stage is Stage.ANSWERED:
-        return None
-    return Entry(stage, header.key, header.base, header.attempt, answer, Slip(path, end))
+    def _opened(self, path: Path, data: bytes) -> Entry:
+        end = data.index(_HEADER_END) + 1
+        stage, attempt_id = Stage(data[:1].decode("ascii")), path.name.removesuffix(SUFFIX)
+        clear, _ = self._sealer.open(data[1 : end - 1], _header_purpose(attempt_id))
+        header = msgspec.json.decode(clear, type=Header)
+        purpose = _answer_purpose(attempt_id, header.key)
+        answer = None
+        if stage is Stage.ANSWERED:
+            clear, _ = self._sealer.open(data[end : data.index(_HEADER_END, end)], purpose)
+            answer = msgspec.json.decode(clear, type=Answer)
+        slip = Slip(path, end, self._sealer, purpose)
+        return Entry(stage, header.key, header.base, header.attempt, answer, slip)
 
 
-def _read_answer(data: bytes) -> Answer | None:
-    try:
-        return msgspec.json.decode(data[: data.find(_HEADER_END)], type=Answer)
-    except ValueError:
-        return None
+def _header_purpose(attempt_id: str) -> str:
+    return f"escrowed attempt {attempt_id}"
+
+
+def _answer_purpose(attempt_id: str, key: str) -> str:
+    return f"escrowed answer to {attempt_id} for {key}"

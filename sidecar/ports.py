@@ -6,9 +6,10 @@ adapter to what is written here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -94,6 +95,8 @@ class Held(msgspec.Struct, frozen=True):
     """Opaque; different after every write."""
     lease_left: float
     """Seconds for which the record's attempt is still protected, on the store's own clock; 0 when it is not."""
+    sealed_with: str = ""
+    """Id of the key that it is sealed with; empty: it is kept in clear."""
 
 
 class Store(AbstractAsyncContextManager["Store"], Protocol):
@@ -136,6 +139,43 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
 
     async def delete(self, key: str, *, expected: str) -> None:
         """Remove the record if its version is still `expected`; raises `Conflict` otherwise."""
+        ...
+
+
+@runtime_checkable
+class SupportsRekey(Protocol):
+    """A store that can change how a record is sealed without changing the record."""
+
+    async def rekey(self, key: str, *, clear: bool = False) -> bool:
+        """Seal the record with the first key (`clear`: with none); tell whether anything was to be done.
+
+        Its lease goes on. Raises `Conflict` when somebody else wrote it meanwhile, having changed nothing, and
+        `RecordUnreadable`.
+        """
+        ...
+
+
+class Sealer(Protocol):
+    """Makes bytes unreadable for those who have no key. Neither blocks nor waits: it runs on a virtual clock.
+
+    `purpose` says in words what the bytes are, and whose (`record ns/name`). It is authenticated: what was
+    sealed for one purpose opens for no other. The id of a key is public, and empty for bytes in clear.
+    """
+
+    tell: Callable[[str], None]
+    """Takes what a human should know, in words; set by whoever has observers."""
+
+    @property
+    def first(self) -> str:
+        """Id of the key that new things are sealed with; empty: they are kept in clear."""
+        ...
+
+    def seal(self, clear: bytes, purpose: str, key_id: str) -> tuple[bytes, str]:
+        """Seal with this key, or with the first one if it is gone; return the id of the one that was taken."""
+        ...
+
+    def open(self, data: bytes, purpose: str) -> tuple[bytes, str]:
+        """Open what was sealed, by whichever key; what is in clear comes back as it is. Raises `SealError`."""
         ...
 
 

@@ -386,10 +386,11 @@ class Renewer:
         record = self._ledger.record
         if record is None or record.attempt is None or self._ledger.debt is not None:
             return
-        if not self._owns_attempt(record) or record.attempt.in_doubt_since is not None:
-            return
-        if not self._around.escrow.knows(record.attempt.id):
-            await self._ledger.write(msgspec.structs.replace(record, attempt=None))
+        if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
+            # An entry that cannot be opened (its key is gone) was not recovered, and still says what was sent.
+            sent = self._around.escrow.may_have_sent(record.attempt.id)
+            attempt = rotation.doubted(record.attempt) if sent else None
+            await self._ledger.write(msgspec.structs.replace(record, attempt=attempt))
 
     async def _take_seed(self) -> None:
         seed = self.setup.seed

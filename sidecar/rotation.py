@@ -116,7 +116,7 @@ def concluded(base: Record, outcome: Outcome, profile: Profile, *, now: float, d
         case OutcomeClass.SUCCESS:
             return _succeeded(base, outcome, now, delay)
         case OutcomeClass.IN_DOUBT:
-            return replace(_failed(base, outcome, now, delay), attempt=_doubted(base.attempt))
+            return replace(_failed(base, outcome, now, delay), attempt=doubted(base.attempt))
         case OutcomeClass.SUSPECT:
             return _suspected(base, outcome, profile, now)
         case OutcomeClass.DEAD:
@@ -217,7 +217,8 @@ def may_rotate(record: Record, profile: Profile) -> bool:
     return profile.may_rotate
 
 
-def _doubted(attempt: Attempt | None) -> Attempt | None:
+def doubted(attempt: Attempt | None) -> Attempt | None:
+    """Note that an attempt may have been processed, counted from when it began."""
     if attempt is None:
         return None
     return replace(attempt, in_doubt_since=attempt.in_doubt_since or attempt.started_at)

@@ -67,16 +67,22 @@ def open_existing(settings: Settings) -> Store | None:
 
     Raises `TemporarilyUnavailable` for a store that lives in the daemon's own memory.
     """
-    from sidecar.clock import SystemClock
-    from sidecar.stores import open_store
-
     url = str(settings.store.url)
     path = settings.store.sqlite_path
     if path is not None and not path.exists():
         return None
     if url.startswith("memory:"):
         raise TemporarilyUnavailable("the store is in the daemon's memory, and no daemon runs; start it")
-    return open_store(url, SystemClock())
+    return make_store(settings)
+
+
+def make_store(settings: Settings) -> Store:
+    """Make the store with its keys; its `async with` creates what is missing. Raises `ConfigError`."""
+    from sidecar.clock import SystemClock
+    from sidecar.seal import open_sealer
+    from sidecar.stores import open_store
+
+    return open_store(str(settings.store.url), SystemClock(), open_sealer(settings.store.encryption_keys))
 
 
 def read_record(settings: Settings, name: str) -> Held | None:

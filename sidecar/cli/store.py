@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from sidecar.config import Settings
-    from sidecar.ports import Held, Store
+    from sidecar.ports import Held, Store, SupportsRekey
+
+REKEY_RACES = 20
+"""Lost races against daemons in a row before a record is left to the next call."""
 
 
 @click.group(
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
         ("token-sidecar store list", "what is there"),
         ("token-sidecar store rename gmail gmail-alice", "after renaming a token in the configuration"),
         ("token-sidecar store rebind gmail", "after moving a grant to another client or endpoint"),
+        ("token-sidecar store rekey", "after changing the keys that seal them"),
     )
 )
 def store() -> None:
@@ -38,7 +43,7 @@ def store() -> None:
 @config_option
 @json_option
 def list_records(config: Path, *, as_json: bool) -> None:
-    """List all records: key, lineage, generation, state."""
+    """List all records: key, lineage, generation, state, and the id of the key that seals each."""
     import anyio
 
     settings = common.load(config)
@@ -48,8 +53,11 @@ def list_records(config: Path, *, as_json: bool) -> None:
     elif not rows:
         click.echo("the store holds no records")
     else:
-        head = ["key", "lineage", "generation", "state", "access", "configured", "reason"]
-        common.show_table([one.upper() for one in head], [[_cell(row[one]) for one in head] for row in rows])
+        head = ["key", "lineage", "generation", "state", "access", "sealed_with", "configured", "reason"]
+        common.show_table(
+            [one.upper().replace("_", " ") for one in head],
+            [[_cell(row[one]) for one in head] for row in rows],
+        )
 
 
 @store.command(
@@ -118,6 +126,57 @@ def rebind(name: str, config: Path, *, yes: bool) -> None:
     click.echo(f"{name} is bound to client {client_id} at {endpoint} now")
 
 
+@store.command(
+    epilog=examples(
+        ("token-sidecar store rekey", "once every daemon has the new key"),
+        ("token-sidecar store rekey --clear", "before the keys are taken out of the configuration"),
+    )
+)
+@click.option("--clear", is_flag=True, help="Keep the records in clear instead.")
+@config_option
+def rekey(config: Path, *, clear: bool) -> None:
+    """Seal every record with the first of the configured keys.
+
+    A record keeps the key that it is sealed with, or stays in clear, until this is done: so new keys can be
+    given to all daemons first, and one after the other. Daemons may run meanwhile, and nothing of theirs is
+    lost. A key that seals no record any more, as `store list` tells, can be taken away.
+    """
+    import anyio
+
+    settings = common.load(config)
+    if not settings.store.encryption_keys:
+        raise UsageError("no keys are configured; name files with keys under store.encryption_keys")
+    changed, left, problems = anyio.run(_rekey, settings, clear)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{changed} changed, {left} had it already, {len(problems)} could not be changed")
+    if problems:
+        raise StoreError("some records keep the key that they have; keep it in the configuration")
+
+
+@store.command(epilog=examples(("token-sidecar store keygen /etc/token-sidecar/store.key", "a new key")))
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+def keygen(path: Path) -> None:
+    """Make a new key, in a new file that only you can read.
+
+    Name the file under store.encryption_keys, and keep a copy in a safe place: without the key nothing that
+    it sealed can be opened. No existing file is touched.
+    """
+    import base64
+    import secrets
+
+    from sidecar.seal.keyring import KEY_BYTES, Key
+
+    key = Key(secrets.token_bytes(KEY_BYTES))
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already, and may hold a key that is in use; name another") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(base64.b64encode(key.secret) + b"\n")
+    click.echo(f"{path} holds the key {key.id}")
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -144,6 +203,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
         "generation": None,
         "state": "unreadable",
         "access": None,
+        "sealed_with": None,
         "expires_at": None,
         "refresh_expires_at": None,
         "configured": namespace == settings.namespace and name in settings.tokens,
@@ -165,6 +225,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
         "generation": record.generation,
         "state": state.value,
         "access": None if left is None else "expired" if left <= 0 else "valid",
+        "sealed_with": held.sealed_with or None,
         "expires_at": access.expires_at if access is not None else None,
         "refresh_expires_at": record.refresh.expires_at if record.refresh is not None else None,
         "reason": reason,
@@ -172,25 +233,58 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
 
 
 async def _migrate(settings: Settings) -> tuple[str, int]:
-    from sidecar.clock import SystemClock
-    from sidecar.stores import open_store
-
-    async with open_store(str(settings.store.url), SystemClock()) as store:
+    async with common.make_store(settings) as store:
         return store.kind, len(await store.keys())
+
+
+async def _rekey(settings: Settings, clear: bool) -> tuple[int, int, list[str]]:  # noqa: FBT001 - anyio.run
+    from sidecar.ports import SupportsRekey
+
+    opened = common.open_existing(settings)
+    if opened is None:
+        return 0, 0, []
+    changed, left, problems = 0, 0, []
+    async with opened as store:
+        if not isinstance(store, SupportsRekey):
+            raise UsageError(f"the {store.kind} store cannot seal records anew")
+        for key in await store.keys():
+            try:
+                if await _rekey_one(store, key, clear=clear):
+                    changed += 1
+                else:
+                    left += 1
+            except StoreError as error:
+                problems.append(str(error))
+    return changed, left, problems
+
+
+async def _rekey_one(store: SupportsRekey, key: str, *, clear: bool) -> bool:
+    from sidecar.errors import Conflict
+
+    for _ in range(REKEY_RACES):
+        try:
+            return await store.rekey(key, clear=clear)
+        except Conflict:
+            continue
+    raise StoreError(f"the record {key} is changed by others all the time; try again")
 
 
 @asynccontextmanager
 async def _alone(settings: Settings, key: str) -> AsyncIterator[tuple[Store, Held]]:
     """Open the store while no daemon runs here, and none owes anything to this record."""
     from sidecar.escrow import Escrow
+    from sidecar.seal import open_sealer
     from sidecar.state_dir import StateDir
 
     opened = common.open_existing(settings)
     if opened is None:
         raise UsageError(f"there is no store yet, and so no record {key}")
     with StateDir(settings.state_dir) as state:
-        escrow = Escrow(state.escrow)
+        escrow = Escrow(state.escrow, open_sealer(settings.store.encryption_keys))
         escrow.prepare()
+        locked = escrow.locked()
+        if locked:
+            raise TemporarilyUnavailable(f"an answer that may be for {key} cannot be opened: {locked[0]}")
         if any(entry.key == key for entry in escrow.entries()):
             raise TemporarilyUnavailable(
                 f"{key}: an answer for it waits in {state.escrow}; let the daemon run until it is stored, "

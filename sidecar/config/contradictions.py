@@ -247,6 +247,8 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
         yield spot(settings.store.sqlite_path), "the store"
     if settings.store.url_file is not None:
         yield spot(settings.store.url_file), "store.url_file"
+    for index, path in enumerate(settings.store.encryption_keys):
+        yield spot(path), f"store.encryption_keys[{index}]"
     for name, token in settings.tokens.items():
         for key in ("file", "id_file", "secret_file"):
             path = getattr(token.client, key)

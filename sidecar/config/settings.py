@@ -224,7 +224,7 @@ class TokenSettings(Group, frozen=True, kw_only=True):
 
 
 class StoreSettings(Group, frozen=True, kw_only=True):
-    """Where records are kept. A URL alone stands for `{url: URL}`."""
+    """Where records are kept, and how they are sealed. A URL alone stands for `{url: URL}`."""
 
     url: str | None = None
     """`sqlite:///absolute/path`, `sqlite:path` or `memory:`.
@@ -232,6 +232,11 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     By default SQLite in $STATE_DIRECTORY, else in `state_dir`."""
     url_file: Path | None = None
     """A file that holds the URL."""
+    encryption_keys: tuple[Path, ...] = ()
+    """Files with keys to seal records and escrow with: the first seals what is new, all can open.
+
+    A key is 32 random bytes, raw or as base64 or hex; a file may hold several, one a line. They are read again
+    when they change. By default nothing is sealed."""
 
     def __repr__(self) -> str:
         """Hide the URL: it may hold a password."""
@@ -284,7 +289,7 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     By default the first of $RUNTIME_DIRECTORY, `/run/token-sidecar` (if it can be written),
     $XDG_RUNTIME_DIR/token-sidecar and a directory of the user's own under the temporary directory."""
     store: StoreSettings = StoreSettings()
-    """Where records are kept: a URL, or `{url}` or `{url_file}`."""
+    """Where records are kept: a URL, or `{url}` or `{url_file}`, with `encryption_keys` if they are to be sealed."""
     server: ServerSettings = ServerSettings()
     """The HTTP server of probes, metrics and status."""
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)

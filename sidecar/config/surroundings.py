@@ -26,7 +26,10 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
         for key in ("file", "id_file", "secret_file"):
             path = getattr(token.client, key)
             if path is not None:
-                _client_file(path, (*steps, "client", key), context)
+                _secret_file(path, (*steps, "client", key), "write the client's data into it", context)
+    for index, path in enumerate(settings.store.encryption_keys):
+        remedy = "make a key: token-sidecar store keygen FILE"
+        _secret_file(path, ("store", "encryption_keys", index), remedy, context)
     for place, output in outputs(settings):
         _output(output, place, mounts, context)
     _identity(settings.control.group, grp.getgrnam, ("control", "group"), context)
@@ -44,12 +47,12 @@ def _seed(path: Path, steps: Steps, context: Context) -> None:
         _private(path, status, steps, context)
 
 
-def _client_file(path: Path, steps: Steps, context: Context) -> None:
+def _secret_file(path: Path, steps: Steps, remedy: str, context: Context) -> None:
     status = _status(path, steps, context)
     if status is None:
         context.error(steps, f"{path} does not exist; create it, or correct the path")
     elif isinstance(status, os.stat_result) and status.st_size == 0:
-        context.error(steps, f"{path} is empty; write the client's data into it")
+        context.error(steps, f"{path} is empty; {remedy}")
     elif isinstance(status, os.stat_result) and steps[-1] != "id_file":
         _private(path, status, steps, context)
 

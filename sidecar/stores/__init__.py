@@ -8,16 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from sidecar.errors import ConfigError
+from sidecar.seal import CLEAR
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.ports import Store
+    from sidecar.ports import Sealer, Store
 
 ADAPTERS = {
     "memory": "sidecar.stores.memory",
     "sqlite": "sidecar.stores.sqlite",
 }
-"""URL scheme → the module that has its `from_url(url, clock) -> Store`; imported only when it is named."""
+"""URL scheme → the module that has its `from_url(url, clock, sealer) -> Store`; imported only when it is named."""
 
 EXAMPLES = {
     "memory": "memory:",
@@ -25,8 +26,10 @@ EXAMPLES = {
 }
 
 
-def open_store(url: str, clock: Clock) -> Store:
-    """Make the store that `url` names; nothing is read or created before its `async with`.
+def open_store(url: str, clock: Clock, sealer: Sealer = CLEAR) -> Store:
+    """Make the store that `url` names, its records sealed by `sealer`.
+
+    Nothing is read or created before its `async with`.
 
     Raises `ConfigError` for a scheme that no adapter has and for a URL that its adapter refuses. The URL may
     hold a password, so that no message repeats more of it than its scheme.
@@ -35,8 +38,8 @@ def open_store(url: str, clock: Clock) -> Store:
     module = ADAPTERS.get(scheme.lower()) if colon else None
     if module is None:
         raise ConfigError(_unknown(scheme if colon else ""))
-    make = cast("Callable[[str, Clock], Store]", import_module(module).from_url)
-    return make(url, clock)
+    make = cast("Callable[[str, Clock, Sealer], Store]", import_module(module).from_url)
+    return make(url, clock, sealer)
 
 
 def _unknown(scheme: str) -> str:

@@ -1,11 +1,114 @@
-"""What every store says alike: how a blob becomes a record, and what a lost race is called."""
+"""What all stores have alike: records become blobs, sealed where keys are configured, and a lost race has a name.
+
+An adapter moves blobs. It knows neither what is in them nor how they are sealed.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from sidecar.errors import Conflict, RecordUnreadable
-from sidecar.tokens import SCHEMA_VERSION, Record, decode_record
+from sidecar.errors import Conflict, RecordUnreadable, SealError
+from sidecar.ports import Held
+from sidecar.seal.layout import is_key_id
+from sidecar.tokens import SCHEMA_VERSION, Record, decode_record, encode_record
+
+if TYPE_CHECKING:
+    from sidecar.ports import Sealer
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """What an adapter found under a key."""
+
+    data: bytes | None
+    """None: there is something, and it is no bytes."""
+    version: str
+    lease_left: float
+
+    def __repr__(self) -> str:
+        """Show no byte of it: it may hold secrets."""
+        return f"Blob(version={self.version}, {len(self.data or b'')} bytes)"
+
+
+class RecordStore(ABC):
+    """A `Store` (see there for the contract), but for the moving of blobs.
+
+    A record keeps the key that it is sealed with, so that a write has to know it. It travels in the version
+    (`17@6a09e667bcc9`), which names the very blob that is replaced: nothing is remembered that could be outdated.
+    """
+
+    def __init__(self, place: str, sealer: Sealer) -> None:
+        """`place` names the store in messages."""
+        self._place = place
+        self._sealer = sealer
+
+    @abstractmethod
+    async def _load_blob(self, key: str) -> Blob | None:
+        """Do what `Store.load` says."""
+
+    @abstractmethod
+    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
+        """Do what `Store.write` says."""
+
+    @abstractmethod
+    async def _delete_blob(self, key: str, *, expected: str) -> None:
+        """Do what `Store.delete` says."""
+
+    async def load(self, key: str) -> Held | None:
+        """See `Store.load`."""
+        blob = await self._load_blob(key)
+        if blob is None:
+            return None
+        record, key_id = self._opened(key, blob)
+        return Held(record, _tagged(blob.version, key_id), blob.lease_left, key_id)
+
+    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        """See `Store.write`."""
+        key_id = self._sealer.first if expected is None else _split(expected)[1]
+        return await self._sealed(key, record, key_id, expected=expected, lease=lease)
+
+    async def delete(self, key: str, *, expected: str) -> None:
+        """See `Store.delete`."""
+        await self._delete_blob(key, expected=_split(expected)[0])
+
+    async def rekey(self, key: str, *, clear: bool = False) -> bool:
+        """See `SupportsRekey.rekey`."""
+        held, wanted = await self.load(key), "" if clear else self._sealer.first
+        if held is None or held.sealed_with == wanted:
+            return False
+        await self._sealed(key, held.record, wanted, expected=held.version, lease=held.lease_left)
+        return True
+
+    def _opened(self, key: str, blob: Blob) -> tuple[Record, str]:
+        try:
+            data, key_id = self._sealer.open(blob.data or b"", _purpose(key))
+        except SealError as error:
+            raise RecordUnreadable(
+                f"the store {self._place}: {error.reason}; it is left untouched: {error.remedy}"
+            ) from None
+        return read_blob(data, key=key, place=self._place), key_id
+
+    async def _sealed(
+        self, key: str, record: Record, key_id: str, *, expected: str | None, lease: float
+    ) -> str:
+        data, taken = self._sealer.seal(encode_record(record), _purpose(key), key_id)
+        inner = None if expected is None else _split(expected)[0]
+        return _tagged(await self._write_blob(key, data, expected=inner, lease=lease), taken)
+
+
+def _purpose(key: str) -> str:
+    return f"record {key}"
+
+
+def _tagged(version: str, key_id: str) -> str:
+    return f"{version}@{key_id}" if key_id else version
+
+
+def _split(version: str) -> tuple[str, str]:
+    inner, _, key_id = version.rpartition("@")
+    return (inner, key_id) if is_key_id(key_id) else (version, "")
 
 
 class _Marked(msgspec.Struct):
@@ -14,17 +117,17 @@ class _Marked(msgspec.Struct):
     schema: int = 0
 
 
-def read_blob(blob: bytes | None, *, key: str, place: str) -> Record:
+def read_blob(blob: bytes, *, key: str, place: str) -> Record:
     """Decode what a store holds under `key`; `place` names the store in the message.
 
     Raises `RecordUnreadable` for anything that is not a record, or a record of a newer schema: writing that
     back would drop what this version does not know.
     """
-    record = _decode(blob or b"")
+    record = _decode(blob)
     if record is not None and record.schema <= SCHEMA_VERSION:
         return record
     # Not raised while msgspec's error is handled: it may quote a piece of the blob, and would come along.
-    written = _schema_of(blob or b"")
+    written = _schema_of(blob)
     if written > SCHEMA_VERSION:
         reason = f"was written by a newer version (schema {written}; this one reads up to {SCHEMA_VERSION})"
         remedy = "run that version again"

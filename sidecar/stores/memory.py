@@ -9,16 +9,14 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from sidecar.errors import ConfigError
-from sidecar.ports import Held
-from sidecar.stores.base import conflict, read_blob
-from sidecar.tokens import encode_record
+from sidecar.seal import CLEAR
+from sidecar.stores.base import Blob, RecordStore, conflict
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sidecar.clock import Clock
-    from sidecar.ports import Store
-    from sidecar.tokens import Record
+    from sidecar.ports import Sealer, Store
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -31,7 +29,7 @@ class _Row(msgspec.Struct, frozen=True):
         return f"_Row(version={self.version}, {len(self.blob)} bytes)"
 
 
-class MemoryStore:
+class MemoryStore(RecordStore):
     """A dict of blobs, gone with the process.
 
     It uses no thread, so that the engine can run on it under a mock clock. Entering and leaving it changes
@@ -40,8 +38,9 @@ class MemoryStore:
 
     kind = "memory"
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, sealer: Sealer = CLEAR) -> None:
         """Take the clock by whose `boot()` leases are judged."""
+        super().__init__("memory", sealer)
         self.volatile = True
         self._clock = clock
         self._rows: dict[str, _Row] = {}
@@ -65,30 +64,26 @@ class MemoryStore:
     # Each method gives way once, before it touches anything: there tasks interleave and cancellation arrives,
     # as with a store that waits. What follows doesn't wait, and is atomic thereby.
 
-    async def load(self, key: str) -> Held | None:
+    async def _load_blob(self, key: str) -> Blob | None:
         await checkpoint()
         row = self._rows.get(key)
         if row is None:
             return None
-        return Held(
-            record=read_blob(row.blob, key=key, place="memory"),
-            version=row.version,
-            lease_left=max(0.0, row.lease_until - self._clock.boot()),
-        )
+        return Blob(row.blob, row.version, max(0.0, row.lease_until - self._clock.boot()))
 
-    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
         await checkpoint()
         self._check(key, expected)
         version = str(next(self._versions))
         until = self._clock.boot() + lease if lease > 0 else 0.0
-        self._rows[key] = _Row(version=version, blob=encode_record(record), lease_until=until)
+        self._rows[key] = _Row(version=version, blob=blob, lease_until=until)
         return version
 
     async def keys(self) -> list[str]:
         await checkpoint()
         return sorted(self._rows)
 
-    async def delete(self, key: str, *, expected: str) -> None:
+    async def _delete_blob(self, key: str, *, expected: str) -> None:
         await checkpoint()
         self._check(key, expected)
         del self._rows[key]
@@ -96,11 +91,11 @@ class MemoryStore:
     def _check(self, key: str, expected: str | None) -> None:
         row = self._rows.get(key)
         if (row.version if row else None) != expected:
-            raise conflict(key, "memory", expected=expected)
+            raise conflict(key, self._place, expected=expected)
 
 
-def from_url(url: str, clock: Clock) -> Store:
+def from_url(url: str, clock: Clock, sealer: Sealer) -> Store:
     """Make the store of `memory:`."""
     if url.partition(":")[2].strip("/"):
         raise ConfigError("store: `memory:` takes nothing behind the colon; every daemon has its own")
-    return MemoryStore(clock)
+    return MemoryStore(clock, sealer)

@@ -24,16 +24,14 @@ from anyio import to_thread
 
 from sidecar.clock import boot_id
 from sidecar.errors import ConfigError, StoreError
-from sidecar.ports import Held
-from sidecar.stores.base import conflict, read_blob
-from sidecar.tokens import encode_record
+from sidecar.seal import CLEAR
+from sidecar.stores.base import Blob, RecordStore, conflict
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sidecar.clock import Clock
-    from sidecar.ports import Store
-    from sidecar.tokens import Record
+    from sidecar.ports import Sealer, Store
 
 T = TypeVar("T")
 
@@ -107,13 +105,14 @@ FAULTS = {
 REFUSED = ("SQLite refused the operation: {error} ({name})", "restore a backup if it was edited by hand")
 
 
-class SqliteStore:
+class SqliteStore(RecordStore):
     """One table in one file; leases count on the machine's boot-time clock, and end with the boot."""
 
     kind = "sqlite"
 
-    def __init__(self, path: Path, clock: Clock, *, boot: str | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock, sealer: Sealer = CLEAR, *, boot: str | None = None) -> None:
         """Take the database's absolute path. A worker thread calls `clock.boot()`; `boot` is for tests."""
+        super().__init__(str(path), sealer)
         self.volatile = False
         self.path = path
         self._clock = clock
@@ -149,9 +148,9 @@ class SqliteStore:
         """Close the connection, after the call that is under way."""
         await self._close()
 
-    async def load(self, key: str) -> Held | None:
+    async def _load_blob(self, key: str) -> Blob | None:
 
-        def work(connection: sqlite3.Connection) -> Held | None:
+        def work(connection: sqlite3.Connection) -> Blob | None:
             # The casts take what somebody typed into a `sqlite3` shell for what it was meant to be.
             row = connection.execute(
                 "SELECT CAST(version AS TEXT), CAST(blob AS BLOB), lease_boot_id, CAST(lease_until AS REAL)"
@@ -162,16 +161,11 @@ class SqliteStore:
                 return None
             version, blob, boot, until = row
             alive = until is not None and boot == self._boot
-            return Held(
-                record=read_blob(blob, key=key, place=str(self.path)),
-                version=version,
-                lease_left=max(0.0, until - self._clock.boot()) if alive else 0.0,
-            )
+            return Blob(blob, version, max(0.0, until - self._clock.boot()) if alive else 0.0)
 
         return await self._run(work)
 
-    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
-        blob = encode_record(record)
+    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
         # Random and not counted: a counter would repeat itself after a deletion, and after a restored backup.
         version = secrets.randbits(63)
 
@@ -196,7 +190,7 @@ class SqliteStore:
 
         return await self._run(work)
 
-    async def delete(self, key: str, *, expected: str) -> None:
+    async def _delete_blob(self, key: str, *, expected: str) -> None:
 
         def work(connection: sqlite3.Connection) -> None:
             with self._change(connection):
@@ -208,7 +202,7 @@ class SqliteStore:
     def _check(self, connection: sqlite3.Connection, key: str, expected: str | None) -> None:
         row = connection.execute("SELECT CAST(version AS TEXT) FROM records WHERE key = ?", (key,)).fetchone()
         if (row[0] if row else None) != expected:
-            raise conflict(key, str(self.path), expected=expected)
+            raise conflict(key, self._place, expected=expected)
 
     @contextmanager
     def _change(self, connection: sqlite3.Connection) -> Iterator[None]:
@@ -428,7 +422,7 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def from_url(url: str, clock: Clock) -> Store:
+def from_url(url: str, clock: Clock, sealer: Sealer) -> Store:
     """Make the store of `sqlite:///absolute/path`.
 
     The path is taken as it is written, without percent-decoding: the configuration reads it so too, and the
@@ -443,4 +437,4 @@ def from_url(url: str, clock: Clock) -> Store:
             "store: a sqlite URL is `sqlite://` and an absolute path, such as "
             "sqlite:///var/lib/token-sidecar/tokens.db"
         )
-    return SqliteStore(path, clock)
+    return SqliteStore(path, clock, sealer)

@@ -14,12 +14,13 @@ import trio.testing
 from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
-from sidecar.ports import Answer, Foreign, Gate, Held, Holding, Publication, Seeding
+from sidecar.ports import Answer, Foreign, Gate, Held, Holding, Publication, Sealer, Seeding
 from sidecar.profile import GrantType, InDoubt, Profile, Rotation
 from sidecar.pulse import Heartbeats, Pulse
 from sidecar.renewer import Renewer, Setup, Surroundings
 from sidecar.schedule import Policy
 from sidecar.scheduler import Scheduler
+from sidecar.seal import CLEAR
 from sidecar.stores.memory import MemoryStore
 from sidecar.testing import NoAnswer as Cut
 from sidecar.testing import Provider, ProviderConfig, request_token
@@ -282,12 +283,13 @@ class House:
         policy: Policy | None = None,
         instance: str | None = None,
         shelf: Shelf | None = None,
+        sealer: Sealer = CLEAR,
         **setup: Any,
     ) -> Daemon:
         """Make a daemon; `seed` None: it gets none and finds its token in the store."""
         self.count += 1
         name = instance or f"instance-{self.count}"
-        escrow = Escrow(self.directory / name)
+        escrow = Escrow(self.directory / name, sealer)
         escrow.prepare()
         events: list[Event] = []
         around = Surroundings(self.clock, self.store, escrow, name, events.append, lambda: 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -11,6 +13,7 @@ from typing import Protocol
 import pytest
 
 from sidecar.ports import Store
+from sidecar.seal import open_sealer
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
 
@@ -36,6 +39,8 @@ class Backend(Protocol):
 
     url: str | None
     """What other processes open it by; None where it lives in this one."""
+    keys: tuple[Path, ...]
+    """The key files that its records are sealed with."""
 
     def __init__(self, directory: Path) -> None:
         """Take an empty directory of its own."""
@@ -61,10 +66,12 @@ class Backend(Protocol):
 class MemoryBackend:
     """Every instance is the same object."""
 
+    keys: tuple[Path, ...] = ()
+
     def __init__(self, directory: Path) -> None:  # noqa: ARG002 - it needs none
         self.url: str | None = None
         self.clock = ManualClock()
-        self.store = MemoryStore(self.clock)
+        self.store = MemoryStore(self.clock, open_sealer(self.keys))
 
     def open(self) -> Store:
         return self.store
@@ -82,13 +89,15 @@ class MemoryBackend:
 class SqliteBackend:
     """Every instance has its own connection to one file."""
 
+    keys: tuple[Path, ...] = ()
+
     def __init__(self, directory: Path) -> None:
         self.path = directory / "tokens.db"
         self.url: str | None = f"sqlite://{self.path}"
         self.clock = ManualClock()
 
     def open(self) -> Store:
-        return SqliteStore(self.path, self.clock)
+        return SqliteStore(self.path, self.clock, open_sealer(self.keys))
 
     async def advance(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -103,9 +112,34 @@ class SqliteBackend:
         return bytes(row[0])
 
 
+class SealedMemoryBackend(MemoryBackend):
+    """Its records are sealed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.keys = (new_key(directory),)
+        super().__init__(directory)
+
+
+class SealedSqliteBackend(SqliteBackend):
+    """Its records are sealed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.keys = (new_key(directory),)
+        super().__init__(directory)
+
+
+def new_key(directory: Path, name: str = "store.key") -> Path:
+    """Make a key file."""
+    path = directory / name
+    path.write_bytes(base64.b64encode(os.urandom(32)) + b"\n")
+    return path
+
+
 BACKENDS: dict[str, type[Backend]] = {
     "memory": MemoryBackend,
     "sqlite": SqliteBackend,
+    "memory-sealed": SealedMemoryBackend,
+    "sqlite-sealed": SealedSqliteBackend,
 }
 
 

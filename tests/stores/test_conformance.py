@@ -373,6 +373,15 @@ async def test_a_record_of_a_newer_version_says_so(backend: Backend, store: Stor
         await store.load(KEY)
 
 
+async def test_what_is_sealed_shows_nothing(backend: Backend, store: Store) -> None:
+    """Where keys are configured, what the store holds is text in which nothing of a record can be read."""
+    await store.write(KEY, RECORD, expected=None)
+    blob = await backend.get_blob(KEY)
+    assert (b"sim-" in blob) == (not backend.keys)
+    assert blob.decode("ascii").isprintable()
+    assert bool((await held(store)).sealed_with) == bool(backend.keys)
+
+
 @pytest.mark.parametrize("steps", range(8))
 async def test_cancellation_leaves_the_store_usable(backend: Backend, store: Store, steps: int) -> None:
     """A write that is cancelled anywhere has happened or not, as a load tells, and the next one works."""
@@ -509,10 +518,10 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 @contextmanager
-def worker(task: str, url: str) -> Iterator[subprocess.Popen[str]]:
+def worker(task: str, backend: Backend) -> Iterator[subprocess.Popen[str]]:
     """Run `worker.py` for the length of the block."""
     with subprocess.Popen(
-        [sys.executable, WORKER, task, url],
+        [sys.executable, WORKER, task, backend.url or "", *backend.keys],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -530,32 +539,32 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def url(backend: Backend) -> str:
-    """What other processes open the store by."""
+def shared(backend: Backend) -> Backend:
+    """A store that other processes can open."""
     if backend.url is None:
         pytest.skip("this store lives in one process")
-    return backend.url
+    return backend
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "replace"])
-def test_one_of_many_processes_wins(backend: Backend, url: str, *, exists: bool) -> None:
+def test_one_of_many_processes_wins(shared: Backend, *, exists: bool) -> None:
     """Of processes that write with the same expected version, exactly one succeeds."""
 
     async def prepare() -> None:
-        async with backend.open() as store:
+        async with shared.open() as store:
             await store.write("ns/race", Record(lineage="before"), expected=None)
 
     async def winner() -> str:
-        async with backend.open() as store:
+        async with shared.open() as store:
             return (await held(store, "ns/race")).version
 
     if exists:
         anyio.run(prepare)
     with (
-        worker("race", url) as one,
-        worker("race", url) as two,
-        worker("race", url) as three,
-        worker("race", url) as four,
+        worker("race", shared) as one,
+        worker("race", shared) as two,
+        worker("race", shared) as three,
+        worker("race", shared) as four,
     ):
         processes = [one, two, three, four]
         assert [line_of(process) for process in processes] == ["ready\n"] * 4
@@ -568,13 +577,13 @@ def test_one_of_many_processes_wins(backend: Backend, url: str, *, exists: bool)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_every_acknowledged_write_survives_sigkill(backend: Backend, url: str, seed: int) -> None:
+def test_every_acknowledged_write_survives_sigkill(shared: Backend, seed: int) -> None:
     """Processes that are killed at any moment lose no write that they were told had happened."""
     chance = random.Random(seed)  # noqa: S311 - a choice of moments, not a secret
     acknowledged: dict[str, tuple[int, str]] = {}
 
     async def compare() -> None:
-        async with backend.open() as store:
+        async with shared.open() as store:
             for key, (generation, version) in acknowledged.items():
                 found = await held(store, key)
                 # One more may have happened whose acknowledgement the kill cut off.
@@ -582,7 +591,7 @@ def test_every_acknowledged_write_survives_sigkill(backend: Backend, url: str, s
                 assert (found.record.generation == generation) == (found.version == version)
 
     for _ in range(3):
-        with worker("loop", url) as process:
+        with worker("loop", shared) as process:
             lines = [line_of(process) for _ in range(chance.randrange(1, 40))]
             # A write takes about a millisecond: hit any moment of it, not always the one after the answer.
             time.sleep(chance.uniform(0, 0.003))

@@ -1,13 +1,15 @@
-"""What the processes of the stores' tests do: `worker.py race|loop URL`."""
+"""What the processes of the stores' tests do: `worker.py race|loop URL [KEY FILE]…`."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import anyio
 
 from sidecar.clock import SystemClock
 from sidecar.errors import Conflict
+from sidecar.seal import open_sealer
 from sidecar.stores import open_store
 from sidecar.tokens import Record
 
@@ -20,9 +22,9 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def race(url: str) -> None:
+async def race(url: str, *keys: Path) -> None:
     """Write once, with the version that was there before the starting signal came in on stdin."""
-    async with open_store(url, SystemClock()) as store:
+    async with open_store(url, SystemClock(), open_sealer(keys)) as store:
         held = await store.load("ns/race")
         say("ready")
         sys.stdin.readline()
@@ -33,9 +35,9 @@ async def race(url: str) -> None:
             say("lost")
 
 
-async def loop(url: str) -> None:
+async def loop(url: str, *keys: Path) -> None:
     """Write for ever, each time one generation more, and print what was acknowledged."""
-    async with open_store(url, SystemClock()) as store:
+    async with open_store(url, SystemClock(), open_sealer(keys)) as store:
         while True:
             for key in KEYS:
                 held = await store.load(key)
@@ -47,4 +49,4 @@ async def loop(url: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run({"race": race, "loop": loop}[sys.argv[1]], sys.argv[2])
+    anyio.run({"race": race, "loop": loop}[sys.argv[1]], sys.argv[2], *map(Path, sys.argv[3:]))
