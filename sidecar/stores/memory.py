@@ -99,7 +99,7 @@ class MemoryStore:
             raise conflict(key, "memory", expected=expected)
 
 
-def from_url(url: str, clock: Clock) -> Store:
+def from_url(url: str, clock: Clock, **_: object) -> Store:
     """Make the store of `memory:`."""
     if url.partition(":")[2].strip("/"):
         raise ConfigError("store: `memory:` takes nothing behind the colon; every daemon has its own")

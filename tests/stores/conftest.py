@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from sidecar.ports import Store
+from sidecar.stores import open_store
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
+from tests.postgres import Server, running
 
 
 class ManualClock:
@@ -103,15 +106,71 @@ class SqliteBackend:
         return bytes(row[0])
 
 
+class PostgresBackend:
+    """Every instance has its own connection to one schema of a real server."""
+
+    server: Server
+    """Of this process; set before the first use."""
+
+    def __init__(self, directory: Path) -> None:  # noqa: ARG002 - the server has one
+        self.schema = f"s{secrets.token_hex(6)}"
+        self.url: str | None = self.server.url(schema=self.schema)
+        self.records = f"{self.schema}.token_sidecar_records"
+
+    def open(self) -> Store:
+        assert self.url is not None
+        return open_store(self.url, ManualClock())
+
+    async def advance(self, seconds: float) -> None:
+        """Move all leases by so much into the past."""
+        await self._sql(f"UPDATE {self.records} SET lease_until = lease_until - interval '{seconds} s'")
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        key, content = key.replace("'", "''"), rf"'\x{blob.hex()}'"
+        await self._sql(
+            f"INSERT INTO {self.records} (key, version, blob) VALUES ('{key}', 'by hand', {content})"
+            "ON CONFLICT (key) DO UPDATE SET version = excluded.version, blob = excluded.blob"
+        )
+
+    async def get_blob(self, key: str) -> bytes:
+        [row] = await self._sql(f"SELECT blob FROM {self.records} WHERE key = '{key}'")
+        return bytes(row["blob"])
+
+    async def _sql(self, statement: str) -> list[Any]:
+        async with self.open() as store:
+            await store.keys()  # which makes the tables
+        return await self.server.sql_async(statement)
+
+
 BACKENDS: dict[str, type[Backend]] = {
     "memory": MemoryBackend,
     "sqlite": SqliteBackend,
+    "postgres": PostgresBackend,
 }
+ASYNCIO_ONLY = {"postgres"}
+"""Their client library knows no other event loop."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what would only be skipped: a store on an event loop that it is not for."""
+    for item in items[:]:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("backend_class") in ASYNCIO_ONLY and params.get("anyio_backend", "asyncio") != "asyncio":
+            items.remove(item)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Run a PostgreSQL server for the tests of this process."""
+    with running() as started:
+        yield started
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
 def backend_class(request: pytest.FixtureRequest) -> type[Backend]:
     """Every store in turn."""
+    if request.param == "postgres":
+        PostgresBackend.server = request.getfixturevalue("server")
     return BACKENDS[request.param]
 
 
