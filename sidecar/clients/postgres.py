@@ -79,14 +79,20 @@ FAULTS = {
     "28P01": ("the password of {user} was refused", "correct it in the URL, in its file or in the passfile"),
     "28000": ("the login of {user} was refused", "let the role log in, and look at the server's pg_hba.conf"),
     "3D000": ("there is no database {database}", "create it: CREATE DATABASE, or correct the URL"),
-    "25006": ("it is read-only: no primary", "name the primary in the URL, or all hosts, separated by commas"),
+    "25006": (
+        "it is read-only: no primary",
+        "name the primary in the URL, or all hosts, separated by commas",
+    ),
     "40001": ("another transaction was in the way", WAIT),
     "40P01": ("another transaction was in the way", WAIT),
     "53100": ("the server's disk is full", "free some space there"),
     "53200": ("the server is out of memory", WAIT),
     "53300": ("the server takes no more connections", "raise max_connections, or use a pooler"),
     "55P03": ("somebody holds a lock on the table for too long", "find out who, in pg_locks"),
-    "57014": ("the statement took too long, or was cancelled", "look at pg_stat_activity for what was in its way"),
+    "57014": (
+        "the statement took too long, or was cancelled",
+        "look at pg_stat_activity for what was in its way",
+    ),
     "57P01": ("the server is shutting down, or an administrator closed the connection", WAIT),
     "57P02": ("the server crashed", WAIT),
     "57P03": ("the server does not take connections now", WAIT),
@@ -96,7 +102,7 @@ TRANSIENT = {"53300", "57P01", "57P02", "57P03"}
 """With these, connecting is worth another attempt within a call."""
 
 
-class Fault(Exception):  # noqa: N818 - named by what happened
+class Fault(Exception):
     """Why a call failed, and the way out. Holds nothing that was sent."""
 
     def __init__(self, reason: str, remedy: str, *, sqlstate: str = "", transient: bool = False) -> None:
@@ -141,24 +147,29 @@ def parse(url: str, *, own: Sequence[str] = ()) -> Target:
     Raises `ConfigError` for whatever would not be heeded. No message repeats a value that may be secret.
     """
     try:
-        parts = urlsplit(url)
-        if parts.fragment or "#" in url:
-            raise ValueError("a # in a user name or password is written %23")
-        parameters = _parameters(parts.query, (*PARAMETERS, *own))
-        login, _, hosts = parts.netloc.rpartition("@")
-        user, _, password = login.partition(":")
-        database = unquote(parts.path.removeprefix("/"))
-        if "/" in database:
-            raise ValueError("behind the host comes one name, the database's; a / in a password is written %2F")
-        return Target(
-            hosts=_hosts(hosts, parameters.pop("host", ""), parameters.pop("port", "")),
-            user=unquote(user) or parameters.pop("user", None),
-            password=unquote(password) or parameters.pop("password", None),
-            database=database or parameters.pop("dbname", None),
-            parameters=_checked(parameters),
-        )
+        return _target(url, (*PARAMETERS, *own))
     except ValueError as error:
         raise ConfigError(f"store: not a usable postgresql:// URL: {error}") from None
+
+
+def _target(url: str, known: Sequence[str]) -> Target:
+    if "#" in url:
+        raise ValueError("a # in a user name or password is written %23")
+    parts = urlsplit(url)
+    parameters = _parameters(parts.query, known)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    database = unquote(parts.path.removeprefix("/"))
+    if "/" in database:
+        raise ValueError("behind the host comes one name, the database's; a / in a password is written %2F")
+    given = {name: parameters.pop(name, None) for name in ("host", "port", "user", "password", "dbname")}
+    return Target(
+        hosts=_hosts(hosts or given["host"], given["port"]),
+        user=unquote(user) or given["user"],
+        password=unquote(password) or given["password"],
+        database=database or given["dbname"],
+        parameters=_checked(parameters),
+    )
 
 
 def _parameters(query: str, known: Sequence[str]) -> dict[str, str]:
@@ -191,8 +202,8 @@ def _checked(parameters: dict[str, str]) -> dict[str, str]:
     return parameters
 
 
-def _hosts(written: str, listed: str, ports: str) -> tuple[tuple[str, int], ...]:
-    names = written or listed or os.environ.get("PGHOST") or DEFAULT_HOST
+def _hosts(written: str | None, ports: str | None) -> tuple[tuple[str, int], ...]:
+    names = written or os.environ.get("PGHOST") or DEFAULT_HOST
     defaults = (ports or os.environ.get("PGPORT") or str(DEFAULT_PORT)).split(",")
     hosts = names.split(",")
     if len(defaults) == 1:
@@ -277,7 +288,9 @@ class Postgres:
         with anyio.move_on_after(self._patience) as limit:
             async with self._turn:
                 limit.shield = True
-                fault = Fault(f"it did not answer for {self._patience:g} s", "look at the network, and at pg_locks")
+                fault = Fault(
+                    f"it did not answer for {self._patience:g} s", "look at the network, and at pg_locks"
+                )
                 try:
                     await self._connected(limit)
                     return await work()
@@ -326,7 +339,9 @@ class Postgres:
             try:
                 return await self._open(target, host, port, share)
             except TimeoutError:
-                faults.append(Fault(f"{host} did not answer for {share:.1f} s", "look at the network", transient=True))
+                faults.append(
+                    Fault(f"{host} did not answer for {share:.1f} s", "look at the network", transient=True)
+                )
             except ERRORS as error:
                 faults.append(self._explained(error, host))
         raise _summed_up(faults)
@@ -377,8 +392,12 @@ class Postgres:
             names = {"user": self.target.user or "the user", "database": self.target.database or ""}
             reason = reason.format(**names)
             return Fault(at + reason, remedy, sqlstate=sqlstate, transient=sqlstate in TRANSIENT)
-        if isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.PostgresConnectionError):
-            return Fault(f"{at}it refused the statement ({name}, {sqlstate})", "look at its log", sqlstate=sqlstate)
+        if isinstance(error, asyncpg.PostgresError) and not isinstance(
+            error, asyncpg.PostgresConnectionError
+        ):
+            return Fault(
+                f"{at}it refused the statement ({name}, {sqlstate})", "look at its log", sqlstate=sqlstate
+            )
         if isinstance(error, asyncpg.ClientConfigurationError):
             return Fault(f"{at}{error}", "correct the URL")
         if isinstance(error, OSError):
@@ -405,7 +424,9 @@ def _check_passfile(written: str | None) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise Fault(f"the passfile {path} can't be read ({error.strerror})", "correct its path, or mode") from None
+        raise Fault(
+            f"the passfile {path} can't be read ({error.strerror})", "correct its path, or mode"
+        ) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         text = f"the passfile {path} is open to others (mode {stat.S_IMODE(mode):04o}), and passed over therefore"
         raise Fault(text, f"chmod 600 {path}")
@@ -419,7 +440,9 @@ def _unreachable(error: OSError, host: str) -> Fault:
         reason = getattr(error, "verify_message", None) or "it does not verify"
         return Fault(f"{host}: the certificate is refused: {reason}", remedy)
     reason = error.strerror or str(error) or type(error).__name__
-    return Fault(f"{host} can't be reached ({reason})", "look whether it runs, and at the network", transient=True)
+    return Fault(
+        f"{host} can't be reached ({reason})", "look whether it runs, and at the network", transient=True
+    )
 
 
 def _summed_up(faults: list[Fault]) -> Fault:

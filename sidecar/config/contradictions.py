@@ -32,6 +32,9 @@ def check(settings: Settings, context: Context) -> None:
             _profile(name, settings, context)
     for check_uniqueness in (_outputs_apart, _seeds_apart):
         check_uniqueness(settings, context)
+    if settings.store.shared and context.tree.get("namespace") is None:
+        text = "is missing; a store that others use too tells records apart by it: name this application"
+        context.missing(("namespace",), text)
     _listening(settings, context)
 
 

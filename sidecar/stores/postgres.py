@@ -4,6 +4,8 @@ A load is one SELECT, a write one INSERT or UPDATE: each is a transaction of its
 provider is called, and a pooler may stand between. Leases count on the database's clock alone.
 """
 
+# ruff: noqa: S608 - the place of the tables can't be a parameter; it is quoted, and values never are in the text
+
 from __future__ import annotations
 
 import asyncio
@@ -209,10 +211,13 @@ class PostgresStore:
         self._create = False
         if found < SCHEMA:
             raise postgres.Fault(
-                f"its tables are of an older version (schema {found}, not {SCHEMA})", "run `token-sidecar store migrate`"
+                f"its tables are of an older version (schema {found}, not {SCHEMA})",
+                "run `token-sidecar store migrate`",
             )
         if found > SCHEMA + 1:
-            text = f"its tables are of a newer version (schema {found}; this one works with up to {SCHEMA + 1})"
+            text = (
+                f"its tables are of a newer version (schema {found}; this one works with up to {SCHEMA + 1})"
+            )
             raise postgres.Fault(text, "run that version again")
 
     async def _schema_of(self, database: Postgres) -> int | None:
@@ -242,14 +247,18 @@ class PostgresStore:
                     raise
 
     async def _has_namespace(self, database: Postgres) -> bool:
-        rows = await database.fetch_within("SELECT to_regnamespace($1) IS NOT NULL AS there", self._sql.quoted)
+        rows = await database.fetch_within(
+            "SELECT to_regnamespace($1) IS NOT NULL AS there", self._sql.quoted
+        )
         return bool(rows[0]["there"])
 
     def _fault(self, fault: Fault) -> StoreError:
         kind = StoreMissing if fault.sqlstate == "42P01" else StoreError
         remedy = fault.remedy
         if fault.sqlstate == "42501" and "GRANT" not in remedy:
-            return StoreError(f"{self._place}: {self._role} lacks a right there; {self._sql.grants(self._role)}")
+            return StoreError(
+                f"{self._place}: {self._role} lacks a right there; {self._sql.grants(self._role)}"
+            )
         if fault.sqlstate in {"42703", "42P01"} and "migrate" not in remedy:
             reason, remedy = "its tables are missing, or older", "run `token-sidecar store migrate`"
             return kind(f"{self._place}: {reason}; {remedy}")

@@ -1,10 +1,12 @@
 """The stores that the conformance suite runs over: a new one joins by one line in `BACKENDS`."""
 
+# ruff: noqa: S608 - what is put into statements is made here
+
 from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ from sidecar.ports import Store
 from sidecar.stores import open_store
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
-from tests.postgres import Server, running
+from tests.postgres import Server
 
 
 class ManualClock:
@@ -155,15 +157,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what would only be skipped: a store on an event loop that it is not for."""
     for item in items[:]:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if params.get("backend_class") in ASYNCIO_ONLY and params.get("anyio_backend", "asyncio") != "asyncio":
+        if (
+            params.get("backend_class") in ASYNCIO_ONLY
+            and params.get("anyio_backend", "asyncio") != "asyncio"
+        ):
             items.remove(item)
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """Run a PostgreSQL server for the tests of this process."""
-    with running() as started:
-        yield started
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
