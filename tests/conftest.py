@@ -74,6 +74,14 @@ def server() -> Iterator[Server]:
         yield started
 
 
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """Make an empty database in it, for one test."""
+    name = server.database()
+    yield name
+    server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check where the results come together."""
     if not hasattr(config, "workerinput"):

@@ -57,6 +57,7 @@ PARAMETERS = (
     *TLS,
     *("application_name", "channel_binding", "connect_timeout", "pooler", "target_session_attrs"),
 )
+FILES = ("passfile", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 KEEPALIVE = (
@@ -197,8 +198,12 @@ def _checked(parameters: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"{name} is one of {', '.join(known)} here")
     if not parameters.get("connect_timeout", "1").isdecimal():
         raise ValueError("connect_timeout is a whole number of seconds")
-    if parameters.get("sslrootcert") == "system" and parameters.get("sslmode") != "verify-full":
-        raise ValueError("sslrootcert=system needs sslmode=verify-full")
+    if parameters.get("sslrootcert") == "system":
+        if parameters.get("sslmode") != "verify-full":
+            raise ValueError("sslrootcert=system needs sslmode=verify-full")
+        beside = sorted(set(TLS) & set(parameters) - {"sslrootcert", "sslmode"})
+        if beside:
+            raise ValueError(f"{beside[0]} can't go with sslrootcert=system")
     return parameters
 
 
@@ -331,7 +336,7 @@ class Postgres:
     async def _connect(self, limit: anyio.CancelScope) -> Any:
         """Try the hosts in turn; each has an equal share of the time that is left."""
         target = self._login()
-        _check_passfile(target.parameters.get("passfile"))
+        _check_files(target.parameters)
         faults: list[Fault] = []
         for position, (host, port) in enumerate(self.target.hosts):
             left = limit.deadline - anyio.current_time()
@@ -416,25 +421,30 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no ty
                 connected.setsockopt(level, option, value)
 
 
-def _check_passfile(written: str | None) -> None:
-    """Name what libpq and asyncpg pass over in silence."""
-    if written is None:
-        return
-    path = Path(written)
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise Fault(
-            f"the passfile {path} can't be read ({error.strerror})", "correct its path, or mode"
-        ) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        text = f"the passfile {path} is open to others (mode {stat.S_IMODE(mode):04o}), and passed over therefore"
-        raise Fault(text, f"chmod 600 {path}")
+def _check_files(parameters: dict[str, str]) -> None:
+    """Name what can't be read, and the password file that libpq and asyncpg pass over in silence."""
+    for name in FILES:
+        path = Path(parameters.get(name, ""))
+        if path in {Path(), Path("system")}:
+            continue
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise Fault(
+                f"{name}: {path} can't be read ({error.strerror})", "correct its path, or its mode"
+            ) from None
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if name == "passfile" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise Fault(
+                f"the passfile {path} is passed over, being open to others ({mode:04o})", f"chmod 600 {path}"
+            )
 
 
 def _unreachable(error: OSError, host: str) -> Fault:
-    if isinstance(error, FileNotFoundError | PermissionError) and error.filename:
-        return Fault(f"{error.filename}: {error.strerror}", "correct the URL, or the file", transient=False)
+    if "rejected SSL" in str(error):
+        return Fault(
+            f"{host} does not speak TLS", "switch it on there, or write sslmode=disable if the wire is safe"
+        )
     if "certificate" in str(error).lower():
         remedy = "name the certificate's issuer (sslrootcert=PATH), and the host as the certificate does"
         reason = getattr(error, "verify_message", None) or "it does not verify"

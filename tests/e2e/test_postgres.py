@@ -21,12 +21,6 @@ Begin = Callable[..., Daemon]
 
 
 @pytest.fixture
-def database(server: Server) -> str:
-    """An empty database."""
-    return server.database()
-
-
-@pytest.fixture
 def make(make_daemon: MakeDaemon, server: Server, database: str) -> Callable[..., Daemon]:
     """Make daemons that share a namespace in one database."""
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import anyio
 import pytest
@@ -36,12 +40,6 @@ RECORD = Record(lineage="first", refresh=RefreshToken(value="sim-rt-0123456789ab
 def anyio_backend() -> str:
     """The client library knows asyncio alone."""
     return "asyncio"
-
-
-@pytest.fixture
-def database(server: Server) -> str:
-    """An empty database."""
-    return server.database()
 
 
 def opened(url: str, *, patience: float = 5.0, **options: Any) -> PostgresStore:
@@ -231,6 +229,7 @@ def standby(server: Server, tmp_path: Path) -> Iterator[Server]:
         str(directory),
         "-R",
         "--checkpoint=fast",
+        "--no-sync",
     )
     follower = Server(server.sockets, data=directory)
     follower.start()
@@ -447,6 +446,180 @@ async def test_a_password_may_come_from_a_passfile(
         await refused(store, contains="chmod 600")
 
 
+# TLS
+
+
+@pytest.fixture
+def encrypted(server: Server, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A PgBouncer that insists on TLS (the server's build has none), and its certificate, for `localhost`."""
+    certificate, key = certify("localhost")
+    folder = server.sockets / f"tls{secrets.token_hex(3)}"
+    folder.mkdir()
+    for name, content in (("server.crt", certificate), ("server.key", key)):
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o644)
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(certificate)
+    settings = (
+        f"client_tls_sslmode = require\nclient_tls_key_file = {folder}/server.key\n"
+        f"client_tls_cert_file = {folder}/server.crt\n"
+    )
+    with pooling(server, settings) as port:
+        yield port, trusted
+
+
+def certify(host: str) -> tuple[bytes, bytes]:
+    """Make a key and a certificate that it signed itself, in PEM."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+async def test_certificates_are_verified_as_asked(database: str, encrypted: tuple[int, Path]) -> None:
+    """`verify-full` wants the issuer and the name, `verify-ca` the issuer, `require` neither."""
+    port, authority = encrypted
+
+    async def attempt(host: str, **parameters: str) -> str:
+        url = f"postgresql://me@{host}:{port}/{database}?pooler=transaction&{urlencode(parameters)}"
+        async with open_store(url, SystemClock()) as store:
+            try:
+                await store.keys()
+            except StoreError as error:
+                return str(error)
+        return ""
+
+    known = str(authority)
+    assert await attempt("127.0.0.1", sslmode="require") == ""
+    assert await attempt("localhost", sslmode="verify-full", sslrootcert=known) == ""
+    assert await attempt("127.0.0.1", sslmode="verify-ca", sslrootcert=known) == ""
+    refusal = "the certificate is refused"
+    assert refusal in await attempt("127.0.0.1", sslmode="verify-full", sslrootcert=known)
+    assert refusal in await attempt("localhost", sslmode="verify-full", sslrootcert="system")
+    assert "sslrootcert: /nowhere/ca.pem can't be read" in await attempt(
+        "localhost", sslmode="verify-full", sslrootcert="/nowhere/ca.pem"
+    )
+
+
+async def test_tls_that_the_server_does_not_speak(server: Server, database: str) -> None:
+    """Nothing is sent in clear where TLS is asked for."""
+    async with open_store(server.url(database, sslmode="require"), SystemClock()) as store:
+        await refused(store, contains="does not speak TLS")
+
+
+# What the server may say
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "says"),
+    [
+        ("53100", "disk is full; free some space"),
+        ("53200", "out of memory"),
+        ("53300", "takes no more connections"),
+        ("40P01", "another transaction was in the way"),
+        ("55P03", "holds a lock"),
+        ("57014", "took too long"),
+        ("25006", "read-only"),
+        ("42501", "GRANT SELECT, INSERT"),
+        ("58030", "refused the statement .*58030"),
+    ],
+)
+async def test_every_failure_has_words(
+    server: Server, store: Store, database: str, sqlstate: str, says: str
+) -> None:
+    """Each is a sentence with a way out, without anything that was sent; what failed has not happened."""
+    version = await store.write(KEY, RECORD, expected=None)
+    await server.sql_async(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE 'no: %', NEW.blob USING ERRCODE = '{sqlstate}'; END $$",
+        "CREATE TRIGGER fail BEFORE UPDATE ON token_sidecar_records FOR EACH ROW EXECUTE FUNCTION fail()",
+        database=database,
+    )
+    with pytest.raises(StoreError, match=says) as caught:
+        await store.write(KEY, RECORD, expected=version)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "sim-" not in shown
+    assert RECORD.refresh is not None
+    assert RECORD.refresh.value.encode().hex() not in shown
+    await server.sql_async("DROP FUNCTION fail CASCADE", database=database)
+    await store.write(KEY, RECORD, expected=version)
+
+
+ENDED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
+
+
+class Wire:
+    """Stands between and can lose what the server answers, once it was asked."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.cut = False
+
+    async def carry(self, near: anyio.abc.SocketStream) -> None:
+        """Carry one connection until either side ends it."""
+        async with (
+            near,
+            await anyio.connect_tcp("127.0.0.1", self.port) as far,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(self._asked, near, far)
+            await self._answered(far, near)
+            tasks.cancel_scope.cancel()
+
+    async def _asked(self, near: anyio.abc.SocketStream, far: anyio.abc.SocketStream) -> None:
+        with suppress(*ENDED):
+            async for data in near:
+                await far.send(data)
+
+    async def _answered(self, far: anyio.abc.SocketStream, near: anyio.abc.SocketStream) -> None:
+        with suppress(*ENDED):
+            async for data in far:
+                if self.cut:
+                    return
+                await near.send(data)
+
+
+async def test_a_lost_reply_is_found_out_by_a_load(server: Server, store: Store, database: str) -> None:
+    """A write whose answer is lost is an error, although it happened; the next load shows it."""
+    version = await store.write(KEY, RECORD, expected=None)
+    wire = Wire(server.port)
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, wire.carry)
+        port = listener.listeners[0].extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django
+        url = server.url(database).replace(str(server.port), str(port))
+        async with open_store(url, SystemClock()) as far:
+            # Once before, so that the statement is known to the server and the answer is the only one.
+            version = await far.write(KEY, RECORD, expected=version)
+            wire.cut = True
+            with pytest.raises(StoreError, match=r"connection broke|reached"):
+                await far.write(KEY, Record(lineage="second"), expected=version)
+            wire.cut = False
+            found = await far.load(KEY)
+        tasks.cancel_scope.cancel()
+    assert found is not None
+    assert found.record.lineage == "second"
+
+
 # URLs
 
 
@@ -486,6 +659,7 @@ def test_where_a_url_leads(url: str, place: str) -> None:
         (f"postgresql://me:{SECRET}#x@db/t", "written %23"),
         (f"postgresql://me:{SECRET}/x@db/t", "a / in a password is written %2F"),
         (f"postgresql://me:x?{SECRET}@db/t", "one of its parameters is not known"),
+        ("postgresql://db/t?sslmode=verify-full&sslrootcert=system&sslcert=x", "sslcert can't go with"),
         ("postgresql://me@db:99999/t", "port is a number"),
         ("postgresql://me@a,b/t?port=1,2,3", "2 hosts and 3 ports"),
     ],
@@ -510,7 +684,7 @@ async def test_trio_is_refused(server: Server, anyio_backend: str) -> None:
 PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 POOL = """
 [databases]
-* = host=127.0.0.1 port={port}
+* = host=127.0.0.1 user=postgres port={port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {listen}
@@ -526,31 +700,30 @@ server_reset_query =
 @pytest.fixture
 def pool(server: Server) -> Iterator[int]:
     """A PgBouncer in transaction mode with two connections to the server; returns its port."""
+    with pooling(server) as port:
+        yield port
+
+
+@contextmanager
+def pooling(server: Server, settings: str = "") -> Iterator[int]:
+    """Run a PgBouncer for the length of the block."""
     if PGBOUNCER is None and not os.environ.get("CI"):
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     assert PGBOUNCER is not None, "pgbouncer must be there in CI"
     listen = free_port()
     file = server.sockets / f"bouncer{listen}.ini"
-    settings = POOL.format(port=server.port, listen=listen).replace("port=", "user=postgres port=")
-    file.write_text(settings, encoding="utf-8")
+    file.write_text(POOL.format(port=server.port, listen=listen) + settings, encoding="utf-8")
     file.chmod(0o644)
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with subprocess.Popen([PGBOUNCER, *user, "-q", str(file)]) as process:
         for _ in range(200):
             try:
-                server_port_answers(listen)
+                socket.create_connection(("127.0.0.1", listen), timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.02)
         yield listen
         process.terminate()
-
-
-def server_port_answers(port: int) -> None:
-    """Connect once; raises `OSError` while nobody listens."""
-    import socket
-
-    socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
 
 async def test_many_share_a_transaction_pooler(database: str, pool: int) -> None:
