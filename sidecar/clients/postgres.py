@@ -335,7 +335,9 @@ class Postgres:
 
     async def _connect(self, limit: anyio.CancelScope) -> Any:
         """Try the hosts in turn; each has an equal share of the time that is left."""
-        target = self._login()
+        login = self._login()
+        # Another database would be another store, and is not slipped in with a password.
+        target = msgspec.structs.replace(self.target, user=login.user, password=login.password)
         _check_files(target.parameters)
         faults: list[Fault] = []
         for position, (host, port) in enumerate(self.target.hosts):

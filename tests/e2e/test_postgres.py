@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sidecar.errors import SidecarError
 from tests.e2e.conftest import EAGER, PATIENCE, Daemon, MakeDaemon, wait_until
 
 if TYPE_CHECKING:
@@ -73,6 +74,24 @@ def test_it_starts_while_the_database_is_away(make: Begin, simulator: Simulator,
     finally:
         server.start()
     daemon.wait_until(lambda: daemon.answers("/startupz"), "it is ready", patience=2 * PATIENCE)
+    assert daemon.stop() == 0
+
+
+def test_a_reload_takes_a_changed_login(
+    make: Begin, simulator: Simulator, server: Server, database: str
+) -> None:
+    """The URL's file may hold another login at a reload; another database is another store, and refused."""
+    daemon = make()
+    daemon.add(simulator)
+    url, file = daemon.config["store"], daemon.folder / "store-url"
+    daemon.config["store"] = {"url_file": str(file)}
+    file.write_text(url, encoding="utf-8")
+    daemon.start()
+    file.write_text(url.replace("postgres@", "postgres:another@"), encoding="utf-8")
+    daemon.control.reload()
+    file.write_text(url.replace(f"/{database}", "/other"), encoding="utf-8")
+    with pytest.raises(SidecarError, match="store: changes only at a restart"):
+        daemon.control.reload()
     assert daemon.stop() == 0
 
 

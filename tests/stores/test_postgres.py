@@ -513,9 +513,8 @@ async def test_certificates_are_verified_as_asked(database: str, encrypted: tupl
     refusal = "the certificate is refused"
     assert refusal in await attempt("127.0.0.1", sslmode="verify-full", sslrootcert=known)
     assert refusal in await attempt("localhost", sslmode="verify-full", sslrootcert="system")
-    assert "sslrootcert: /nowhere/ca.pem can't be read" in await attempt(
-        "localhost", sslmode="verify-full", sslrootcert="/nowhere/ca.pem"
-    )
+    missing = await attempt("localhost", sslmode="verify-full", sslrootcert="/nowhere/ca.pem")
+    assert "sslrootcert: /nowhere/ca.pem can't be read" in missing
 
 
 async def test_tls_that_the_server_does_not_speak(server: Server, database: str) -> None:
