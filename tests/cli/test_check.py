@@ -36,7 +36,10 @@ def test_everything_wrong_is_told_in_one_run(place: Place, capsys: pytest.Captur
 
 def test_a_store_url_that_would_not_be_heeded(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """A parameter that the store does not know is an error, and the password beside it is not shown."""
-    place.document |= {"store": "postgresql://me:sim-cs-0123456789abcdef@db/t?gssencmode=x", "namespace": "app"}
+    place.document |= {
+        "store": "postgresql://me:sim-cs-0123456789abcdef@db/t?gssencmode=x",
+        "namespace": "app",
+    }
     place.write()
 
     assert cli.main(["check", "-c", str(place.config)]) == 2
