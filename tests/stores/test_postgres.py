@@ -131,14 +131,14 @@ async def test_a_restart_of_the_server_is_waited_for(server: Server, store: Stor
 
 async def test_a_long_outage_holds_up_one_call_only(server: Server, database: str) -> None:
     """The first call waits for its time; those after it fail at once, until the server is back."""
-    async with opened(server.url(database), patience=1.0) as store:
+    async with opened(server.url(database), patience=2.0) as store:
         await store.write(KEY, RECORD, expected=None)
         await in_thread(server.stop)
         try:
             message = await refused(store, contains="can't be reached")
             began = time.monotonic()
             await refused(store, contains="can't be reached")
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 1
         finally:
             await in_thread(server.start)
         assert f"127.0.0.1:{server.port}/{database}" in message
