@@ -133,8 +133,11 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
     harden()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
-        sealer = open_sealer(settings.store.encryption_keys)
-        store = await stack.enter_async_context(open_store(str(settings.store.url), clock, sealer))
+        place = settings.store
+        sealer = open_sealer(place.encryption_keys)
+        store = await stack.enter_async_context(
+            open_store(str(place.url), clock, sealer, url_file=place.url_file)
+        )
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )

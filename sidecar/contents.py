@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar import formats
+from sidecar.clock import SystemClock
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants.client import ClientIdentity
 from sidecar.seal import open_sealer
 from sidecar.seeds import read_seed
+from sidecar.stores import open_store
 
 if TYPE_CHECKING:
     from sidecar.config import Settings
@@ -28,10 +30,21 @@ def check(settings: Settings, context: Context) -> None:
             if not context.report.spoilt(context.mark(steps).label):
                 for problem in formats.problems(output):
                     context.error(steps, problem)
+    _store(settings, context)
     if context.disk:
         _keys(settings, context)
         _clients(settings, context)
         _seeds(settings, context)
+
+
+def _store(settings: Settings, context: Context) -> None:
+    place = settings.store
+    if not context.report.spoilt(context.mark(("store",)).label):
+        try:
+            open_store(str(place.url), SystemClock(), url_file=place.url_file)
+        except ConfigError as error:
+            for problem in error.problems:
+                context.error(("store",), problem.removeprefix("store: "))
 
 
 def _keys(settings: Settings, context: Context) -> None:

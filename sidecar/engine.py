@@ -7,6 +7,7 @@ without a daemon.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -40,7 +41,20 @@ if TYPE_CHECKING:
     from sidecar.scheduler import Scheduler
     from sidecar.tokens import AccessToken
 
-FIXED = ("namespace", "state_dir", "store", "server", "control", "log", "max_workers", "allow_insecure_http")
+FIXED = (
+    *(
+        "namespace",
+        "state_dir",
+        "store.url_file",
+        "store.identity",
+        "store.encryption_keys",
+        "server",
+        "control",
+        "log",
+        "max_workers",
+    ),
+    "allow_insecure_http",
+)
 """What a running daemon cannot change."""
 
 PLANT_RACES = 5
@@ -226,7 +240,11 @@ class Engine:
         return ReloadReply(f"{len(changed)} tokens changed", changed)
 
     async def _apply(self, settings: Settings) -> tuple[str, ...]:
-        fixed = [key for key in FIXED if getattr(settings, key) != getattr(self.settings, key)]
+        fixed = dict.fromkeys(
+            key.partition(".")[0]
+            for key in FIXED
+            if attrgetter(key)(settings) != attrgetter(key)(self.settings)
+        )
         if fixed:
             raise ConfigError(
                 [f"{settings.path}: {key}: changes only at a restart of the daemon" for key in fixed]

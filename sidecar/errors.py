@@ -54,6 +54,10 @@ class StoreError(SidecarError):
     exit_code = 4
 
 
+class StoreMissing(StoreError):
+    """There is no store there yet; the daemon creates it, or `token-sidecar store migrate`."""
+
+
 class Conflict(StoreError):
     """The record was changed by somebody else since it was read; read it again and decide anew."""
 

@@ -8,6 +8,7 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from tests import leaks
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
+
+    from tests.postgres import Server
 
 PROJECT = Path(__file__).parents[1]
 
@@ -66,6 +69,23 @@ class LeakCheck:
                 terminalreporter.line(str(leak), red=True)
         elif self._searched:
             terminalreporter.line(f"no secret in {self._searched} logs and pages")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Run a PostgreSQL server for the tests of this process."""
+    from tests.postgres import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """Make an empty database in it, for one test."""
+    name = server.database()
+    yield name
+    server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

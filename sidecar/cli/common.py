@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidecar.errors import TemporarilyUnavailable, UsageError
+from sidecar.errors import StoreMissing, TemporarilyUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from sidecar.config import Settings
     from sidecar.ports import Held, Store
@@ -62,27 +63,31 @@ def key_of(settings: Settings, name: str) -> str:
     return name if "/" in name else f"{settings.namespace}/{name}"
 
 
-def open_existing(settings: Settings) -> Store | None:
-    """Make the store ready to be read; None if there is none yet, which reading would create.
+@asynccontextmanager
+async def open_existing(settings: Settings) -> AsyncIterator[Store | None]:
+    """Open the store for as long as the block lasts; None if there is none yet, and none is created.
 
-    Raises `TemporarilyUnavailable` for a store that lives in the daemon's own memory.
+    Raises `TemporarilyUnavailable` for a store that lives in the daemon's own memory, and `StoreError`.
     """
-    url = str(settings.store.url)
-    path = settings.store.sqlite_path
-    if path is not None and not path.exists():
-        return None
-    if url.startswith("memory:"):
+    if settings.store.scheme == "memory":
         raise TemporarilyUnavailable("the store is in the daemon's memory, and no daemon runs; start it")
-    return make_store(settings)
+    async with AsyncExitStack() as stack:
+        try:
+            opened: Store | None = await stack.enter_async_context(make_store(settings, create=False))
+        except StoreMissing:
+            opened = None
+        yield opened
 
 
-def make_store(settings: Settings) -> Store:
-    """Make the store with its keys; its `async with` creates what is missing. Raises `ConfigError`."""
+def make_store(settings: Settings, *, create: bool = True) -> Store:
+    """Make the store with its keys; its `async with` creates what is missing, if wanted. Raises `ConfigError`."""
     from sidecar.clock import SystemClock
     from sidecar.seal import open_sealer
     from sidecar.stores import open_store
 
-    return open_store(str(settings.store.url), SystemClock(), open_sealer(settings.store.encryption_keys))
+    place = settings.store
+    sealer = open_sealer(place.encryption_keys)
+    return open_store(str(place.url), SystemClock(), sealer, url_file=place.url_file, create=create)
 
 
 def read_record(settings: Settings, name: str) -> Held | None:
@@ -90,11 +95,8 @@ def read_record(settings: Settings, name: str) -> Held | None:
     import anyio
 
     async def read() -> Held | None:
-        store = open_existing(settings)
-        if store is None:
-            return None
-        async with store:
-            return await store.load(key_of(settings, name))
+        async with open_existing(settings) as store:
+            return await store.load(key_of(settings, name)) if store is not None else None
 
     return anyio.run(read)
 

@@ -85,7 +85,7 @@ def _alone(config: Path, name: str) -> Loaded:
 
 
 def _record(settings: Settings, name: str) -> Record | None:
-    if settings.store.sqlite_path is None:
+    if settings.store.scheme == "memory":
         return None
     held = common.read_record(settings, name)
     return held.record if held is not None else None

@@ -61,17 +61,32 @@ def list_records(config: Path, *, as_json: bool) -> None:
 
 
 @store.command(
-    epilog=examples(("token-sidecar store migrate", "before the first start, or after an upgrade"))
+    epilog=examples(
+        ("token-sidecar store migrate", "before the first start, or after an upgrade"),
+        ("token-sidecar store migrate --print | psql …", "as somebody who may create tables"),
+    )
 )
+@click.option("--print", "show", is_flag=True, help="Print the SQL instead of running it.")
 @config_option
-def migrate(config: Path) -> None:
+def migrate(config: Path, *, show: bool) -> None:
     """Create the store, or bring it up to date.
 
-    The daemon does the same when it starts; this is for those who want it done beforehand.
+    The daemon does the same when it starts; this is for those who want it done beforehand, or by
+    somebody else.
     """
     import anyio
 
+    from sidecar.stores import migration
+
     settings = common.load(config)
+    if show:
+        script = migration(str(settings.store.url))
+        if not script:
+            raise UsageError(
+                f"a {settings.store.scheme} store has no SQL that others could run; leave out --print"
+            )
+        click.echo(script, nl=False)
+        return
     kind, count = anyio.run(_migrate, settings)
     click.echo(f"the {kind} store is up to date and holds {count} record{'' if count == 1 else 's'}")
 
@@ -184,10 +199,9 @@ def _cell(value: Any) -> str:
 
 
 async def _list(settings: Settings) -> list[dict[str, Any]]:
-    opened = common.open_existing(settings)
-    if opened is None:
-        return []
-    async with opened as store:
+    async with common.open_existing(settings) as store:
+        if store is None:
+            return []
         return [await _row(settings, store, key) for key in await store.keys()]
 
 
@@ -240,11 +254,10 @@ async def _migrate(settings: Settings) -> tuple[str, int]:
 async def _rekey(settings: Settings, clear: bool) -> tuple[int, int, list[str]]:  # noqa: FBT001 - anyio.run
     from sidecar.ports import SupportsRekey
 
-    opened = common.open_existing(settings)
-    if opened is None:
-        return 0, 0, []
     changed, left, problems = 0, 0, []
-    async with opened as store:
+    async with common.open_existing(settings) as store:
+        if store is None:
+            return 0, 0, []
         if not isinstance(store, SupportsRekey):
             raise UsageError(f"the {store.kind} store cannot seal records anew")
         for key in await store.keys():
@@ -276,9 +289,6 @@ async def _alone(settings: Settings, key: str) -> AsyncIterator[tuple[Store, Hel
     from sidecar.seal import open_sealer
     from sidecar.state_dir import StateDir
 
-    opened = common.open_existing(settings)
-    if opened is None:
-        raise UsageError(f"there is no store yet, and so no record {key}")
     with StateDir(settings.state_dir) as state:
         escrow = Escrow(state.escrow, open_sealer(settings.store.encryption_keys))
         escrow.prepare()
@@ -291,7 +301,9 @@ async def _alone(settings: Settings, key: str) -> AsyncIterator[tuple[Store, Hel
                 "stop it, and "
                 "try again"
             )
-        async with opened as store:
+        async with common.open_existing(settings) as store:
+            if store is None:
+                raise UsageError(f"there is no store yet, and so no record {key}")
             held = await store.load(key)
             if held is None:
                 raise UsageError(f"there is no record {key}; `token-sidecar store list` shows those that are")

@@ -38,9 +38,8 @@ def document(settings: Settings) -> dict[str, Any]:
 
 async def _read(settings: Settings, clock: SystemClock) -> list[TokenView]:
     held: dict[str, Held | None] = dict.fromkeys(settings.tokens)
-    store = common.open_existing(settings)
-    if store is not None:
-        async with store:
+    async with common.open_existing(settings) as store:
+        if store is not None:
             held = {name: await store.load(common.key_of(settings, name)) for name in settings.tokens}
     return [await _view(settings, name, held[name], clock) for name in sorted(settings.tokens)]
 

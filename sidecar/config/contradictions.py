@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
-from sidecar.config.settings import OnDead, OutputTarget, Settings, TokenSettings
+from sidecar.config.settings import OnDead, OutputTarget, Settings, StoreSettings, TokenSettings
 from sidecar.profile import AuthMethod, GrantType, Profile, Rotation
 
 Steps = tuple[str | int, ...]
@@ -32,6 +32,8 @@ def check(settings: Settings, context: Context) -> None:
             _profile(name, settings, context)
     for check_uniqueness in (_outputs_apart, _seeds_apart):
         check_uniqueness(settings, context)
+    if settings.store.shared:
+        _shared_store(settings.store, context)
     _listening(settings, context)
 
 
@@ -215,6 +217,22 @@ def is_loopback(host: str) -> bool:
 def spot(path: Path) -> Path:
     """Name a file by its directory's real path, so that two ways to one file are seen to be one."""
     return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _shared_store(store: StoreSettings, context: Context) -> None:
+    if context.tree.get("namespace") is None:
+        text = "is missing; a store that others use too tells records apart by it: name this application"
+        context.missing(("namespace",), text)
+    try:
+        parts = urlsplit(store.url or "")
+    except ValueError:
+        return  # its adapter says what is wrong
+    hosts = re.findall(r"(\[[^]]*\]|[^:,]+)(?::[0-9]*)?(?:,|$)", parts.netloc.rpartition("@")[2])
+    near = all(is_loopback(host.strip("[]")) or host.lower().startswith("%2f") for host in hosts)
+    sslmode = dict(parse_qsl(parts.query)).get("sslmode", context.env.get("PGSSLMODE", "prefer"))
+    if not near and sslmode not in {"verify-ca", "verify-full"}:
+        text = f"sslmode is {sslmode}, so that anybody on the way may read refresh tokens; write sslmode=verify-full"
+        context.warning(("store",), text)
 
 
 def _outputs_apart(settings: Settings, context: Context) -> None:

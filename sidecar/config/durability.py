@@ -24,6 +24,6 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
 def _volatile(settings: Settings, mounts: Mounts) -> str | None:
     path = settings.store.sqlite_path
     if path is None:
-        return "in memory"
+        return "in memory" if settings.store.scheme == "memory" else None
     kind = mounts.kind(path)
     return f"on {kind} ({path})" if kind in VOLATILE else None

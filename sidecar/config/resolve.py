@@ -26,7 +26,8 @@ from sidecar.profile import Profile
 
 INLINE = "inline"
 STORE_FILE = "store.db"
-_LATER = {"postgres", "postgresql", "kubernetes", "aws-secretsmanager"}
+_LATER = {"kubernetes", "aws-secretsmanager"}
+_WAYS = "sqlite:///absolute/path, sqlite:path, postgresql://USER@HOST/DATABASE or memory:"
 
 
 def resolve(file: ConfigFile, context: Context) -> Settings:
@@ -168,8 +169,10 @@ def _canonical(url: str, place: tuple[str, ...], context: Context) -> str:
         return f"sqlite://{absolute(rest[2:], context.base, context.env)}"
     if colon and scheme == "sqlite" and rest and not rest.startswith("//") and "\0" not in rest:
         return f"sqlite://{absolute(rest, context.base, context.env)}"
+    if colon and scheme in {"postgres", "postgresql"} and rest.startswith("//"):
+        return url  # its adapter judges the rest (contents.py)
     if colon and scheme in _LATER:
-        context.error(place, f"this version has no {scheme} store; use sqlite:///absolute/path or memory:")
+        context.error(place, f"this version has no {scheme} store; use {_WAYS}")
     else:
-        context.error(place, "is no store's URL; write sqlite:///absolute/path, sqlite:path or memory:")
+        context.error(place, f"is no store's URL; write {_WAYS}")
     return "memory:"

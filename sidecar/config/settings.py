@@ -227,11 +227,11 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     """Where records are kept, and how they are sealed. A URL alone stands for `{url: URL}`."""
 
     url: str | None = None
-    """`sqlite:///absolute/path`, `sqlite:path` or `memory:`.
+    """`sqlite:///absolute/path`, `sqlite:path`, `postgresql://USER@HOST/DATABASE` or `memory:`.
 
     By default SQLite in $STATE_DIRECTORY, else in `state_dir`."""
     url_file: Path | None = None
-    """A file that holds the URL."""
+    """A file that holds the URL; the user and password in it are read again for every new connection."""
     encryption_keys: tuple[Path, ...] = ()
     """Files with keys to seal records and escrow with: the first seals what is new, all can open.
 
@@ -241,6 +241,22 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Hide the URL: it may hold a password."""
         return "StoreSettings(...)"
+
+    @property
+    def scheme(self) -> str:
+        """Which kind of store it is."""
+        return (self.url or "").partition(":")[0]
+
+    @property
+    def identity(self) -> str:
+        """The URL, without the login where that may change in `url_file`."""
+        url = self.url or ""
+        return url if self.url_file is None else re.sub("//[^@/]*@", "//", url)
+
+    @property
+    def shared(self) -> bool:
+        """Whether daemons with other configurations may keep records there too."""
+        return self.scheme in {"postgres", "postgresql"}
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -282,7 +298,7 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """The configuration file as it is written."""
 
     namespace: Name = "default"
-    """Records are keyed `namespace/token`."""
+    """Records are keyed `namespace/token`; must be given where the store is shared (`postgresql://`)."""
     state_dir: Path | None = None
     """Private to the daemon: escrow, output index, lock, control socket. Never mount it into the application.
 
@@ -323,7 +339,7 @@ class Settings(Group, frozen=True, kw_only=True):
     namespace: str = "default"
     state_dir: Path
     store: StoreSettings
-    """Its `url` is always set: `memory:`, or `sqlite://` and an absolute path."""
+    """Its `url` is always set: `memory:`, `sqlite://` and an absolute path, or a libpq URL."""
     server: ServerSettings = ServerSettings()
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from sidecar.errors import ConfigError
@@ -16,30 +18,52 @@ if TYPE_CHECKING:
 
 ADAPTERS = {
     "memory": "sidecar.stores.memory",
+    "postgres": "sidecar.stores.postgres",
+    "postgresql": "sidecar.stores.postgres",
     "sqlite": "sidecar.stores.sqlite",
 }
-"""URL scheme → the module that has its `from_url(url, clock, sealer) -> Store`; imported only when it is named."""
+"""URL scheme → the module that has its `from_url`; imported only when it is named."""
 
 EXAMPLES = {
     "memory": "memory:",
+    "postgres": "postgres://USER@HOST/DATABASE",
+    "postgresql": "postgresql://USER@HOST/DATABASE",
     "sqlite": "sqlite:///var/lib/token-sidecar/tokens.db",
 }
 
 
-def open_store(url: str, clock: Clock, sealer: Sealer = CLEAR) -> Store:
+def open_store(
+    url: str, clock: Clock, sealer: Sealer = CLEAR, *, url_file: Path | None = None, create: bool = True
+) -> Store:
     """Make the store that `url` names, its records sealed by `sealer`.
 
     Nothing is read or created before its `async with`.
 
+    `url_file` is where the URL was read from, if from a file: a store that logs in reads its password there anew.
+    Without `create`, a store that is not there yet is `StoreMissing` from `async with`.
+
     Raises `ConfigError` for a scheme that no adapter has and for a URL that its adapter refuses. The URL may
     hold a password, so that no message repeats more of it than its scheme.
     """
+    make = cast("Callable[..., Store]", _adapter(url).from_url)
+    return make(url, clock, sealer, url_file=url_file, create=create)
+
+
+def migration(url: str) -> str:
+    """Return the SQL that makes or updates the store's tables; empty for a store that others can't prepare.
+
+    Raises `ConfigError` as `open_store` does.
+    """
+    write = getattr(_adapter(url), "migration", None)
+    return cast("str", write(url)) if write is not None else ""
+
+
+def _adapter(url: str) -> ModuleType:
     scheme, colon, _ = url.partition(":")
     module = ADAPTERS.get(scheme.lower()) if colon else None
     if module is None:
         raise ConfigError(_unknown(scheme if colon else ""))
-    make = cast("Callable[[str, Clock, Sealer], Store]", import_module(module).from_url)
-    return make(url, clock, sealer)
+    return import_module(module)
 
 
 def _unknown(scheme: str) -> str:

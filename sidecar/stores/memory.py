@@ -94,7 +94,7 @@ class MemoryStore(RecordStore):
             raise conflict(key, self._place, expected=expected)
 
 
-def from_url(url: str, clock: Clock, sealer: Sealer) -> Store:
+def from_url(url: str, clock: Clock, sealer: Sealer, **_: object) -> Store:
     """Make the store of `memory:`."""
     if url.partition(":")[2].strip("/"):
         raise ConfigError("store: `memory:` takes nothing behind the colon; every daemon has its own")

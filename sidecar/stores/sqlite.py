@@ -23,7 +23,7 @@ import anyio
 from anyio import to_thread
 
 from sidecar.clock import boot_id
-from sidecar.errors import ConfigError, StoreError
+from sidecar.errors import ConfigError, StoreError, StoreMissing
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -110,10 +110,19 @@ class SqliteStore(RecordStore):
 
     kind = "sqlite"
 
-    def __init__(self, path: Path, clock: Clock, sealer: Sealer = CLEAR, *, boot: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        sealer: Sealer = CLEAR,
+        *,
+        create: bool = True,
+        boot: str | None = None,
+    ) -> None:
         """Take the database's absolute path. A worker thread calls `clock.boot()`; `boot` is for tests."""
         super().__init__(str(path), sealer)
         self.volatile = False
+        self._create_missing = create
         self.path = path
         self._clock = clock
         self._boot = boot
@@ -133,7 +142,7 @@ class SqliteStore(RecordStore):
         """Open the database; create the file and its directory, but not the directory's parents."""
         self._open = True
         try:
-            await self._run(lambda _: None, create=True)
+            await self._run(lambda _: None, create=self._create_missing)
         except BaseException:
             await self._close()
             raise
@@ -271,6 +280,8 @@ class SqliteStore(RecordStore):
         if create:
             self._create()
         present = self._present()
+        if present is None and self._identity is None and not self._create_missing:
+            raise StoreMissing(f"the store {self.path}: there is no such file yet; the daemon creates it")
         if present is None and self._identity is None:
             raise self._fault("the file is missing, or a link to nothing", "put it there")
         if present is None:
@@ -422,7 +433,7 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def from_url(url: str, clock: Clock, sealer: Sealer) -> Store:
+def from_url(url: str, clock: Clock, sealer: Sealer, *, create: bool = True, **_: object) -> Store:
     """Make the store of `sqlite:///absolute/path`.
 
     The path is taken as it is written, without percent-decoding: the configuration reads it so too, and the
@@ -437,4 +448,4 @@ def from_url(url: str, clock: Clock, sealer: Sealer) -> Store:
             "store: a sqlite URL is `sqlite://` and an absolute path, such as "
             "sqlite:///var/lib/token-sidecar/tokens.db"
         )
-    return SqliteStore(path, clock, sealer)
+    return SqliteStore(path, clock, sealer, create=create)

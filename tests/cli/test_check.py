@@ -34,6 +34,20 @@ def test_everything_wrong_is_told_in_one_run(place: Place, capsys: pytest.Captur
     assert "sim-rt-" not in told
 
 
+def test_a_store_url_that_would_not_be_heeded(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A parameter that the store does not know is an error, and the password beside it is not shown."""
+    place.document |= {
+        "store": "postgresql://me:sim-cs-0123456789abcdef@db/t?gssencmode=x",
+        "namespace": "app",
+    }
+    place.write()
+
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    told = capsys.readouterr().err
+    assert "store: not a usable postgresql:// URL: gssencmode is not known here" in told
+    assert "sim-cs-" not in told
+
+
 def test_a_seed_without_a_refresh_token(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """A seed file that holds something else is told from a good one before the daemon starts."""
     place.token["seed"] = str(place.private("seed.json", '{"access_token": "sim-at-0123456789abcdef"}'))

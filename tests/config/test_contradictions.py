@@ -276,13 +276,13 @@ def test_rotating_refresh_tokens_need_a_durable_store(place: Place) -> None:
         ("store: {url: 'memory:', url_file: x}", "store: has both `url` and `url_file`; keep one"),
         (
             "store: file.db",
-            "store: is no store's URL; write sqlite:///absolute/path, sqlite:path or memory:",
+            "store: is no store's URL; write sqlite:///absolute/path, sqlite:path, postgresql://",
         ),
         ("store: 'sqlite://host/x'", "store: is no store's URL"),
         ("store: 'sqlite:'", "store: is no store's URL"),
         (
-            "store: 'postgresql://me:sim-cs-0123456789abcdef@db/x'",
-            "store: this version has no postgresql store; ",
+            "store: 'kubernetes://ns/sim-cs-0123456789abcdef'",
+            "store: this version has no kubernetes store; ",
         ),
     ],
 )

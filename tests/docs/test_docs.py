@@ -341,7 +341,7 @@ def test_pages_keep_private_things_private(page: Path) -> None:
 
 def test_blocks_are_of_a_known_kind() -> None:
     """Each block says what it is, so that it is looked at by the test for its kind."""
-    known = ("yaml", "sh", "console", "text", "python", "json", "ini")
+    known = ("yaml", "sh", "console", "text", "python", "json", "ini", "sql")
 
     assert not [block for block in blocks("") if DOCS in block.page.parents]
     assert not [

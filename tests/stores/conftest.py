@@ -1,21 +1,26 @@
 """The stores that the conformance suite runs over: a new one joins by one line in `BACKENDS`."""
 
+# ruff: noqa: S608 - what is put into statements is made here
+
 from __future__ import annotations
 
 import base64
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from sidecar.ports import Store
 from sidecar.seal import open_sealer
+from sidecar.stores import open_store
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
+from tests.postgres import Server
 
 
 class ManualClock:
@@ -112,6 +117,43 @@ class SqliteBackend:
         return bytes(row[0])
 
 
+class PostgresBackend:
+    """Every instance has its own connection to one schema of a real server."""
+
+    keys: tuple[Path, ...] = ()
+    server: Server
+    """Of this process; set before the first use."""
+
+    def __init__(self, directory: Path) -> None:  # noqa: ARG002 - the server has one
+        self.schema = f"s{secrets.token_hex(6)}"
+        self.url: str | None = self.server.url(schema=self.schema)
+        self.records = f"{self.schema}.token_sidecar_records"
+
+    def open(self) -> Store:
+        assert self.url is not None
+        return open_store(self.url, ManualClock(), open_sealer(self.keys))
+
+    async def advance(self, seconds: float) -> None:
+        """Move all leases by so much into the past."""
+        await self._sql(f"UPDATE {self.records} SET lease_until = lease_until - interval '{seconds} s'")
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        key, content = key.replace("'", "''"), rf"'\x{blob.hex()}'"
+        await self._sql(
+            f"INSERT INTO {self.records} (key, version, blob) VALUES ('{key}', 'by hand', {content})"
+            "ON CONFLICT (key) DO UPDATE SET version = excluded.version, blob = excluded.blob"
+        )
+
+    async def get_blob(self, key: str) -> bytes:
+        [row] = await self._sql(f"SELECT blob FROM {self.records} WHERE key = '{key}'")
+        return bytes(row["blob"])
+
+    async def _sql(self, statement: str) -> list[Any]:
+        async with self.open() as store:
+            await store.keys()  # which makes the tables
+        return await self.server.sql_async(statement)
+
+
 class SealedMemoryBackend(MemoryBackend):
     """Its records are sealed."""
 
@@ -121,6 +163,14 @@ class SealedMemoryBackend(MemoryBackend):
 
 
 class SealedSqliteBackend(SqliteBackend):
+    """Its records are sealed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.keys = (new_key(directory),)
+        super().__init__(directory)
+
+
+class SealedPostgresBackend(PostgresBackend):
     """Its records are sealed."""
 
     def __init__(self, directory: Path) -> None:
@@ -138,14 +188,31 @@ def new_key(directory: Path, name: str = "store.key") -> Path:
 BACKENDS: dict[str, type[Backend]] = {
     "memory": MemoryBackend,
     "sqlite": SqliteBackend,
+    "postgres": PostgresBackend,
     "memory-sealed": SealedMemoryBackend,
     "sqlite-sealed": SealedSqliteBackend,
+    "postgres-sealed": SealedPostgresBackend,
 }
+ASYNCIO_ONLY = {"postgres", "postgres-sealed"}
+"""Their client library knows no other event loop."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what would only be skipped: a store on an event loop that it is not for."""
+    for item in items[:]:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if (
+            params.get("backend_class") in ASYNCIO_ONLY
+            and params.get("anyio_backend", "asyncio") != "asyncio"
+        ):
+            items.remove(item)
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
 def backend_class(request: pytest.FixtureRequest) -> type[Backend]:
     """Every store in turn."""
+    if request.param in ASYNCIO_ONLY:
+        PostgresBackend.server = request.getfixturevalue("server")
     return BACKENDS[request.param]
 
 

@@ -101,6 +101,17 @@ def test_only_the_named_adapter_is_imported() -> None:
     assert result.stdout == "False\n"
 
 
+def test_a_missing_extra_is_named() -> None:
+    """Without the client library the message says what to install, and no other store minds."""
+    code = (
+        "import sys; sys.modules['asyncpg'] = None; from sidecar.clock import SystemClock; "
+        "from sidecar.stores import open_store; open_store('memory:', SystemClock()); "
+        "open_store('postgresql://me@db/t', SystemClock())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'token-sidecar[postgres]'" in result.stderr.splitlines()[-1]
+
+
 def test_every_adapter_has_an_example() -> None:
     """The list of what is available shows how each is written."""
     assert set(ADAPTERS) == set(EXAMPLES)

@@ -1,0 +1,289 @@
+"""Records in one table of a PostgreSQL database, shared by any number of daemons.
+
+A load is one SELECT, a write one INSERT or UPDATE: each is a transaction of its own, so that nothing is held while a
+provider is called, and a pooler may stand between. Leases count on the database's clock alone.
+"""
+
+# ruff: noqa: S608 - the place of the tables can't be a parameter; it is quoted, and values never are in the text
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from sidecar.errors import ConfigError, StoreError, StoreMissing
+from sidecar.seal import CLEAR
+from sidecar.stores.base import Blob, RecordStore, conflict
+
+try:
+    from sidecar.clients import postgres
+except ModuleNotFoundError as missing:
+    if missing.name != "asyncpg":
+        raise
+    raise ConfigError(
+        "store: a postgresql:// URL needs the extra `postgres`: pip install 'token-sidecar[postgres]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sidecar.clients.postgres import Fault, Postgres
+    from sidecar.clock import Clock
+    from sidecar.ports import Sealer, Store
+
+SCHEMA = 1
+"""Of the tables. A database may be one ahead, so that the daemons of a fleet can be replaced one by one."""
+
+# Each write makes itself durable, whatever the default of server, database or role: RETURNING is evaluated for the
+# row that was written, and what it sets for this transaction is in force when the transaction commits.
+DURABLE = "RETURNING set_config('synchronous_commit', 'on', true)"
+LEASE = "CASE WHEN {0}::float8 > 0 THEN clock_timestamp() + {0}::float8 * interval '1 second' END"
+
+MISSING = {"42P01", "3F000"}
+"""SQLSTATEs: no such table, no such schema."""
+CREATED_MEANWHILE = {"23505", "42P06", "42P07", "42710"}
+"""What `IF NOT EXISTS` comes to where two do it at once."""
+
+
+class Statements:
+    """All the SQL there is, for one place of the tables."""
+
+    def __init__(self, schema: str | None) -> None:
+        """`schema`: None takes the first of the role's search_path."""
+        self.schema = schema
+        self.quoted = '"{}"'.format(schema.replace('"', '""')) if schema is not None else None
+        place = f"{self.quoted}." if self.quoted else ""
+        self.records = records = f"{place}token_sidecar_records"
+        self.version_table = version = f"{place}token_sidecar_schema"
+        # Whatever the row, one comes back: it also tells whether this server is a standby, which may lag behind.
+        self.load = (
+            "SELECT pg_is_in_recovery() AS standby, version, blob, "
+            "greatest(0, extract(epoch FROM lease_until - clock_timestamp()))::float8 AS lease_left "
+            f"FROM (SELECT 1) AS always LEFT JOIN {records} ON key = $1"
+        )
+        self.create = (
+            f"INSERT INTO {records} (key, version, blob, lease_until) "
+            f"VALUES ($1, $2, $3, {LEASE.format('$4')}) ON CONFLICT (key) DO NOTHING {DURABLE}"
+        )
+        self.replace = (
+            f"UPDATE {records} SET version = $2, blob = $3, lease_until = {LEASE.format('$4')} "
+            f"WHERE key = $1 AND version = $5 {DURABLE}"
+        )
+        self.delete = f"DELETE FROM {records} WHERE key = $1 AND version = $2 {DURABLE}"
+        self.keys = f"SELECT key FROM {records} ORDER BY key"
+        self.schema_version = f"SELECT version FROM {version}"
+        self.tables = (
+            f"CREATE TABLE IF NOT EXISTS {records} (\n"
+            '    key text COLLATE "C" PRIMARY KEY,\n'
+            '    version text COLLATE "C" NOT NULL,\n'
+            "    blob bytea NOT NULL,\n"
+            "    lease_until timestamptz\n"
+            ");\n"
+            f"CREATE TABLE IF NOT EXISTS {version} (\n"
+            "    one boolean PRIMARY KEY DEFAULT true CHECK (one),\n"
+            "    version integer NOT NULL\n"
+            ");\n"
+            f"INSERT INTO {version} (version) VALUES ({SCHEMA}) ON CONFLICT DO NOTHING;\n"
+        )
+        self.namespace = f"CREATE SCHEMA IF NOT EXISTS {self.quoted};\n" if self.quoted else ""
+
+    def grants(self, role: str) -> str:
+        """Write what a daemon that may not create tables needs to be granted."""
+        usage = f"GRANT USAGE ON SCHEMA {self.quoted} TO {role}; " if self.quoted else ""
+        return (
+            f"{usage}GRANT SELECT, INSERT, UPDATE, DELETE ON {self.records} TO {role}; "
+            f"GRANT SELECT ON {self.version_table} TO {role}"
+        )
+
+
+class PostgresStore(RecordStore):
+    """One table in one database; leases count on its clock."""
+
+    kind = "postgres"
+
+    def __init__(
+        self,
+        target: postgres.Target,
+        sealer: Sealer = CLEAR,
+        *,
+        login: Callable[[], postgres.Target] | None = None,
+        create: bool = True,
+        patience: float = postgres.CALL_SECONDS,
+    ) -> None:
+        """Take the database. Without `create`, tables that are missing are `StoreMissing`."""
+        super().__init__(f"postgresql://{target.place}", sealer)
+        self.volatile = False
+        self._create = create
+        self._sql = Statements(target.parameters.get("schema"))
+        self._role = target.user or "ROLE"
+        self._database = postgres.Postgres(target, login=login, prepare=self._look, patience=patience)
+
+    def __repr__(self) -> str:
+        """Show where it is."""
+        return f"PostgresStore({self._database.target.place})"
+
+    async def __aenter__(self) -> Self:
+        """Open nothing yet: a daemon starts while its database is away, since its escrow may hold a pair.
+
+        Where a store that is not there would be created, the first call does it; else it is looked for here.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigError("store: the postgres store works on asyncio only, not on trio") from None
+        if not self._create:
+            await self._fetch(self._sql.schema_version)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connection, after the call that is under way."""
+        await self._database.close()
+
+    async def _load_blob(self, key: str) -> Blob | None:
+        [row] = await self._fetch(self._sql.load, key)
+        if row["standby"]:
+            raise self._fault(postgres.Fault(*postgres.FAULTS["25006"], sqlstate="25006"))
+        if row["version"] is None:
+            return None
+        return Blob(row["blob"], row["version"], row["lease_left"])
+
+    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
+        version = secrets.token_hex(8)
+        content = (key, version, blob, lease)
+        if expected is None:
+            await self._change(self._sql.create, *content, expected=None)
+        else:
+            await self._change(self._sql.replace, *content, expected, expected=expected)
+        return version
+
+    async def keys(self) -> list[str]:
+        return [row["key"] for row in await self._fetch(self._sql.keys)]
+
+    async def _delete_blob(self, key: str, *, expected: str) -> None:
+        await self._change(self._sql.delete, key, expected, expected=expected)
+
+    async def _change(self, statement: str, key: str, *rest: Any, expected: str | None) -> None:
+        try:
+            rows = await self._database.fetch(statement, key, *rest)
+        except postgres.Fault as fault:
+            # Where transactions are stricter by default, a lost race is an error, and nothing has changed either.
+            if fault.sqlstate != "40001":
+                raise self._fault(fault) from None
+            rows = []
+        if not rows:
+            raise conflict(key, self._place, expected=expected)
+
+    async def _fetch(self, statement: str, *arguments: Any) -> list[Any]:
+        try:
+            return await self._database.fetch(statement, *arguments)
+        except postgres.Fault as fault:
+            raise self._fault(fault) from None
+
+    # What follows is done once for each connection, before it is used.
+
+    async def _look(self, database: Postgres) -> None:
+        """Make sure of the tables, and that they are of a version that this one works with."""
+        found = await self._schema_of(database)
+        if found is None and self._create:
+            await self._lay_out(database)
+            found = await self._schema_of(database)
+        # Only once: tables that are dropped under a daemon are an error. It must not begin with empty ones, which
+        # have forgotten what refresh tokens are spent.
+        if found is None:
+            raise postgres.Fault(
+                "its tables are missing",
+                "run `token-sidecar store migrate`, or restore a backup if they were there",
+                sqlstate="42P01",
+            )
+        self._create = False
+        if found < SCHEMA:
+            raise postgres.Fault(
+                f"its tables are of an older version (schema {found}, not {SCHEMA})",
+                "run `token-sidecar store migrate`",
+            )
+        if found > SCHEMA + 1:
+            text = (
+                f"its tables are of a newer version (schema {found}; this one works with up to {SCHEMA + 1})"
+            )
+            raise postgres.Fault(text, "run that version again")
+
+    async def _schema_of(self, database: Postgres) -> int | None:
+        try:
+            rows = await database.fetch_within(self._sql.schema_version)
+        except postgres.ERRORS as error:
+            if getattr(error, "sqlstate", None) in MISSING:
+                return None
+            raise
+        return int(rows[0]["version"]) if rows else None
+
+    async def _lay_out(self, database: Postgres) -> None:
+        for script in (self._sql.namespace, self._sql.tables):
+            try:
+                # Not even IF NOT EXISTS lets a role that may not create schemas pass over one that is there.
+                if script and not (script == self._sql.namespace and await self._has_namespace(database)):
+                    await database.run_within(script)
+            except postgres.ERRORS as error:
+                if getattr(error, "sqlstate", None) == "42501":
+                    raise postgres.Fault(
+                        f"its tables are missing, and {self._role} may not create them",
+                        "have `token-sidecar store migrate --print` run by somebody who may, then "
+                        f"{self._sql.grants(self._role)}",
+                        sqlstate="42501",
+                    ) from None
+                if getattr(error, "sqlstate", None) not in CREATED_MEANWHILE:
+                    raise
+
+    async def _has_namespace(self, database: Postgres) -> bool:
+        rows = await database.fetch_within(
+            "SELECT to_regnamespace($1) IS NOT NULL AS there", self._sql.quoted
+        )
+        return bool(rows[0]["there"])
+
+    def _fault(self, fault: Fault) -> StoreError:
+        kind = StoreMissing if fault.sqlstate == "42P01" else StoreError
+        remedy = fault.remedy
+        if fault.sqlstate == "42501" and "GRANT" not in remedy:
+            return StoreError(
+                f"the store {self._place}: {self._role} lacks a right there; {self._sql.grants(self._role)}"
+            )
+        if fault.sqlstate in {"42703", "42P01"} and "migrate" not in remedy:
+            reason, remedy = "its tables are missing, or older", "run `token-sidecar store migrate`"
+            return kind(f"the store {self._place}: {reason}; {remedy}")
+        return kind(f"the store {self._place}: {fault.reason}; {remedy}")
+
+
+def migration(url: str) -> str:
+    """Write the SQL that makes or updates the tables, for those who run it themselves."""
+    statements = Statements(postgres.parse(url, own=("schema",)).parameters.get("schema"))
+    return f"{statements.namespace}{statements.tables}"
+
+
+def from_url(
+    url: str, _clock: Clock, sealer: Sealer, *, url_file: Path | None = None, create: bool = True
+) -> Store:
+    """Make the store of a libpq URL; `schema=NAME` is where the tables are.
+
+    From `url_file` the user and password are read again for every new connection, so that they can be changed.
+    """
+    target = postgres.parse(url, own=("schema",))
+    login = (lambda: _reread(url_file)) if url_file is not None else None
+    return PostgresStore(target, sealer, login=login, create=create)
+
+
+def _reread(path: Path) -> postgres.Target:
+    reason = ""
+    try:
+        return postgres.parse(path.read_text(encoding="utf-8").strip(), own=("schema",))
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except (ConfigError, ValueError):
+        reason = "it holds no usable URL"
+    raise postgres.Fault(f"{path} can't be read: {reason}", "write the store's URL into it")

@@ -1,0 +1,152 @@
+"""Real daemons and commands on a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.errors import SidecarError
+from tests.e2e.conftest import EAGER, PATIENCE, Daemon, MakeDaemon, wait_until
+
+if TYPE_CHECKING:
+    from sidecar.testing import Simulator
+    from tests.postgres import Server
+
+Begin = Callable[..., Daemon]
+
+
+@pytest.fixture
+def make(make_daemon: MakeDaemon, server: Server, database: str) -> Callable[..., Daemon]:
+    """Make daemons that share a namespace in one database."""
+
+    def made(*, user: str = "postgres") -> Daemon:
+        daemon = make_daemon()
+        daemon.config |= {"store": server.url(database, user=user), "namespace": "shared"}
+        return daemon
+
+    return made
+
+
+def refreshes(simulator: Simulator) -> int:
+    """Count the requests that the provider has seen."""
+    return len(simulator.provider.report().requests)
+
+
+def join(daemon: Daemon, first: Daemon) -> Daemon:
+    """Give a daemon the first one's token, without its seed."""
+    daemon.config["tokens"] = json.loads(json.dumps(first.config["tokens"]))
+    token = daemon.config["tokens"]["gmail"]
+    del token["seed"]
+    token["outputs"][0]["file"] = str(daemon.output())
+    return daemon
+
+
+def test_daemons_share_a_grant(make: Begin, simulator: Simulator) -> None:
+    """Three daemons refresh one rotating grant as often as one would, and no refresh token is sent twice."""
+    first = make()
+    first.add(simulator, **EAGER, lease="3s")
+    first.start()
+    others = [join(make(), first).start() for _ in range(2)]
+    wait_until(lambda: refreshes(simulator) >= 6, what="six refreshes")
+    assert first.stop() == 0
+    so_far = refreshes(simulator)
+    wait_until(lambda: refreshes(simulator) >= so_far + 3, what="others go on", patience=2 * PATIENCE)
+    for daemon in others:
+        assert daemon.stop() == 0
+    assert simulator.provider.report().replayed == ()
+
+
+def test_it_starts_while_the_database_is_away(make: Begin, simulator: Simulator, server: Server) -> None:
+    """Without its database a daemon runs and calls nobody; it refreshes within seconds of its return."""
+    daemon = make()
+    daemon.add(simulator)
+    server.stop()
+    try:
+        daemon.start(probe="/livez")
+        daemon.wait_until(lambda: "can't be reached" in daemon.text(), "it says what is wrong")
+        assert refreshes(simulator) == 0
+    finally:
+        server.start()
+    daemon.wait_until(lambda: daemon.answers("/startupz"), "it is ready", patience=2 * PATIENCE)
+    assert daemon.stop() == 0
+
+
+def test_a_reload_takes_a_changed_login(
+    make: Begin, simulator: Simulator, server: Server, database: str
+) -> None:
+    """The URL's file may hold another login at a reload; another database is another store, and refused."""
+    daemon = make()
+    daemon.add(simulator)
+    url, file = daemon.config["store"], daemon.folder / "store-url"
+    daemon.config["store"] = {"url_file": str(file)}
+    file.write_text(url, encoding="utf-8")
+    daemon.start()
+    file.write_text(url.replace("postgres@", "postgres:another@"), encoding="utf-8")
+    daemon.control.reload()
+    file.write_text(url.replace(f"/{database}", "/other"), encoding="utf-8")
+    with pytest.raises(SidecarError, match="store: changes only at a restart"):
+        daemon.control.reload()
+    assert daemon.stop() == 0
+
+
+def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
+    """A refresh takes two writes; idle, there is only the poll."""
+    user = f"counted_{secrets.token_hex(4)}"
+    server.sql(
+        f"CREATE ROLE {user} LOGIN SUPERUSER",
+        f"ALTER ROLE {user} SET log_statement = 'all'",
+        f"ALTER ROLE {user} SET log_parameter_max_length = 0",
+    )
+    daemon = make(user=user)
+    daemon.add(simulator)
+    daemon.start()
+    log = server.data / "log"
+
+    def seen() -> list[str]:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        lines = [line.partition("__: ")[2] for line in lines if "execute __asyncpg" in line]
+        return [line.split()[0] for line in lines if "token_sidecar_records" in line]
+
+    before = len(seen())
+    assert daemon.control.refresh("gmail", rejected=daemon.status()["fingerprint"]).refreshed
+    spent = seen()[before:]
+    assert sorted(one for one in spent if one != "SELECT") == ["UPDATE", "UPDATE"]
+    assert spent.count("SELECT") <= 3
+    assert daemon.stop() == 0
+
+
+def test_commands_read_it_without_a_daemon(
+    make: Begin, simulator: Simulator, server: Server, database: str
+) -> None:
+    """Reading creates nothing; what a daemon stored is listed, printed and exported after its end."""
+    daemon = make()
+    daemon.add(simulator)
+    daemon.write_config()
+
+    def run(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "sidecar", *arguments, "--config", str(daemon.path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+    assert run("store", "list").stdout == "the store holds no records\n"
+    assert run("status").returncode == 3
+    assert server.sql("SELECT 1 FROM pg_tables WHERE tablename ~ 'sidecar'", database=database) == []
+    printed = run("store", "migrate", "--print").stdout
+    assert "CREATE TABLE IF NOT EXISTS token_sidecar_records" in printed
+    assert "up to date and holds 0 records" in run("store", "migrate").stdout
+    daemon.start()
+    published = daemon.published()
+    assert daemon.stop() == 0
+    assert run("token", "gmail").stdout.strip() == published
+    assert run("status").returncode == 0
+    assert "shared/gmail" in run("store", "list").stdout
+    exported = run("export", "gmail", "--yes")
+    assert json.loads(exported.stdout)["access_token"] == published
+    assert run("refresh", "gmail").returncode == 0
+    assert run("store", "rename", "gmail", "other").returncode == 0
+    assert "shared/other" in run("store", "list").stdout
