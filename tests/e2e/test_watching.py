@@ -407,10 +407,18 @@ def steady(make_daemon: MakeDaemon, make_simulator: MakeSimulator) -> Iterator[t
     assert daemon.stop() == 0
 
 
+def with_keys(config: dict[str, Any]) -> None:
+    """Give the same store a key."""
+    key = Path(config["state_dir"]).with_name("store.key")
+    key.write_text("00" * 16 + "11" * 16, encoding="ascii")
+    config["store"] = {"url": config["store"], "encryption_keys": [str(key)]}
+
+
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown-key": (lambda config: config.update(tokenz={}), "tokenz"),
     "no-token": (lambda config: config.update(tokens={}), "tokens"),
     "store": (lambda config: config.update(store="memory:"), "store: changes only at a restart"),
+    "keys": (with_keys, "store: changes only at a restart"),
     "port": (lambda config: config.update(server={"port": 1}), "server: changes only at a restart"),
 }
 

@@ -202,7 +202,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items[:]:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if (
-            params.get("backend_class") in ASYNCIO_ONLY
+            params.get("backend_class", params.get("replica")) in ASYNCIO_ONLY
             and params.get("anyio_backend", "asyncio") != "asyncio"
         ):
             items.remove(item)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -14,20 +15,21 @@ from anyio.lowlevel import checkpoint
 from sidecar.errors import Conflict, RecordUnreadable
 from sidecar.ports import Held
 from sidecar.seal import open_sealer
+from sidecar.stores import open_store
 from sidecar.stores.base import RecordStore
 from sidecar.stores.memory import MemoryStore
 from sidecar.stores.sqlite import SqliteStore
 from sidecar.tokens import Attempt, Record, RefreshToken
-from tests.stores.conftest import ManualClock, new_key
+from tests.stores.conftest import ManualClock, PostgresBackend, new_key
 
 KEY = "basketball-api/gmail"
 RECORD = Record(lineage="first", refresh=RefreshToken("sim-rt-0123456789abcdef0123456789", 1.8e9))
 OTHER = Record(lineage="second", refresh=RefreshToken("sim-rt-abcdef0123456789abcdef0123", 1.8e9))
 
-Replica = Callable[[Sequence[Path]], MemoryStore | SqliteStore]
+Replica = Callable[[Sequence[Path]], Any]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Replica:
     """Open one more instance on the same records, with these keys."""
     clock = ManualClock()
@@ -44,6 +46,10 @@ def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Replica:
         rows = store
         return store
 
+    if request.param == "postgres":
+        PostgresBackend.server = request.getfixturevalue("server")
+        url = PostgresBackend(tmp_path).url
+        return lambda keys: open_store(str(url), clock, open_sealer(keys))
     return sqlite if request.param == "sqlite" else memory
 
 
