@@ -10,7 +10,8 @@ earlier state, never a torn later one. `state_dir` is meant to be a memory volum
 death of the process, not of the machine, so nothing is fsynced and no thread is used: these are microseconds.
 
 Where keys are configured, header and answer are sealed like records. The state byte is not: what was sent is
-known even if the key is gone. An entry that cannot be opened stays: somebody may find the key.
+known even if the key is gone. An entry that cannot be opened stays: somebody may find the key. Only one that is
+torn, and says that nothing was sent, is removed.
 """
 
 from __future__ import annotations
