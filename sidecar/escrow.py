@@ -52,12 +52,15 @@ class Header(msgspec.Struct, frozen=True):
     base: Record
     """The record as it was committed with the attempt in it."""
     attempt: Attempt
+    number: int
+    """Counts entries: a chain must be taken over in its order, whatever a clock did to the files' times."""
 
 
 class Entry(msgspec.Struct, frozen=True):
     """An attempt that was found unfinished."""
 
     stage: Stage
+    number: int
     key: str
     base: Record
     attempt: Attempt
@@ -116,9 +119,10 @@ class Escrow:
     def __init__(self, directory: Path) -> None:
         """Use (and create, with mode 0700) this directory."""
         self._directory = directory
+        self._armed = 0
 
     def prepare(self) -> None:
-        """Create the directory. Raises `EscrowError`."""
+        """Create the directory, and count on from what is in it. Raises `EscrowError`."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -126,17 +130,20 @@ class Escrow:
                 f"{self._directory}: cannot be created: {error.strerror}; set state_dir to a directory that the "
                 "daemon may write"
             ) from error
+        self._armed = max((entry.number for entry in self.entries()), default=0)
 
     def arm(self, key: str, base: Record, attempt: Attempt) -> Slip:
         """Take room for an answer. Raises `EscrowError`: without it, no call may be made."""
-        header = Stage.ARMED.encode() + msgspec.json.encode(Header(key, base, attempt)) + _HEADER_END
+        self._armed += 1
+        header = Header(key, base, attempt, self._armed)
+        first = Stage.ARMED.encode() + msgspec.json.encode(header) + _HEADER_END
         path = self._path(attempt.id)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, len(header) + ROOM_FOR_ANSWER)
-                os.pwrite(descriptor, header, 0)
+                os.posix_fallocate(descriptor, 0, len(first) + ROOM_FOR_ANSWER)
+                os.pwrite(descriptor, first, 0)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -146,7 +153,7 @@ class Escrow:
                 f"{self._directory}: no room to catch an answer ({error.strerror}), so none is asked for; "
                 "free space there or give state_dir a larger volume"
             ) from error
-        return Slip(path, len(header))
+        return Slip(path, len(first))
 
     def entries(self) -> list[Entry]:
         """Find the attempts that a predecessor left unfinished, oldest first.
@@ -155,8 +162,8 @@ class Escrow:
         was killed at that. What is unreadable otherwise may hold an answer, and stays. Raises `EscrowError`.
         """
         try:
-            paths = sorted(self._directory.glob("*.escrow"), key=lambda path: path.stat().st_mtime_ns)
-            return [entry for path in paths if (entry := _read(path)) is not None]
+            found = [entry for path in self._directory.glob("*.escrow") if (entry := _read(path)) is not None]
+            return sorted(found, key=lambda entry: entry.number)
         except OSError as error:
             raise EscrowError(f"{self._directory}: cannot be read: {error.strerror}") from error
 
@@ -185,7 +192,7 @@ def _read(path: Path) -> Entry | None:
     answer = _read_answer(data[end:]) if stage is Stage.ANSWERED else None
     if answer is None and stage is Stage.ANSWERED:
         return None
-    return Entry(stage, header.key, header.base, header.attempt, answer, Slip(path, end))
+    return Entry(stage, header.number, header.key, header.base, header.attempt, answer, Slip(path, end))
 
 
 def _read_answer(data: bytes) -> Answer | None:
