@@ -65,12 +65,15 @@ class Header(msgspec.Struct, frozen=True):
     base: Record
     """The record as it was committed with the attempt in it."""
     attempt: Attempt
+    number: int
+    """Counts entries: a chain must be taken over in its order, whatever a clock did to the files' times."""
 
 
 class Entry(msgspec.Struct, frozen=True):
     """An attempt that was found unfinished."""
 
     stage: Stage
+    number: int
     key: str
     base: Record
     attempt: Attempt
@@ -140,9 +143,10 @@ class Escrow:
         """Use (and create, with mode 0700) this directory."""
         self._directory = directory
         self._sealer = sealer
+        self._armed = 0
 
     def prepare(self) -> None:
-        """Create the directory. Raises `EscrowError`."""
+        """Create the directory, and count on from what is in it. Raises `EscrowError`."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -150,10 +154,12 @@ class Escrow:
                 f"{self._directory}: cannot be created: {error.strerror}; set state_dir to a directory that the "
                 "daemon may write"
             ) from error
+        self._armed = max((entry.number for entry in self.entries()), default=0)
 
     def arm(self, key: str, base: Record, attempt: Attempt) -> Slip:
         """Take room for an answer. Raises `EscrowError`: without it, no call may be made."""
-        clear = msgspec.json.encode(Header(key, base, attempt))
+        self._armed += 1
+        clear = msgspec.json.encode(Header(key, base, attempt, self._armed))
         sealed, _ = self._sealer.seal(clear, _header_purpose(attempt.id), self._sealer.first)
         header = Stage.ARMED.encode() + sealed + _HEADER_END
         path = self._path(attempt.id)
@@ -180,7 +186,8 @@ class Escrow:
         A file that says that nothing was sent, and whose header is torn, is removed: it was made by a process that
         was killed at that. What is unreadable otherwise may hold an answer, and stays. Raises `EscrowError`.
         """
-        return [found for found in self._found() if isinstance(found, Entry)]
+        found = (found for found in self._found() if isinstance(found, Entry))
+        return sorted(found, key=lambda entry: entry.number)
 
     def locked(self) -> list[str]:
         """Tell which unfinished attempts cannot be opened, and what to do. Raises `EscrowError`."""
@@ -201,8 +208,7 @@ class Escrow:
 
     def _found(self) -> Iterator[Entry | Locked]:
         try:
-            paths = sorted(self._directory.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns)
-            for path in paths:
+            for path in sorted(self._directory.glob(f"*{SUFFIX}")):
                 found = self._read(path)
                 if found is not None:
                     yield found
@@ -232,7 +238,7 @@ class Escrow:
             clear, _ = self._sealer.open(data[end : data.index(_HEADER_END, end)], purpose)
             answer = msgspec.json.decode(clear, type=Answer)
         slip = Slip(path, end, self._sealer, purpose)
-        return Entry(stage, header.key, header.base, header.attempt, answer, slip)
+        return Entry(stage, header.number, header.key, header.base, header.attempt, answer, slip)
 
 
 def _header_purpose(attempt_id: str) -> str:

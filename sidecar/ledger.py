@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidecar.escrow import Slip
     from sidecar.events import Event
     from sidecar.ports import Store
-    from sidecar.tokens import Record
+    from sidecar.tokens import Attempt, Record
 
 RACES = 5
 """Lost races in a row before a commit is left to the next turn."""
@@ -42,6 +42,8 @@ class Debt(msgspec.Struct):
     slips: list[Slip]
     rotation: bool
     """Whether it holds tokens that exist nowhere else, or only a note of how a call failed."""
+    alone: bool
+    """Whether its refresh token is among them: nobody else can send that one."""
     failures: int = 0
 
     def retry_delay(self) -> float:
@@ -105,6 +107,11 @@ class Ledger:
         return self.debt is not None and self.debt.rotation
 
     @property
+    def alone(self) -> bool:
+        """Whether the refresh token exists nowhere but here, so that no lease is needed to use it."""
+        return self.debt is not None and self.debt.alone
+
+    @property
     def overdue(self) -> bool:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
@@ -140,17 +147,23 @@ class Ledger:
             self._held = stored
             await self.write(record, lease=lease)
 
-    def owe(self, record: Record, attempt: str, slip: Slip, *, rotation: bool, late: bool = False) -> None:
+    def owe(
+        self, record: Record, attempt: Attempt, slip: Slip, *, rotation: bool, late: bool = False
+    ) -> None:
         """Take on a debt; it replaces an older one, whose tokens it descends from.
 
         `late`: a commit of it has failed already, or died with a predecessor.
         """
         older = self.debt
+        replaced = (
+            rotation and record.refresh is not None and record.refresh.fingerprint != attempt.fingerprint
+        )
         self.debt = Debt(
             record,
-            attempt,
+            attempt.id,
             slips=[*(older.slips if older else ()), slip],
             rotation=rotation or (older is not None and older.rotation),
+            alone=replaced or (older is not None and older.alone),
             failures=int(late) + (older.failures if older else 0),
         )
 

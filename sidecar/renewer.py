@@ -215,7 +215,7 @@ class Renewer:
             raise Conflict
         clock, times = self._around.clock, self._times()
         base = rotation.intended(record, self._around.instance, self._now())
-        if self._ledger.unpersisted:
+        if self._ledger.alone:
             return base, None
         # Counted from before the statement was sent: ours ends earlier than anybody else believes.
         began = clock.boot()
@@ -242,7 +242,7 @@ class Renewer:
             return
         result = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began)
-        self._ledger.owe(record, attempt.id, slip, rotation=success)
+        self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
             # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
             await self._publish()
@@ -482,7 +482,7 @@ class Renewer:
         else:
             lost = NoAnswer("the daemon died between sending the request and keeping the answer")
             record, success = self._conclude(entry.base, entry.answer or lost, seconds)
-        self._ledger.owe(record, entry.attempt.id, entry.slip, rotation=success, late=True)
+        self._ledger.owe(record, entry.attempt, entry.slip, rotation=success, late=True)
 
     # What others may ask
 
@@ -574,7 +574,7 @@ class Renewer:
                 f"new refresh token: token-sidecar seed {self.setup.name} --file FILE"
             )
             return False
-        return not self._store_trouble or self._ledger.unpersisted or self._may_go_without_lease()
+        return not self._store_trouble or self._ledger.alone or self._may_go_without_lease()
 
     def _may_go_without_lease(self) -> bool:
         # By the profile, not by what was seen: a provider may rotate every other time, or once a day.

@@ -565,7 +565,7 @@ async def stepped_clock(world: World) -> None:
     """Set one machine's wall clock."""
     if world.steps_clocks:
         host = world.rng.choice(world.hosts)
-        host.clock.wrong_by += world.rng.choice([-3600, -60, -1, 1, 60, 3600])
+        host.clock.wrong_by += world.rng.choice([-600, -60, -1, 1, 60, 600])
         world.note(f"{host.name}'s clock is wrong by {host.clock.wrong_by:.0f}")
 
 
@@ -679,7 +679,8 @@ async def history(world: World, troubled: float, quiet: float) -> None:
             if world.steps_clocks:
                 host.clock.wrong_by = 0.0
         world.note("peace")
-        await anyio.sleep(quiet)
+        # A back-off that was written by a clock that was ahead lasts for so much longer.
+        await anyio.sleep(quiet * (2 if world.steps_clocks else 1))
         check_rest(world)
         await readers_content(world)
         check_pace(world)

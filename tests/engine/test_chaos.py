@@ -23,7 +23,7 @@ def test_no_trouble_burns_or_loses_a_token(seed: int, kind: str) -> None:
 
 @pytest.mark.parametrize("seed", FEW)
 def test_wrong_clocks_burn_no_token_either(seed: int) -> None:
-    """The same with wall clocks that are set forth and back, by up to an hour at a time."""
+    """The same with wall clocks that are set forth and back, by up to ten minutes at a time."""
     chaos.run(seed, "no-replay", steps_clocks=True)
 
 

@@ -121,17 +121,17 @@ def test_a_file_that_was_only_allocated_was_never_sent(escrow: Escrow) -> None:
         assert not path.exists()
 
 
-def test_entries_come_oldest_first(escrow: Escrow) -> None:
-    """A chain of rotations is taken over in its order."""
-    paths = []
-    for number in range(3):
-        one = intended(BASE, "one", float(number))
+def test_entries_come_in_their_order(escrow: Escrow) -> None:
+    """A chain of rotations is taken over as it was made, though a clock was set back and the daemon restarted."""
+    for number in range(4):
+        if number == 2:
+            escrow = Escrow(escrow._directory)
+            escrow.prepare()
+        one = intended(BASE, "one", -float(number))
         assert one.attempt is not None
         escrow.arm(KEY, one, one.attempt)
-        paths.append(escrow._path(one.attempt.id))
-    for place, path in zip((2, 0, 1), paths, strict=True):
-        os.utime(path, (place, place))
-    assert [entry.attempt.started_at for entry in escrow.entries()] == [1, 2, 0]
+        os.utime(escrow._path(one.attempt.id), (1000 - number, 1000 - number))
+    assert [entry.attempt.started_at for entry in escrow.entries()] == [0, -1, -2, -3]
 
 
 def test_an_answer_larger_than_its_room_is_kept_all_the_same(escrow: Escrow) -> None:

@@ -351,7 +351,7 @@ async def test_an_orphan_that_came_meanwhile_survives_our_commit() -> None:
     outcome = Outcome(outcome=OutcomeClass.SUCCESS, access=access_token(1), refresh=refresh_token(1))
     record = concluded(base, outcome, ROTATING, now=NOW, delay=1)
     slip = SimpleNamespace(release=lambda: None)
-    ours.owe(record, base.attempt.id, slip, rotation=True)  # type: ignore[arg-type]
+    ours.owe(record, base.attempt, slip, rotation=True)  # type: ignore[arg-type]
     await ours.settle()
     there = await store.load("test/gmail")
     assert there is not None
@@ -366,7 +366,8 @@ async def test_keeping_a_pair_leaves_the_other_ones_lease() -> None:
     await store.write("test/gmail", theirs, expected=None, lease=60)
     ours = ledger(store)
     slip = SimpleNamespace(release=lambda: None)
-    ours.owe(Record("old", 4, refresh=refresh_token(1)), "a", slip, rotation=True)  # type: ignore[arg-type]
+    attempt = Attempt("a", "one", refresh_token(0).fingerprint, NOW)
+    ours.owe(Record("old", 4, refresh=refresh_token(1)), attempt, slip, rotation=True)  # type: ignore[arg-type]
     await ours.settle()
     there = await store.load("test/gmail")
     assert there is not None

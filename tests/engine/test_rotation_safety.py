@@ -470,6 +470,19 @@ async def test_a_provider_that_seems_not_to_rotate_is_not_called_without_a_lease
     assert len(daemon.grant.calls) == 1
 
 
+async def test_an_uncommitted_access_token_gives_no_right_to_the_refresh_token(house: House) -> None:
+    """The answer brought no new refresh token, so the one in hand is everybody's: no lease, no call."""
+    house.provider.reconfigure(rotation="sometimes", rotate_every=2)
+    daemon = house.daemon(profile=Profile(), seed=house.provider.new_grant())
+    house.provider.add_fault(faults.latency(after=1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 7200)
+        await daemon.grant.called(1)
+        house.store.down = True
+    assert len(daemon.shelf.publications) == 1
+    assert len(daemon.grant.calls) == 1
+
+
 async def test_a_holder_whose_lease_ran_out_before_sending_gives_up(house: House) -> None:
     """Suspended between lease and first byte, it finds its lease gone and sends nothing."""
     daemon = house.daemon(seed=house.provider.new_grant())
