@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -410,7 +411,7 @@ def steady(make_daemon: MakeDaemon, make_simulator: MakeSimulator) -> Iterator[t
 def with_keys(config: dict[str, Any]) -> None:
     """Give the same store a key."""
     key = Path(config["state_dir"]).with_name("store.key")
-    key.write_text("00" * 16 + "11" * 16, encoding="ascii")
+    key.write_text(secrets.token_hex(32), encoding="ascii")
     config["store"] = {"url": config["store"], "encryption_keys": [str(key)]}
 
 
