@@ -183,8 +183,9 @@ def test_a_token_that_is_dead_on_arrival(trial: Trial, name: str) -> None:
     assert family.active_refresh_tokens == (state["refresh_fingerprint"],)
     assert state["grant_state"] == "retrying"
     assert "lives no longer than" in state["reason"]
-    assert state["next_wake"] > time.time() + 5
-    assert trial.calls(name) == 2
+    backoff = daemon.stored(name).backoff
+    assert backoff is not None
+    assert backoff.not_before - backoff.since >= 15
 
 
 def test_a_lifetime_that_nobody_tells(trial: Trial) -> None:
@@ -220,7 +221,7 @@ def test_the_token_is_served_until_it_expires(daemon: Daemon, make_simulator: Ma
 
     daemon.wait_until(lambda: not daemon.answers("/readyz"), "it is unready")
 
-    assert 0 <= time.time() - expires_at < 2
+    assert 0 <= time.time() - expires_at < 10
     assert daemon.published() == first
     assert "expired" in daemon.get("/readyz").text
     assert daemon.status()["access_state"] == "expired"
