@@ -39,7 +39,15 @@ from sidecar.server import health
 from sidecar.server.control import control_app
 from sidecar.server.http import Site, probes_app
 from sidecar.server.marker import StartMarker
-from sidecar.server.serve import HttpServer, bind_tcp, bind_unix, group_id, publish_address, url_of
+from sidecar.server.serve import (
+    CannotListen,
+    HttpServer,
+    bind_tcp,
+    bind_unix,
+    group_id,
+    publish_address,
+    url_of,
+)
 from sidecar.server.status import ConfigState, Process
 from sidecar.state_dir import StateDir
 from sidecar.stores import open_store
@@ -48,6 +56,7 @@ from sidecar.watch import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from socket import socket
 
     from anyio.abc import TaskStatus
 
@@ -150,7 +159,7 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
     async with open_house(loaded, environ=environ) as house:
         probes = bind_tcp(settings.server.host, settings.server.port)
         control = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
-        publish_address(settings.state_dir, probes)
+        _publish_address(house, probes)
         site = _site(house)
         house.engine.describe = partial(_describe, site)
         await house.engine.start()
@@ -174,6 +183,14 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
             )
             await house.renew(renewing)
             tasks.cancel_scope.cancel()
+
+
+def _publish_address(house: House, probes: socket) -> None:
+    """Tell `healthcheck` where the probes are; a daemon that can't is better than none."""
+    try:
+        publish_address(house.state.path, probes)
+    except CannotListen as error:
+        house.emit(Warned("server", str(error)))
 
 
 async def run_once(

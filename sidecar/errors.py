@@ -24,8 +24,9 @@ class ConfigError(SidecarError):
 
     exit_code = 2
 
-    def __init__(self, problems: list[str] | str | None = None) -> None:
-        """Take every problem found, one sentence each: all of them are reported in one run."""
+    def __init__(self, problems: list[str] | str | None = None, *, warnings: tuple[str, ...] = ()) -> None:
+        """Take every problem found, one sentence each: all of them are reported in one run, warnings too."""
+        self.warnings = warnings
         self.problems = [problems] if isinstance(problems, str) else list(problems or ())
         super().__init__("\n".join(self.problems) or None)
 

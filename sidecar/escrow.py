@@ -163,6 +163,9 @@ class Escrow:
         sealed, _ = self._sealer.seal(clear, _header_purpose(attempt.id), self._sealer.first)
         header = Stage.ARMED.encode() + sealed + _HEADER_END
         path = self._path(attempt.id)
+        with suppress(OSError):
+            # Somebody may have emptied state_dir under us; what happens if it can't be made is told below.
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(path, flags, 0o600)

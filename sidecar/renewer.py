@@ -375,7 +375,9 @@ class Renewer:
         view = await self.look()
         doing = "; ".join(self._did) or self._obstacle or self._store_trouble or decision.reason
         self._around.emit(
-            TurnEnded(view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did))
+            TurnEnded(
+                view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did or self._obstacle)
+            )
         )
         return Wake(min(at, poll) - ahead, urgency=view.expires_at if view.expires_at is not None else at)
 
@@ -591,7 +593,8 @@ class Renewer:
         setup, record, ledger = self.setup, self.record, self._ledger
         troubles = Troubles(
             obstacle=self._obstacle,
-            store=self._store_trouble,
+            store=self._store_trouble
+            or ("its first turn is still to come" if self._found_dead is None else ""),
             seed=self._seed_problem,
             unpersisted=ledger.overdue,
             unanswered=self._overdue if self._owns_attempt(record) else ledger.lease_left <= 0,

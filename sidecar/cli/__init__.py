@@ -73,6 +73,9 @@ def _run(arguments: list[str]) -> int:
         if known is None or unknown is not None:
             raise
         return max(_report(error) for error in _leaves(known))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         return _report_usage(error)
     except click.Abort:
@@ -102,6 +105,8 @@ def _report(error: BaseException) -> int:
             # As they are: each begins with file, line and column, which editors jump to.
             for problem in error.problems:
                 click.echo(_one_line(problem), err=True)
+            for warning in error.warnings:
+                click.echo(f"warning: {_one_line(warning)}", err=True)
             return error.exit_code
         case SidecarError():
             return _complain(str(error), error.exit_code)
@@ -114,7 +119,9 @@ def _report(error: BaseException) -> int:
 def _report_usage(error: click.ClickException) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f" Try `{context.command_path} --help`." if context is not None else ""
-    return _complain(f"{_masked(error.format_message()).rstrip('.')}.{hint}", error.exit_code)
+    return _complain(
+        f"{' '.join(_masked(error.format_message()).split()).rstrip('.')}.{hint}", error.exit_code
+    )
 
 
 def _complain(message: str, code: int) -> int:

@@ -50,7 +50,7 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
     except ConfigError as error:
         if not as_json:
             raise
-        common.print_json({"ok": False, "problems": error.problems, "warnings": [], "tokens": {}})
+        common.print_json({"ok": False, "problems": error.problems, "warnings": error.warnings, "tokens": {}})
         return error.exit_code
     settings = loaded.settings
     times = {name: timing(settings, name) for name in settings.tokens}

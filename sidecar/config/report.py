@@ -52,7 +52,7 @@ class Report:
     def check(self) -> None:
         """Raise `ConfigError` if there is any error."""
         if self._errors:
-            raise ConfigError(self.problems)
+            raise ConfigError(self.problems, warnings=self.warnings)
 
     def line(self, mark: Mark, text: str) -> str:
         """Put a place and what is said of it on one line."""

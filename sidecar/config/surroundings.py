@@ -111,6 +111,9 @@ def _output(output: OutputTarget, steps: Steps, mounts: Mounts, context: Context
         context.error(place, problem)
     elif output.file.is_dir():
         context.error(place, f"{output.file} is a directory; name the file in it")
+    elif output.file.exists() and not output.file.is_file():
+        # As root, a rename would put a file in the place of /dev/null.
+        context.error(place, f"{output.file} is a device, pipe or socket; name a file that may be replaced")
     elif mounts.is_mount_point(output.file):
         text = (
             "is mounted as a single file (subPath?), which can't be replaced atomically; mount its directory"

@@ -30,7 +30,7 @@ def test_everything_wrong_is_told_in_one_run(place: Place, capsys: pytest.Captur
     told = capsys.readouterr().err
     for expected in ("refresh_att", "not valid JSON", "has neither", "did you mean `access_token`"):
         assert sum(expected in line for line in told.splitlines()) == 1, told
-    assert all(line.startswith(f"{place.config}:") for line in told.splitlines())
+    assert all(line.removeprefix("warning: ").startswith(f"{place.config}:") for line in told.splitlines())
     assert "sim-rt-" not in told
 
 
@@ -54,7 +54,8 @@ def test_a_seed_without_a_refresh_token(place: Place, capsys: pytest.CaptureFixt
     place.write()
 
     assert cli.main(["check", "-c", str(place.config)]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    [line, *warnings] = capsys.readouterr().err.splitlines()
+    assert all(warning.startswith("warning: ") for warning in warnings)
     assert "tokens.gmail.seed" in line
     assert "no refresh token in it" in line
 

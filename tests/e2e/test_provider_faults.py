@@ -183,6 +183,7 @@ def test_a_token_that_is_dead_on_arrival(trial: Trial, name: str) -> None:
     assert family.active_refresh_tokens == (state["refresh_fingerprint"],)
     assert state["grant_state"] == "retrying"
     assert "lives no longer than" in state["reason"]
+    daemon.wait_until(lambda: daemon.stored(name).generation == 2, "the pair is in the store")
     backoff = daemon.stored(name).backoff
     assert backoff is not None
     assert backoff.not_before - backoff.since >= 15

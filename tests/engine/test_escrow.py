@@ -164,12 +164,19 @@ def test_no_secret_shows(escrow: Escrow) -> None:
 
 
 def test_without_room_nothing_is_armed(tmp_path: Path) -> None:
-    """A directory that is not there or can't be written is an error with a remedy, and leaves no file."""
-    with pytest.raises(EscrowError, match="no room to catch an answer"):
-        Escrow(tmp_path / "missing").arm(KEY, BASE, attempt())
+    """A directory that can't be made or written is an error with a remedy, and leaves no file."""
     (tmp_path / "file").touch()
+    with pytest.raises(EscrowError, match="no room to catch an answer"):
+        Escrow(tmp_path / "file" / "escrow").arm(KEY, BASE, attempt())
     with pytest.raises(EscrowError, match="set state_dir"):
         Escrow(tmp_path / "file").prepare()
+
+
+def test_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """Somebody emptied `state_dir` under the daemon: the grant must not die of it."""
+    slip = Escrow(tmp_path / "removed").arm(KEY, BASE, attempt())
+    assert slip.held
+    assert (tmp_path / "removed").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.fixture
