@@ -11,12 +11,10 @@ import contextlib
 import json
 import random
 import tempfile
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from unittest import mock
 
 import anyio
 import trio
@@ -36,6 +34,7 @@ from sidecar.testing import Fault, Provider, ProviderConfig, faults, request_tok
 from sidecar.testing import NoAnswer as Cut
 from sidecar.testing import Rotation as ProviderRotation
 from sidecar.tokens import GrantState, Record, RefreshToken, decode_record, fingerprint
+from tests.dice import loaded
 from tests.engine.conftest import EPOCH, KEY, Killed, Shelf
 
 if TYPE_CHECKING:
@@ -642,19 +641,6 @@ async def readers_content(world: World) -> None:
                 raise Verdict(f"{host.name} shows a token with {last.seconds_left(world.now()):.0f} s left")
 
 
-@contextlib.contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Draw every random number from one seed: the secrets, the ids, and trio's own choices."""
-    rng = random.Random(seed)  # noqa: S311 - secrets of a simulation
-    trio._core._run._r.seed(seed)
-    with (
-        mock.patch("secrets.token_urlsafe", lambda length=32: rng.randbytes(length).hex()),
-        mock.patch("secrets.token_hex", lambda length=32: rng.randbytes(length).hex()),
-        mock.patch("uuid.uuid4", side_effect=lambda: uuid.UUID(int=rng.getrandbits(128))),
-    ):
-        yield
-
-
 @contextlib.asynccontextmanager
 async def inhabited(world: World) -> AsyncIterator[None]:
     """Let every daemon live for the length of the block."""
@@ -704,7 +690,7 @@ def run(
         await history(world, troubled, quiet)
 
     try:
-        with tempfile.TemporaryDirectory(dir=MEMORY) as directory, deterministic(seed):
+        with tempfile.TemporaryDirectory(dir=MEMORY) as directory, loaded(seed):
             trio.run(main, directory, clock=trio.testing.MockClock(autojump_threshold=0))
     except BaseException as error:
         told = "\n".join(worlds[0].trace[-60:]) if worlds else ""

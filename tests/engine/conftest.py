@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from sidecar.testing import NoAnswer as Cut
 from sidecar.testing import Provider, ProviderConfig, request_token
 from sidecar.testing import Rotation as ProviderRotation
 from sidecar.tokens import GrantState, Record, RefreshToken
+from tests.dice import loaded
 
 EPOCH = 1_800_000_000.0
 KEY = "test/gmail"
@@ -321,6 +323,13 @@ class House:
 def anyio_backend() -> Any:
     """Run the whole engine on virtual time."""
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture(autouse=True)
+def dice() -> Iterator[None]:
+    """Let jitter, which hangs on ids and secrets, be the same at each run."""
+    with loaded(int(os.environ.get("TOKEN_SIDECAR_TEST_SEED", "1"))):
+        yield
 
 
 @pytest.fixture
