@@ -29,6 +29,9 @@ IN_DOUBT_HOLD = 360.0
 """For so long a stranger's lost attempt must have been watched, the store in reach, and nothing have moved. Above
 kubelet's longest restart back-off (5 min): its holder may come back with the pair."""
 
+SHORTEST_LEASE = 1.0
+"""No default goes below: a window of replay that is over sooner is no use, and polls follow the lease."""
+
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
 MIN_INTERVAL_FLOOR = 1.0
@@ -103,7 +106,7 @@ def timing(policy: Policy, profile: Profile, ttl: float | None) -> Timing:
 
 def _default_lease(profile: Profile, life: float) -> float:
     lease = min(max(life / 8, 3.0), 60.0)
-    return min(lease, profile.grace / 2) if profile.grace else lease
+    return max(min(lease, profile.grace / 2), SHORTEST_LEASE) if profile.grace else lease
 
 
 def _min_interval(policy: Policy, profile: Profile, life: float) -> float:

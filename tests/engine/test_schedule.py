@@ -242,6 +242,12 @@ def test_a_token_that_never_expires_is_left_alone() -> None:
 # Decisions
 
 
+def test_a_short_window_of_replay_makes_no_hot_lease() -> None:
+    """Half of a grace that is over at once is no lease to live with; it keeps a length that polls can follow."""
+    assert timing(Policy(), Profile(grace=60), 3600).lease == 30
+    assert timing(Policy(), Profile(grace=1e-9), 3600).lease == 1
+
+
 @given(records(), policies, profiles, situations)
 def test_every_decision_can_be_acted_on(
     held: Record, policy: Policy, profile: Profile, seen: Situation
