@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
@@ -41,15 +42,61 @@ class AuthMethod(StrEnum):
     """How the client authenticates at the token endpoint (RFC 7591 §2's names)."""
 
     BASIC = "client_secret_basic"
+    """Id and secret in the Authorization header (RFC 6749 §2.3.1)."""
     POST = "client_secret_post"
+    """Id and secret among the request's members (RFC 6749 §2.3.1)."""
+    SECRET_JWT = "client_secret_jwt"
+    """An assertion that is signed with the secret (RFC 7523 §2.2, OpenID Connect Core §9)."""
+    PRIVATE_KEY_JWT = "private_key_jwt"
+    """An assertion that is signed with a private key (RFC 7523 §2.2, OpenID Connect Core §9)."""
+    TLS = "tls_client_auth"
+    """A certificate shown at the TLS handshake (RFC 8705 §2)."""
     NONE = "none"
+    """A public client, which has nothing to prove itself with."""
 
 
 class GrantType(StrEnum):
-    """How access tokens are obtained (RFC 6749 §4.4 and §6)."""
+    """How access tokens are obtained."""
 
     REFRESH_TOKEN = "refresh_token"
+    """With a refresh token from a user's consent (RFC 6749 §6)."""
     CLIENT_CREDENTIALS = "client_credentials"
+    """With nothing but the client's own proof (RFC 6749 §4.4)."""
+    JWT_BEARER = "jwt_bearer"
+    """With a signed assertion that names whom the token is for (RFC 7523 §2.1): Google service accounts,
+    Salesforce."""
+    TOKEN_EXCHANGE = "token_exchange"
+    """With another token, read from a file that somebody else keeps fresh (RFC 8693)."""
+    GITHUB_INSTALLATION = "github_installation"
+    """With an assertion that a GitHub App signs for one of its installations."""
+    LIVING_TOKEN = "living_token"
+    """With the access token itself, for as long as it lives (Facebook's `fb_exchange_token`)."""
+
+
+class BodyKind(StrEnum):
+    """How a token request carries its members."""
+
+    FORM = "form"
+    """As RFC 6749 §4 has it: `application/x-www-form-urlencoded`."""
+    JSON = "json"
+    QUERY = "query"
+    """In the URL, with an empty body. URLs end up in logs; only for providers that take nothing else."""
+
+
+class ExpiryKind(StrEnum):
+    """How an answer says when a token ends."""
+
+    SECONDS = "seconds"
+    """Seconds from now, as RFC 6749 §5.1 has it."""
+    MILLISECONDS = "milliseconds"
+    MINUTES = "minutes"
+    EPOCH = "epoch"
+    """Unix seconds."""
+    EPOCH_MILLISECONDS = "epoch_milliseconds"
+    ISO8601 = "iso8601"
+    """A date and time; without an offset it is in UTC."""
+    NEVER = "never"
+    """Not at all, since it never ends."""
 
 
 class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,20 +127,68 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+class AnswerShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where an answer holds what RFC 6749 §5 names. Paths into nested objects are dotted: `authed_user.scope`."""
+
+    access_token: str = "access_token"
+    """The access token."""
+    refresh_token: str = "refresh_token"
+    """The refresh token."""
+    token_type: str = "token_type"
+    """How the access token is used (RFC 6749 §7.1)."""
+    scope: str = "scope"
+    """What was granted."""
+    expires: str = "expires_in"
+    """The access token's end."""
+    expires_kind: ExpiryKind = ExpiryKind.SECONDS
+    """How it is written."""
+    refresh_expires: tuple[str, ...] = (
+        "refresh_token_expires_in",
+        "refresh_expires_in",
+        "x_refresh_token_expires_in",
+    )
+    """The refresh token's end; the first that is there counts."""
+    refresh_expires_kind: ExpiryKind = ExpiryKind.SECONDS
+    """How that is written."""
+    success: dict[str, str | int | bool] = {}
+    """What a success holds beside the token, where errors come with status 200 too: `{ok: true}`."""
+    error: str = ""
+    """The error's code; by default every place where providers are known to put one."""
+    error_description: str = ""
+    """The error's text; by default every place where providers are known to put one."""
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one provider behaves. Durations are seconds; None means unknown."""
 
     title: str = ""
     docs: str = ""
     """The provider's own page about refreshing."""
+    issuer: str = ""
+    """Where the endpoints are published (OpenID Connect Discovery, RFC 8414), if they are not named here."""
     token_url: str = ""
     revocation_url: str = ""
+    introspection_url: str = ""
+    """The introspection endpoint (RFC 7662)."""
+    authorization_url: str = ""
+    """The authorization endpoint (RFC 6749 §3.1), where a user consents."""
+    device_authorization_url: str = ""
+    """The device authorization endpoint (RFC 8628 §3.1)."""
     grant: GrantType = GrantType.REFRESH_TOKEN
     auth_method: AuthMethod = AuthMethod.POST
-    scope_on_refresh: bool = False
-    """Whether a refresh names the scopes: most providers want it omitted."""
+    method: Literal["POST", "GET"] = "POST"
+    """The HTTP method of a token request."""
+    body: BodyKind = BodyKind.FORM
+    param_names: dict[str, str] = {}
+    """What the provider calls a member of the request: `{client_id: client_key}`."""
     extra_params: dict[str, str] = {}
     """Sent with every token request."""
+    extra_headers: dict[str, str] = {}
+    """Sent with every token request."""
+    scope_on_refresh: bool = False
+    """Whether a refresh names the scopes: most providers want it omitted."""
+    answer: AnswerShape = AnswerShape()
+    """Where an answer differs from RFC 6749 §5."""
     default_ttl: float | None = None
     """Lifetime of an access token whose answer names none."""
     zero_means_never: bool = False
@@ -106,12 +201,16 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh_ttl: float | None = None
     """Life of a refresh token from its consent, never extended."""
     refresh_idle_ttl: float | None = None
-    """Life of a refresh token that is not used."""
+    """Life of a refresh token that is not used; every use starts it anew, rotated or not."""
     min_interval: float | None = None
     """The shortest time between two refreshes that the provider takes well."""
     unavailable_is_refusal: bool = True
     """Whether 503 says that the request was not processed."""
     errors: tuple[ErrorRule, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a user should know and no other field says."""
+    tested: str = ""
+    """Who used it against the real provider, and when; empty: nobody did."""
     sources: dict[str, str] = {}
     """Field name → where its value comes from and when that was read."""
 

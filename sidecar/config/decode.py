@@ -91,8 +91,9 @@ def _token(node: Node, defaults: Mapping[str, Node]) -> Node:
     if node.value is not None and not isinstance(node.value, dict):
         return node
     members = {**defaults, **_members(node)}
-    if "seed" in members:
-        members["seed"] = _mapping(members["seed"], SHORTHANDS["SeedSource"])
+    for name, group in (("seed", "SeedSource"), ("subject_token", "SubjectToken")):
+        if name in members:
+            members[name] = _mapping(members[name], SHORTHANDS[group])
     return msgspec.structs.replace(node, value=members)
 
 

@@ -24,7 +24,7 @@ from sidecar.config.settings import ConfigFile, Duration, FileMode, Group
 Schema = dict[str, Any]
 
 TITLE = "The configuration of token-sidecar"
-SHORTHANDS = {"SeedSource": "file", "StoreSettings": "url"}
+SHORTHANDS = {"SeedSource": "file", "StoreSettings": "url", "SubjectToken": "file"}
 """Groups that can be written as a plain string, which stands for this one key."""
 
 FORMATS = {"sidecar-duration": Duration, "sidecar-file-mode": FileMode}
@@ -81,7 +81,7 @@ def groups() -> dict[str, type[msgspec.Struct]]:
     """Return every group by its name, in the order of settings.py."""
     own = [value for value in vars(settings).values() if isinstance(value, type) and issubclass(value, Group)]
     known: dict[str, type[msgspec.Struct]] = {group.__name__: group for group in own if group is not Group}
-    return {**known, "ErrorRule": profile.ErrorRule}
+    return {**known, "AnswerShape": profile.AnswerShape, "ErrorRule": profile.ErrorRule}
 
 
 def default_of(field: msgspec.structs.FieldInfo) -> Any:
@@ -94,7 +94,9 @@ def default_of(field: msgspec.structs.FieldInfo) -> Any:
         return f"{value:04o}"
     if isinstance(value, Enum):
         return value.value
-    return None if isinstance(value, msgspec.Struct) or value in ((), {}) else value
+    if isinstance(value, tuple):
+        value = list(value)
+    return None if isinstance(value, msgspec.Struct) or value in ([], {}) else value
 
 
 def _custom(kind: type) -> Schema:

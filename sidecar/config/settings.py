@@ -14,7 +14,16 @@ from typing import Annotated, Literal, Self
 
 import msgspec
 
-from sidecar.profile import AuthMethod, ErrorRule, GrantType, InDoubt, Profile, Rotation
+from sidecar.profile import (
+    AnswerShape,
+    AuthMethod,
+    BodyKind,
+    ErrorRule,
+    GrantType,
+    InDoubt,
+    Profile,
+    Rotation,
+)
 from sidecar.tokens import fingerprint
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -66,6 +75,23 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 """A token's or namespace's name: it becomes a metric label, a file name and part of a key."""
 
+SigningAlgorithm = Literal[
+    "HS256",
+    "HS384",
+    "HS512",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+]
+"""Signature algorithms of assertions (RFC 7518 §3.1, RFC 8037 §3.1)."""
+
 OutputFormat = Literal["raw", "header", "json", "gmail-sdk", "google-authorized-user"]
 SeedFormat = Literal["raw", "json", "gmail-sdk", "google-authorized-user"]
 
@@ -85,7 +111,8 @@ class Client(Group, frozen=True, kw_only=True):
     """The OAuth client (RFC 6749 §2)."""
 
     file: Path | None = None
-    """Google's `credentials.json` (`installed` or `web`), read as it is; re-read when it changes."""
+    """Google's `credentials.json` (`installed` or `web`) or a service account's key, read as it is; re-read when
+    it changes."""
     id: str | None = None
     """The client's identifier, which is public."""
     id_file: Path | None = None
@@ -94,16 +121,35 @@ class Client(Group, frozen=True, kw_only=True):
     """For `${NAME}`; a file is better, since it is re-read when it changes."""
     secret_file: Path | None = None
     """A file that holds the secret; re-read when it changes."""
+    secret_files: tuple[Path, ...] = ()
+    """Several secrets in order of preference: the next one is used when the provider refuses one, so that a secret
+    can be replaced without a gap."""
+    private_key_file: Path | None = None
+    """A private key (PEM) to sign assertions with, or the key of `certificate_file`; re-read when it changes."""
+    key_id: str | None = None
+    """The key's `kid`, where the provider wants to know which one signed."""
+    signing_algorithm: SigningAlgorithm | None = None
+    """By default what suits the key: RS256, ES256, ES384, ES512 or EdDSA; HS256 for a secret."""
+    certificate_file: Path | None = None
+    """A certificate (PEM, with its chain) for `tls_client_auth`; its key may be in the same file; re-read when it
+    changes."""
     auth_method: AuthMethod | None = None
     """How the client authenticates; by default as the provider's profile says."""
 
     def __repr__(self) -> str:
         """Show the secret's fingerprint in its place."""
-        secret = fingerprint(self.secret) if self.secret else None
-        return (
-            f"Client(file={self.file}, id={self.id}, id_file={self.id_file}, secret={secret}, "
-            f"secret_file={self.secret_file}, auth_method={self.auth_method})"
-        )
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        shown["secret"] = fingerprint(self.secret) if self.secret else None
+        return f"Client({', '.join(f'{name}={value}' for name, value in shown.items() if value)})"
+
+
+class SubjectToken(Group, frozen=True, kw_only=True):
+    """The token that `token_exchange` trades in (RFC 8693 §2.1). A path alone stands for `{file: PATH}`."""
+
+    file: Path
+    """Read anew for every request: somebody else keeps it fresh, such as kubelet a service account's token."""
+    type: str = "urn:ietf:params:oauth:token-type:jwt"
+    """What kind of token it is (RFC 8693 §3)."""
 
 
 class SeedSource(Group, frozen=True, kw_only=True):
@@ -157,16 +203,26 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     title: str | None = None
     """The provider's name, for people."""
     docs: str | None = None
+    issuer: str | None = None
     token_url: str | None = None
     """The token endpoint (RFC 6749 §3.2)."""
     revocation_url: str | None = None
     """The revocation endpoint (RFC 7009)."""
+    introspection_url: str | None = None
+    authorization_url: str | None = None
+    device_authorization_url: str | None = None
     grant: GrantType | None = None
     """How access tokens are obtained."""
     auth_method: AuthMethod | None = None
     """How clients authenticate."""
-    scope_on_refresh: bool | None = None
+    method: Literal["POST", "GET"] | None = None
+    body: BodyKind | None = None
+    """How a token request carries its members."""
+    param_names: dict[str, str] | None = None
     extra_params: dict[str, str] | None = None
+    extra_headers: dict[str, str] | None = None
+    scope_on_refresh: bool | None = None
+    answer: AnswerShape | None = None
     default_ttl: Duration | None = None
     zero_means_never: bool | None = None
     rotation: Rotation | None = None
@@ -200,7 +256,15 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     scopes: tuple[str, ...] = ()
     """What to ask for, where the grant asks."""
     audience: str | None = None
-    """The resource that the token is for, where the provider wants to know."""
+    """The service that the token is for, where the provider wants to know."""
+    resource: str | None = None
+    """The same as a URL, for providers that call it so (RFC 8707)."""
+    subject: str | None = None
+    """`jwt_bearer`: the user that the token acts for; with Google's service accounts, by domain-wide delegation."""
+    subject_token: SubjectToken | None = None
+    """`token_exchange`: the token that is traded in."""
+    installation: str | None = None
+    """`github_installation`: the number of the GitHub App's installation."""
     required: bool = True
     """Whether the daemon is unready without it."""
     min_validity: Duration | None = None

@@ -29,3 +29,5 @@ def open_grant(settings: TokenSettings, profile: Profile, http: HttpClient) -> G
             from sidecar.grants.client_credentials import ClientCredentialsGrant
 
             return ClientCredentialsGrant(settings, profile, http)
+        case kind:
+            raise NotImplementedError(kind)

@@ -46,6 +46,8 @@ def override(profile: Profile, mapping: Mapping[str, Any]) -> Profile:
     changes = msgspec.to_builtins(dict(mapping), enc_hook=float)
     if "errors" in changes:
         changes["errors"] = [*changes["errors"], *base["errors"]]
+    if "answer" in changes:
+        changes["answer"] = {**base["answer"], **changes["answer"]}
     sources = {field: source for field, source in base["sources"].items() if field not in changes}
     return msgspec.convert({**base, "sources": sources, **changes}, Profile)
 

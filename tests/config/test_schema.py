@@ -42,9 +42,13 @@ def test_every_key_is_described() -> None:
 
 
 def test_every_field_of_a_profile_can_be_configured() -> None:
-    """Own profiles can say all that built-in ones say, but where it is from."""
+    """Own profiles can say all that built-in ones say, but where it is from and who tried it."""
     own = {field.name for field in msgspec.structs.fields(ProviderSettings)} - {"extends"}
-    assert own == {field.name for field in msgspec.structs.fields(Profile)} - {"sources"}
+    assert own == {field.name for field in msgspec.structs.fields(Profile)} - {
+        "notes",
+        "sources",
+        "tested",
+    }
 
 
 TOKEN = {"provider": "google", "client": {"file": "c.json"}, "outputs": [{"file": "t", "mode": "0640"}]}

@@ -46,7 +46,10 @@ def gmail(text: str) -> str:
         ("required:", "5:14: tokens.gmail.required: has no value; give it true or false, or remove the key"),
         (
             "grant: password",
-            '5:12: tokens.gmail.grant: is "password"; it must be one of client_credentials, refresh_token',
+            (
+                '5:12: tokens.gmail.grant: is "password"; it must be one of client_credentials, '
+                "github_installation, jwt_bearer, living_token, refresh_token, token_exchange"
+            ),
         ),
         ("on_dead: restrat", '5:14: tokens.gmail.on_dead: is "restrat"; did you mean restart?'),
         ("refresh_at: 1", "5:17: tokens.gmail.refresh_at: is the number 1; it must be below 1"),
