@@ -78,7 +78,7 @@ def _laid_out(settings: Settings, name: str, record: Record, refresh: RefreshTok
         return refresh.value.encode()
     from sidecar import formats
     from sidecar.config.settings import JsonField, OutputTarget
-    from sidecar.formats.json import FIELDS, Kind
+    from sidecar.formats.fields import FIELDS, Kind
     from sidecar.ports import Publication
     from sidecar.tokens import AccessToken
 

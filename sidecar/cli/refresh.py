@@ -88,7 +88,7 @@ def _readings(data: bytes, settings: Settings, name: str) -> Iterator[str | None
     # First as this token's own outputs are laid out, since `fields` may have renamed its members.
     plain = [
         OutputTarget(file=Path("-"), format=one)
-        for one in ("header", "google-authorized-user", "json", "raw")
+        for one in ("header", "google-authorized-user", "json", "dotenv", "netrc", "raw")
     ]
     for target in (*settings.tokens[name].outputs, *plain):
         try:

@@ -15,7 +15,7 @@ from sidecar.errors import UsageError
 if TYPE_CHECKING:
     from sidecar.ports import Seeding
 
-FORMATS = ("raw", "json", "gmail-sdk", "google-authorized-user")
+FORMATS = ("raw", "json", "gmail-sdk", "google-authorized-user", "dotenv")
 
 
 @click.command(

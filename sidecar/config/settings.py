@@ -92,8 +92,10 @@ SigningAlgorithm = Literal[
 ]
 """Signature algorithms of assertions (RFC 7518 §3.1, RFC 8037 §3.1)."""
 
-OutputFormat = Literal["raw", "header", "json", "gmail-sdk", "google-authorized-user"]
-SeedFormat = Literal["raw", "json", "gmail-sdk", "google-authorized-user"]
+OutputFormat = Literal[
+    "raw", "header", "json", "gmail-sdk", "google-authorized-user", "dotenv", "netrc", "template"
+]
+SeedFormat = Literal["raw", "json", "gmail-sdk", "google-authorized-user", "dotenv"]
 
 
 class OnDead(StrEnum):
@@ -159,15 +161,18 @@ class SeedSource(Group, frozen=True, kw_only=True):
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
     format: SeedFormat | None = None
     """By default recognised from the content."""
+    fields: dict[str, str] | None = None
+    """`json` and `dotenv` only: what our values are called there, where it isn't the usual name."""
 
 
 class JsonField(Group, frozen=True, kw_only=True):
-    """One member of a `json` output."""
+    """One value of a `json` or `dotenv` output."""
 
     name: str
     """Its name in the output."""
-    type: Literal["string", "integer", "number", "iso8601"] | None = None
-    """By default as JSON has it; `iso8601` is for times."""
+    type: Literal["string", "integer", "number", "milliseconds", "iso8601", "iso8601_naive"] | None = None
+    """By default as JSON has it. For times: Unix seconds or milliseconds, `2026-01-31T12:00:00Z`, or
+    `2026-01-31T12:00:00.000000` without saying that it is UTC."""
 
 
 class OutputTarget(Group, frozen=True, kw_only=True):
@@ -190,7 +195,13 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     include_refresh_token: bool = False
     """Write the refresh token too; refused where the provider rotates refresh tokens."""
     fields: dict[str, str | JsonField] | None = None
-    """`json` only: which of our values to write, under which name."""
+    """`json` and `dotenv` only: which of our values to write, under which name."""
+    machine: str | None = None
+    """`netrc` only: the host that the token is for."""
+    login: str = "oauth2"
+    """`netrc` only: the login beside the token; GitHub wants `x-access-token`, GitLab `oauth2`."""
+    template: str | None = None
+    """`template` only: the file's text, as a Jinja2 template over the values of `fields`."""
     require_tmpfs: bool = False
     """Refuse a directory that is not in memory, where tokens would reach a disk."""
 

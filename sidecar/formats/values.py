@@ -7,8 +7,6 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from sidecar.errors import FormatError
 from sidecar.tokens import ExpirySource
 
@@ -56,6 +54,11 @@ def iso8601(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def iso8601_naive(seconds: float) -> str:
+    """Write a time in UTC without saying so, to the microsecond, as Python's naive `isoformat` does."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+
+
 def visible(token: str) -> str:
     """Return a token that can stand in a header line (RFC 6750 §2.1); raises `FormatError` otherwise."""
     if not _VISIBLE.fullmatch(token):
@@ -80,15 +83,29 @@ def write_object(members: Mapping[str, Any]) -> bytes:
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """Read a JSON object. Raises `FormatError`."""
+    """Read a JSON object, none of whose members comes twice. Raises `FormatError`."""
     try:
-        found = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = json.loads(
+            data.removeprefix(b"\xef\xbb\xbf").decode(), object_pairs_hook=_unique, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError):
         # Not chained: the parser's own error may hold the content.
         raise FormatError("not valid JSON (half written, or another format?)") from None
     if not isinstance(found, dict):
         raise FormatError("valid JSON, but not an object")
     return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        # Two of them make two readers see two tokens: a file that was edited by halves.
+        raise FormatError("a JSON object in which a member comes twice")
+    return members
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(constant)
 
 
 def text(members: Mapping[str, Any], name: str) -> str | None:

@@ -64,7 +64,8 @@ class FileSeed:
                 f"seed {path}: is no JSON object although its name ends in .json; correct its content, or say "
                 "{file: …, format: raw} if it is a bare refresh token"
             )
-        return parse(data, where=f"seed {path}", name=name, written_at=written_at)
+        fields = self._source.fields
+        return parse(data, where=f"seed {path}", name=name, fields=fields, written_at=written_at)
 
 
 def _told(outcome: Seeding | str | None) -> Seeding | None:

@@ -22,7 +22,41 @@ def target(**options: Any) -> OutputTarget:
         ({"format": "xml"}, [f"format: there is no `xml`; one of {', '.join(formats.NAMES)}"]),
         (
             {"format": "raw", "fields": {"access_token": "a"}},
-            ["fields: only the format `json` has fields, and this one is `raw`"],
+            ["fields: only the format `json` and `dotenv` has it, and this one is `raw`"],
+        ),
+        (
+            {"machine": "api.example", "template": "x", "login": "me"},
+            [
+                "machine: only the format `netrc` has it, and this one is `json`",
+                "login: only the format `netrc` has it, and this one is `json`",
+                "template: only the format `template` has it, and this one is `json`",
+            ],
+        ),
+        ({"format": "netrc"}, ["machine: is missing; name the host that the token is for"]),
+        (
+            {"format": "netrc", "machine": "a b", "login": "#me"},
+            [
+                "machine: must be one word without quotes, `#` or backslash",
+                "login: must be one word without quotes, `#` or backslash",
+            ],
+        ),
+        (
+            {"format": "template"},
+            ["template: is missing; write the text that the application wants, as a Jinja2 template"],
+        ),
+        (
+            {"format": "template", "template": "a\n{{ acess_token }}"},
+            ["template: the template can't be rendered: 'acess_token' is undefined"],
+        ),
+        (
+            {"format": "template", "template": "a\n{{ access_token"},
+            [
+                "template: line 2 of the template: unexpected end of template, expected 'end of print statement'."
+            ],
+        ),
+        (
+            {"format": "dotenv", "fields": {"access_token": "MY-TOKEN"}},
+            ["fields.access_token: `MY-TOKEN` is no name of a variable; use letters, digits and `_`"],
         ),
         ({"fields": {}}, ["fields: `access_token` is missing, so there would be no token in the file"]),
         (

@@ -6,19 +6,20 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from sidecar import formats
 from sidecar.config.settings import JsonField, OutputTarget
 from sidecar.errors import FormatError
-from sidecar.formats.json import FIELDS, TYPES
+from sidecar.formats.fields import FIELDS, TYPES
 from sidecar.ports import Publication
 from sidecar.tokens import AccessToken, ExpirySource, RefreshToken
 
 Make = Callable[..., Publication]
 
-tokens = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=3000)
+usual = st.text("ABCXYZabcxyz0189-._~+/=", min_size=1, max_size=300)
+tokens = usual | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=3000)
 times = st.floats(min_value=1e9, max_value=4e9)
 scopes = st.one_of(st.none(), st.just("a b"), st.text(st.characters(codec="utf-8"), min_size=1))
 publications = st.builds(
@@ -42,17 +43,31 @@ publications = st.builds(
 )
 
 
+NEEDED = {"netrc": {"machine": "api.example"}, "template": {"template": "{{ access_token }}"}}
+"""What a format can't do without."""
+
+
 def layout(name: str, **options: object) -> formats.Format:
     """Return a format as an output is configured with it."""
+    options = {**NEEDED.get(name, {}), **options}
     return formats.for_target(OutputTarget(file=Path("/run/tokens/t"), format=name, **options))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", formats.NAMES)
+def encoded(written: formats.Format, publication: Publication, *, include_refresh_token: bool) -> bytes:
+    """Lay a publication out; one with characters that readers disagree about is none of this test's."""
+    try:
+        return written.encode(publication, include_refresh_token=include_refresh_token)
+    except FormatError:
+        assert written.name in {"dotenv", "netrc"}
+        reject()
+
+
+@pytest.mark.parametrize("name", [name for name in formats.NAMES if name != "template"])
 @given(publication=publications)
 def test_what_was_written_is_read_back(name: str, publication: Publication) -> None:
     """Every format gives back the token, and the expiry to the second where it carries one."""
     written = layout(name)
-    found = written.decode(written.encode(publication, include_refresh_token=False))
+    found = written.decode(encoded(written, publication, include_refresh_token=False))
     access = publication.access
     assert found.access_token == access.value
     assert found.refresh_token is None
@@ -65,14 +80,14 @@ def test_what_was_written_is_read_back(name: str, publication: Publication) -> N
         assert found.expires_at is None
 
 
-@pytest.mark.parametrize("name", ["json", "gmail-sdk", "google-authorized-user"])
+@pytest.mark.parametrize("name", ["json", "gmail-sdk", "google-authorized-user", "dotenv"])
 @given(publication=publications)
 def test_a_refresh_token_is_written_only_when_told_to(name: str, publication: Publication) -> None:
     """The refresh token is in the bytes if and only if it was to be included."""
     written = layout(name, include_refresh_token=True)
     held = publication.refresh.value if publication.refresh else None
-    assert written.decode(written.encode(publication, include_refresh_token=True)).refresh_token == held
-    assert written.decode(written.encode(publication, include_refresh_token=False)).refresh_token is None
+    assert written.decode(encoded(written, publication, include_refresh_token=True)).refresh_token == held
+    assert written.decode(encoded(written, publication, include_refresh_token=False)).refresh_token is None
 
 
 @pytest.mark.parametrize("name", formats.NAMES)
@@ -80,7 +95,7 @@ def test_a_refresh_token_is_written_only_when_told_to(name: str, publication: Pu
 def test_the_same_publication_gives_the_same_bytes(name: str, publication: Publication) -> None:
     """Nothing in a format depends on when it is written, or unchanged files would be rewritten."""
     written = layout(name)
-    first = written.encode(publication, include_refresh_token=True)
+    first = encoded(written, publication, include_refresh_token=True)
     assert first == written.encode(publication, include_refresh_token=True)
 
 
