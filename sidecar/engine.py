@@ -22,6 +22,7 @@ from sidecar.errors import (
 )
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
 from sidecar.grants import open_grant
+from sidecar.grants.discovery import Issuers
 from sidecar.outputs import open_output
 from sidecar.ports import Seeding
 from sidecar.renewer import Renewer, Setup, Surroundings
@@ -60,7 +61,9 @@ FIXED = (
 PLANT_RACES = 5
 
 
-def make_setup(name: str, settings: Settings, around: Surroundings, http: HttpClient) -> Setup:
+def make_setup(
+    name: str, settings: Settings, around: Surroundings, http: HttpClient, issuers: Issuers
+) -> Setup:
     """Put one token's adapters together. Raises `ConfigError`."""
     token, profile = settings.tokens[name], settings.profiles[name]
     outputs = (
@@ -78,7 +81,7 @@ def make_setup(name: str, settings: Settings, around: Surroundings, http: HttpCl
             lease=token.lease,
             request_timeout=token.request_timeout,
         ),
-        grant=open_grant(token, profile, http),
+        grant=open_grant(token, profile, http, issuers),
         outputs=tuple(outputs),
         seed=open_seed(token.seed) if token.seed else None,
         scopes=token.scopes,
@@ -113,9 +116,8 @@ class Engine:
         self.reload_wanted = anyio.Event()
         self.describe: Callable[[], Awaitable[dict[str, Any]]] | None = None
         """Builds the status document; set by whoever knows the process."""
-        self._renewers = {
-            name: Renewer(make_setup(name, settings, around, http), around) for name in settings.tokens
-        }
+        self._issuers = Issuers(http, settings.state_dir / "issuers", around.clock)
+        self._renewers = {name: Renewer(self._setup(name, settings), around) for name in settings.tokens}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
 
@@ -252,7 +254,7 @@ class Engine:
         old, new = _by_token(self.settings), _by_token(settings)
         changed = {name for name in new if new[name] != old.get(name)}
         # Everything that can fail comes before anything is touched.
-        setups = {name: make_setup(name, settings, self._around, self._http) for name in sorted(changed)}
+        setups = {name: self._setup(name, settings) for name in sorted(changed)}
         self.settings = settings
         for name, setup in setups.items():
             if name in self._renewers:
@@ -278,6 +280,9 @@ class Engine:
             if entry.key == setup.key:
                 renewer.recover(entry)
         return renewer
+
+    def _setup(self, name: str, settings: Settings) -> Setup:
+        return make_setup(name, settings, self._around, self._http, self._issuers)
 
     def _renewer(self, name: str) -> Renewer:
         renewer = self._renewers.get(name)

@@ -48,12 +48,17 @@ class Grant(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """Origin (`https://host[:port]`) of the token endpoint."""
+        """Origin (`https://host[:port]`) of the token endpoint; empty until `locate` has found it."""
         ...
 
     @property
     def token_url(self) -> str:
-        """The token endpoint itself."""
+        """The token endpoint itself; empty until `locate` has found it."""
+        ...
+
+    @property
+    def issuer(self) -> str:
+        """Who says where the token endpoint is (RFC 8414); empty where the configuration says it."""
         ...
 
     @property
@@ -72,6 +77,10 @@ class Grant(Protocol):
 
     def client_id(self) -> str:
         """The client's public identifier, as configured now. Raises `ConfigError` when it cannot be read."""
+        ...
+
+    async def locate(self) -> None:
+        """Find the token endpoint, or see whether it moved; mostly done already. Never raises: `call` says why not."""
         ...
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:

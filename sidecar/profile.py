@@ -216,8 +216,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_refresh_token(self) -> bool:
-        """Tell whether this grant is made of a refresh token."""
-        return self.grant is GrantType.REFRESH_TOKEN
+        """Tell whether this grant is made of a refresh token, or of an access token that serves as one."""
+        return self.grant in {GrantType.REFRESH_TOKEN, GrantType.LIVING_TOKEN}
 
     @property
     def may_rotate(self) -> bool:

@@ -154,6 +154,7 @@ class Renewer:
         self._take_over()
         self._did, self._store_trouble, self._obstacle = [], "", ""
         self._forced, self._refused = self._refused, None
+        await self.setup.grant.locate()
         raced = not await self._load()
         await self._publish()
         decision = self._decide()
@@ -213,7 +214,8 @@ class Renewer:
         record = self.record
         if record is None:
             raise Conflict
-        clock, times = self._around.clock, self._times()
+        clock, times, grant = self._around.clock, self._times(), self.setup.grant
+        record = rotation.directed(record, endpoint=grant.endpoint, issuer=grant.issuer)
         base = rotation.intended(record, self._around.instance, self._now())
         if self._ledger.alone:
             return base, None
@@ -443,6 +445,7 @@ class Renewer:
             seeding,
             client_id=self.setup.grant.client_id(),
             endpoint=self.setup.grant.endpoint,
+            issuer=self.setup.grant.issuer,
             ttl=self.setup.refresh_token_ttl or self.setup.profile.refresh_ttl,
         )
         await ledger.write(planted)
@@ -494,9 +497,10 @@ class Renewer:
         record = self._ledger.record
         if record is not None or self.setup.profile.needs_refresh_token:
             return record
+        grant = self.setup.grant
         if self._blank is None:
             try:
-                self._blank = rotation.begun(self.setup.grant.client_id(), self.setup.grant.endpoint)
+                self._blank = rotation.begun(grant.client_id(), grant.endpoint, grant.issuer)
             except ConfigError as error:
                 self._obstacle = str(error)
         return self._blank
@@ -569,14 +573,27 @@ class Renewer:
         except ConfigError as error:
             self._obstacle = str(error)
             return False
-        if record.refresh is not None and (record.client_id, record.endpoint) != (client_id, grant.endpoint):
-            self._obstacle = (
-                f"the refresh token belongs to client {record.client_id!r} at {record.endpoint}, but the configuration "
-                f"names {client_id!r} at {grant.endpoint}, where it is not sent; correct the configuration, or give a "
-                f"new refresh token: token-sidecar seed {self.setup.name} --file FILE"
-            )
+        moved = rotation.misdirected(
+            record, client_id=client_id, endpoint=grant.endpoint, issuer=grant.issuer
+        )
+        if moved is not None:
+            self._obstacle = self._told_of_move(*moved)
             return False
         return not self._store_trouble or self._ledger.alone or self._may_go_without_lease()
+
+    def _told_of_move(self, bound: str, wanted: str) -> str:
+        name, grant = self.setup.name, self.setup.grant
+        says = f"the configuration with the issuer {grant.issuer}" if grant.issuer else "the configuration"
+        rebind = f"if both are yours, stop the daemon and run: token-sidecar store rebind {name}"
+        if self.record is not None and self.record.refresh is None:
+            return (
+                f"the token was got at {bound}, but {says} names {wanted}, where no secret is sent; "
+                f"correct the configuration, or name token_url; {rebind}"
+            )
+        return (
+            f"the refresh token belongs to {bound}, but {says} names {wanted}, where it is not sent; correct the "
+            f"configuration, or give a new refresh token: token-sidecar seed {name} --file FILE; {rebind}"
+        )
 
     def _may_go_without_lease(self) -> bool:
         # By the profile, not by what was seen: a provider may rotate every other time, or once a day.

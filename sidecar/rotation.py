@@ -36,13 +36,19 @@ CONFIRMATION_DELAY = 60.0
 also come as `invalid_grant` (Entra AADSTS50196, Google's JWT grant)."""
 
 
-def begun(client_id: str, endpoint: str) -> Record:
+def begun(client_id: str, endpoint: str, issuer: str = "") -> Record:
     """Start a record for a grant that needs no refresh token."""
-    return Record(lineage=new_id(), client_id=client_id, endpoint=endpoint)
+    return Record(lineage=new_id(), client_id=client_id, endpoint=endpoint, issuer=issuer)
 
 
 def seeded(
-    old: Record | None, seeding: Seeding, *, client_id: str, endpoint: str, ttl: float | None
+    old: Record | None,
+    seeding: Seeding,
+    *,
+    client_id: str,
+    endpoint: str,
+    ttl: float | None,
+    issuer: str = "",
 ) -> Record:
     """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
 
@@ -57,6 +63,7 @@ def seeded(
         refresh=refresh,
         client_id=client_id,
         endpoint=endpoint,
+        issuer=issuer,
         seeds=_appended(old.seeds if old else (), seeding.fingerprint),
         replaced=_replaced(old) if old else (),
         orphans=old.orphans if old else (),
@@ -83,12 +90,32 @@ def adopted(record: Record, foreign: Foreign) -> Record:
     )
 
 
-def rebound(record: Record, *, client_id: str, endpoint: str) -> Record:
+def rebound(record: Record, *, client_id: str, endpoint: str, issuer: str = "") -> Record:
     """Bind the refresh token to another client or endpoint, because a human says that it is theirs.
 
     The verdict of a death and a back-off spoke of the old ones.
     """
-    return replace(record, client_id=client_id, endpoint=endpoint, backoff=None, dead=None)
+    return replace(record, client_id=client_id, endpoint=endpoint, issuer=issuer, backoff=None, dead=None)
+
+
+def misdirected(record: Record, *, client_id: str, endpoint: str, issuer: str) -> tuple[str, str] | None:
+    """Compare what a record is bound to with where the next request would go: None, or both in words.
+
+    `endpoint` is empty while `issuer` still has to name it. A grant without a refresh token may go wherever the
+    configuration sends it, but nobody else may move it.
+    """
+    home = record.endpoint or record.issuer
+    there = (endpoint or home) if record.endpoint else issuer
+    if record.refresh is None:
+        moved = home != there and bool(record.endpoint) and record.issuer == issuer != ""
+        return (home, there) if moved else None
+    bound, wanted = (record.client_id, home), (client_id, there)
+    return None if bound == wanted else (f"client {bound[0]!r} at {home}", f"{wanted[0]!r} at {there}")
+
+
+def directed(record: Record, *, endpoint: str, issuer: str) -> Record:
+    """Bind what is not bound yet to where it is sent now; `misdirected` has agreed."""
+    return replace(record, endpoint=endpoint, issuer=issuer) if endpoint else record
 
 
 def intended(record: Record, instance: str, now: float) -> Record:

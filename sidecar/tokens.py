@@ -185,7 +185,7 @@ class Record(msgspec.Struct, frozen=True):
     refresh: RefreshToken | None = None
     client_id: str = ""
     endpoint: str = ""
-    """Origin that the refresh token is bound to; it is never sent anywhere else."""
+    """Origin that the refresh token is bound to; it is never sent anywhere else. Empty: not found yet, see `issuer`."""
     attempt: Attempt | None = None
     backoff: Backoff | None = None
     dead: Death | None = None
@@ -197,6 +197,8 @@ class Record(msgspec.Struct, frozen=True):
     """Whether this grant's refresh token was seen to change (None: not refreshed yet)."""
     orphans: tuple[Orphan, ...] = ()
     history: tuple[Turn, ...] = ()
+    issuer: str = ""
+    """Who named `endpoint`, or is to name it; empty where the configuration did."""
     schema: int = SCHEMA_VERSION
 
     @property

@@ -1,4 +1,4 @@
-"""The one way to a token endpoint: one POST on a fresh connection, and certainty about whether it went out.
+"""The one way to a provider: one request on a fresh connection, and certainty about whether it went out.
 
 httpx2's transport is used without its client: no redirects, no cookies, no retries, no URLs in logs. From the
 environment two things are honoured: `SSL_CERT_FILE` or else `SSL_CERT_DIR`, in place of the system's
@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlencode
 from urllib.request import getproxies, proxy_bypass
 
@@ -33,6 +33,7 @@ from sidecar import __version__
 from sidecar.clock import Clock
 from sidecar.errors import NoAnswer, NotSent
 from sidecar.ports import Answer, Gate
+from sidecar.profile import BodyKind
 
 BODY_LIMIT = 1024 * 1024
 """Bytes; a token answer has a few thousand."""
@@ -48,14 +49,14 @@ _LOGGERS = ("httpx2", *(f"httpcore2.{name}" for name in ("connection", "http11",
 
 
 class Sealed(dict[str, str]):
-    """Members of a form, or headers: a mapping whose `repr` shows names and hides values."""
+    """Members of a request, or headers: a mapping whose `repr` shows names and hides values."""
 
     def __repr__(self) -> str:
         return f"Sealed({', '.join(self)})"
 
 
 class HttpClient:
-    """Makes token requests. Enter it before use; one serves any number of calls at once."""
+    """Makes requests of providers. Enter it before use; one serves any number of calls at once."""
 
     def __init__(
         self, clock: Clock, *, allow_insecure_http: bool = False, read_limit: float = READ_LIMIT
@@ -75,10 +76,21 @@ class HttpClient:
     async def __aexit__(self, *_: object) -> None:
         self._trust = None
 
-    async def post_form(
-        self, url: str, form: Sealed, *, gate: Gate, send_timeout: float, headers: Sealed | None = None
+    async def send(
+        self,
+        url: str,
+        members: Sealed,
+        *,
+        gate: Gate,
+        send_timeout: float,
+        headers: Sealed | None = None,
+        method: Literal["POST", "GET"] = "POST",
+        body: BodyKind = BodyKind.FORM,
     ) -> Answer:
         """Send one request and return whatever was answered, of any status; nothing is followed or retried.
+
+        `body` says how the members travel; those of a GET are always in the URL. `headers` may replace ours,
+        apart from those that say how long and of what type the body is.
 
         `gate.open()` is called when the connection stands (TLS included), before the first byte of the
         request. `send_timeout` (seconds) bounds everything up to the last byte of the request.
@@ -93,7 +105,7 @@ class HttpClient:
                 call.scope = group.cancel_scope
                 call.watch = lambda: group.start_soon(call.give_up_in_time)
                 try:
-                    await self._exchange(call, url, form, headers or Sealed())
+                    await self._exchange(call, _Request(method, url, members, body, headers or Sealed()))
                 except Exception as error:  # noqa: BLE001 - whatever it was: was the request sent?
                     call.failed(error)
                 group.cancel_scope.cancel()
@@ -105,25 +117,28 @@ class HttpClient:
             raise call.error(_host(url), send_timeout)
         return answer
 
-    async def _exchange(self, call: _Call, url: str, form: Sealed, headers: Sealed) -> None:
-        target = httpx2.URL(url)
+    async def _exchange(self, call: _Call, asked: _Request) -> None:
+        target = httpx2.URL(asked.url)
         self._check(target)
-        content = urlencode(form).encode()
-        request = httpx2.Request(
-            "POST",
-            target,
-            headers={
+        target, content, framing = asked.laid_out(target)
+        headers = httpx2.Headers(
+            {
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
-                "Connection": "close",
-                "Content-Length": str(len(content)),
-                "Content-Type": "application/x-www-form-urlencoded",
                 "User-Agent": f"token-sidecar/{__version__}",
-                **headers,
-            },
+            }
+        )
+        headers.update(asked.headers)
+        headers.update({"Connection": "close", **framing})
+        request = httpx2.Request(
+            asked.method,
+            target,
+            headers=headers,
             content=call.guarded(content),
             extensions={"trace": call.trace},
         )
+        # Announced wherever an iterator stands; beside a length, or without a body, it would be wrong.
+        request.headers.pop("Transfer-Encoding", None)
         async with self._transport(target) as transport:
             response = await transport.handle_async_request(request)
             await call.read(response)
@@ -166,6 +181,27 @@ class HttpClient:
                 ) from None
             self._trust_signature = signature
         return self._trust
+
+
+class _Request(NamedTuple):
+    """What is to be sent. Its URL is free of secrets; the one that is sent may not be."""
+
+    method: Literal["POST", "GET"]
+    url: str
+    members: Sealed
+    body: BodyKind
+    headers: Sealed
+
+    def laid_out(self, target: httpx2.URL) -> tuple[httpx2.URL, bytes, dict[str, str]]:
+        """Put the members where they belong; return the URL, the body and the headers that tell of it."""
+        if self.method == "GET" or self.body is BodyKind.QUERY:
+            framing = {} if self.method == "GET" else {"Content-Length": "0"}
+            return target.copy_merge_params(self.members), b"", framing
+        if self.body is BodyKind.JSON:
+            content, kind = json.dumps(self.members).encode(), "application/json"
+        else:
+            content, kind = urlencode(self.members).encode(), "application/x-www-form-urlencoded"
+        return target, content, {"Content-Length": str(len(content)), "Content-Type": kind}
 
 
 class _Call:

@@ -1,6 +1,6 @@
 """Ways of obtaining access tokens: one small class and one file each.
 
-A new grant is a class on the `Grant` contract in `ports.py` and a line in `open_grant`.
+A new grant is a class on the `Grant` contract in `ports.py` and a line in `_open`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,26 @@ from sidecar.profile import GrantType, Profile
 
 if TYPE_CHECKING:
     from sidecar.clients.http import HttpClient
+    from sidecar.grants.discovery import Issuers
 
 
-def open_grant(settings: TokenSettings, profile: Profile, http: HttpClient) -> Grant:
+def open_grant(
+    settings: TokenSettings, profile: Profile, http: HttpClient, issuers: Issuers | None = None
+) -> Grant:
     """Make the grant of a token, whose profile has the token's own `grant` applied already.
 
-    Reads no file yet. Raises `ConfigError` when settings and profile cannot make one.
+    `issuers` find the endpoint of a profile that names an issuer alone. Reads no file of the client yet. Raises
+    `ConfigError` when settings and profile cannot make one.
     """
+    if issuers is None or profile.token_url or not profile.issuer:
+        return _open(settings, profile, http)
+    from sidecar.grants.discovery import DiscoveredGrant
+
+    issuer = issuers.issuer(profile.issuer)
+    return DiscoveredGrant(settings, profile, issuer, lambda found: _open(settings, found, http))
+
+
+def _open(settings: TokenSettings, profile: Profile, http: HttpClient) -> Grant:
     match profile.grant:
         case GrantType.REFRESH_TOKEN:
             from sidecar.grants.refresh_token import RefreshTokenGrant
@@ -29,5 +42,13 @@ def open_grant(settings: TokenSettings, profile: Profile, http: HttpClient) -> G
             from sidecar.grants.client_credentials import ClientCredentialsGrant
 
             return ClientCredentialsGrant(settings, profile, http)
+        case GrantType.TOKEN_EXCHANGE:
+            from sidecar.grants.token_exchange import TokenExchangeGrant
+
+            return TokenExchangeGrant(settings, profile, http)
+        case GrantType.LIVING_TOKEN:
+            from sidecar.grants.living_token import LivingTokenGrant
+
+            return LivingTokenGrant(settings, profile, http)
         case kind:
             raise NotImplementedError(kind)

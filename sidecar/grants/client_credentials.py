@@ -18,11 +18,10 @@ class ClientCredentialsGrant(TokenEndpoint):
     def __init__(self, settings: TokenSettings, profile: Profile, http: HttpClient) -> None:
         super().__init__(settings, profile, http)
         self._scope = " ".join(settings.scopes)
-        self._audience = settings.audience
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         del refresh  # the grant has none (RFC 6749 §4.4.3)
-        members = {"grant_type": "client_credentials", "scope": self._scope, "audience": self._audience}
+        members = {"grant_type": "client_credentials", "scope": self._scope, **self._target}
         return await self.request(members, gate, send_timeout)
 
 

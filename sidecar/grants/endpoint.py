@@ -1,4 +1,4 @@
-"""What all grants of RFC 6749 share: a token endpoint, a client that authenticates there, and one POST."""
+"""What all grants of RFC 6749 share: a token endpoint, a client that authenticates there, and one request."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from sidecar.tokens import fingerprint
 class TokenEndpoint:
     """The half of the `Grant` contract that does not depend on the kind of grant."""
 
+    issuer = ""
+    """The configuration names the endpoint; where it does not, see `discovery`."""
+
     def __init__(self, settings: TokenSettings, profile: Profile, http: HttpClient) -> None:
         """Raises `ConfigError` when the profile has no usable `token_url` or the client's settings clash."""
         self.token_url = profile.token_url
         self.endpoint = origin(profile.token_url)
         self._client = ClientIdentity(settings.client, profile)
-        self._extra = profile.extra_params
+        self._target = {"audience": settings.audience, "resource": settings.resource}
+        self._profile = profile
         self._http = http
 
     @property
@@ -39,13 +43,26 @@ class TokenEndpoint:
             # So that files which can be read again count as a change, too.
             return fingerprint(str(error))
 
+    async def locate(self) -> None:
+        """Nothing is left to find out."""
+
     async def request(self, members: dict[str, str | None], gate: Gate, send_timeout: float) -> Answer:
-        """Send one token request with these members; those that are None or empty are left out."""
-        credentials = self._credentials()
-        given = {name: value for name, value in members.items() if value}
-        form, headers = credentials.authenticate(Sealed({**self._extra, **given}))
-        return await self._http.post_form(
-            self.token_url, form, gate=gate, send_timeout=send_timeout, headers=headers
+        """Send one token request with these members; those that are None or empty are left out.
+
+        They are named as the standards name them, and renamed here where the profile says so.
+        """
+        profile, credentials = self._profile, self._credentials()
+        given = Sealed({name: value for name, value in members.items() if value})
+        form, headers = credentials.authenticate(given)
+        renamed = {profile.param_names.get(name, name): value for name, value in form.items()}
+        return await self._http.send(
+            self.token_url,
+            Sealed({**profile.extra_params, **renamed}),
+            gate=gate,
+            send_timeout=send_timeout,
+            headers=Sealed({**profile.extra_headers, **headers}),
+            method=profile.method,
+            body=profile.body,
         )
 
     def _credentials(self) -> Credentials:

@@ -18,7 +18,6 @@ class RefreshTokenGrant(TokenEndpoint):
 
     def __init__(self, settings: TokenSettings, profile: Profile, http: HttpClient) -> None:
         super().__init__(settings, profile, http)
-        self._audience = settings.audience
         # Omitted means: as granted. Naming what was asked for and not granted makes every refresh fail.
         self._scope = " ".join(settings.scopes) if profile.scope_on_refresh else None
 
@@ -29,7 +28,7 @@ class RefreshTokenGrant(TokenEndpoint):
             "grant_type": "refresh_token",
             "refresh_token": refresh.value,
             "scope": self._scope,
-            "audience": self._audience,
+            **self._target,
         }
         return await self.request(members, gate, send_timeout)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
@@ -28,6 +28,7 @@ from sidecar.clients.http import HttpClient, Sealed, _Call
 from sidecar.clock import SystemClock
 from sidecar.errors import LeaseLost, NoAnswer, NotSent
 from sidecar.ports import Answer
+from sidecar.profile import BodyKind
 
 pytestmark = pytest.mark.anyio
 
@@ -89,7 +90,7 @@ async def read_request(stream: anyio.abc.ByteStream) -> bytes:
         head, gap, body = data.partition(b"\r\n\r\n")
         if gap:
             lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            if len(body) >= int(lengths[0].split(b":")[1]):
+            if not lengths or len(body) >= int(lengths[0].split(b":")[1]):
                 return data
         try:
             data += await stream.receive()
@@ -163,7 +164,7 @@ async def client() -> AsyncIterator[HttpClient]:
 
 async def post(client: HttpClient, url: str, gate: Gate | None = None, send_timeout: float = 5.0) -> Answer:
     """Make the call that all tests make."""
-    return await client.post_form(url, FORM, gate=gate or Gate(), send_timeout=send_timeout, headers=HEADERS)
+    return await client.send(url, FORM, gate=gate or Gate(), send_timeout=send_timeout, headers=HEADERS)
 
 
 async def answer_to(client: HttpClient, script: Script) -> Answer:
@@ -368,7 +369,7 @@ async def test_a_request_that_cannot_be_sent_in_full_is_no_answer(client: HttpCl
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         with pytest.raises(NoAnswer, match="could not be sent in full"):
-            await client.post_form(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=1.5)
+            await client.send(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=1.5)
 
 
 async def test_a_reset_after_sending_is_no_answer(client: HttpClient) -> None:
@@ -730,7 +731,7 @@ class Gate:
 
 async def main():
     async with HttpClient(SystemClock(), read_limit=1.0) as client:
-        answer = await client.post_form(
+        answer = await client.send(
             sys.argv[1], Sealed(grant_type="refresh_token"), gate=Gate(), send_timeout=0.5
         )
     print(answer.status, len(answer.body))
@@ -768,3 +769,73 @@ async def test_an_answer_that_waited_for_a_stopped_process_is_caught(backend: st
         finally:
             child.kill()
     assert (output.split(), errors) == ([b"200", str(len(TOKEN)).encode()], b"")
+
+
+# The shapes of a request.
+
+
+async def sent_as(client: HttpClient, **shape: Any) -> tuple[list[str], bytes]:
+    """Return the lines of the head and the body of a request in this shape, to a URL that has a query."""
+    async with serving(answering(http(TOKEN))) as server:
+        members = Sealed(client_id="a b&c", refresh_token=REFRESH_TOKEN)
+        await client.send(f"{server.url}?tenant=x%2Fy", members, gate=Gate(), send_timeout=5.0, **shape)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    return head.decode().split("\r\n"), body
+
+
+QUERY_LINE = f"/token?tenant=x%2Fy&client_id=a+b%26c&refresh_token={REFRESH_TOKEN} HTTP/1.1"
+
+
+async def test_members_go_as_json(client: HttpClient) -> None:
+    """One object of strings."""
+    head, body = await sent_as(client, body=BodyKind.JSON)
+    assert head[0] == "POST /token?tenant=x%2Fy HTTP/1.1"
+    assert "content-type: application/json" in [line.lower() for line in head]
+    assert json.loads(body) == {"client_id": "a b&c", "refresh_token": REFRESH_TOKEN}
+
+
+async def test_members_go_in_the_url(client: HttpClient) -> None:
+    """Beside the query that the URL has; the body is empty, and said to be."""
+    head, body = await sent_as(client, body=BodyKind.QUERY)
+    assert head[0].replace("%20", "+") == f"POST {QUERY_LINE}"
+    assert ("content-length: 0" in [line.lower() for line in head], body) == (True, b"")
+
+
+@pytest.mark.parametrize("body", BodyKind)
+async def test_a_get_has_no_body(client: HttpClient, body: BodyKind) -> None:
+    """Its members are in the URL however they are told to travel, and no header speaks of a body."""
+    head, rest = await sent_as(client, method="GET", body=body)
+    assert head[0].replace("%20", "+") == f"GET {QUERY_LINE}"
+    assert not [line for line in head if line.lower().startswith(("content-", "transfer-"))]
+    assert rest == b""
+
+
+async def test_headers_replace_ours_but_for_the_framing(client: HttpClient) -> None:
+    """Whatever the case of their names; none is sent twice."""
+    asked = Sealed({"accept": "application/vnd.x+json", "content-length": "7", "CONNECTION": "keep-alive"})
+    head, body = await sent_as(client, headers=asked)
+    lines = [line.lower() for line in head[1:]]
+    assert "accept: application/vnd.x+json" in lines
+    assert f"content-length: {len(body)}" in lines
+    assert "connection: close" in lines
+    names = [line.partition(":")[0] for line in lines]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "script", [hold, reset, answering(b"\x00nonsense")], ids=["silence", "reset", "garbage"]
+)
+async def test_secrets_in_a_url_stay_out_of_errors(
+    client: HttpClient, method: Literal["GET", "POST"], script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the error nor its traceback nor any log has the query of the request."""
+    caplog.set_level(logging.DEBUG)
+    async with serving(script) as server:
+        with pytest.raises(NoAnswer) as caught:
+            await client.send(
+                server.url, FORM, gate=Gate(), send_timeout=5.0, method=method, body=BodyKind.QUERY
+            )
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text + repr(caught.value)
+    assert "sim-" not in told
+    assert caught.value.__context__ is None

@@ -336,6 +336,7 @@ class Line:
     uses_refresh_token = True
     endpoint = "https://provider.example"
     token_url = "https://provider.example/token"
+    issuer = ""
     files: tuple[Path, ...] = ()
 
     def __init__(self, world: World, host: Host) -> None:
@@ -346,6 +347,9 @@ class Line:
 
     def client_id(self) -> str:
         return self._world.provider.config.client_id
+
+    async def locate(self) -> None:
+        """Its endpoint is known."""
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         world, host = self._world, self._host

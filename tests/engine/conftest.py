@@ -63,6 +63,7 @@ class SimulatedGrant:
     uses_refresh_token = True
     endpoint = "https://provider.example"
     token_url = "https://provider.example/token"
+    issuer = ""
     files: tuple[Path, ...] = ()
 
     def __init__(self, provider: Provider, clock: VirtualClock, grant_type: str = "refresh_token") -> None:
@@ -88,6 +89,9 @@ class SimulatedGrant:
 
     def client_id(self) -> str:
         return self.id
+
+    async def locate(self) -> None:
+        """Its endpoint is known."""
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         self.calls.append(self.clock.wall())

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+import msgspec
 import pytest
 
 from sidecar.clients.http import HttpClient, Sealed
 from sidecar.clock import SystemClock
-from sidecar.config.settings import Client, TokenSettings
+from sidecar.config.settings import Client, SubjectToken, TokenSettings
 from sidecar.errors import ConfigError, NotSent
 from sidecar.grants import open_grant
 from sidecar.grants.endpoint import origin
 from sidecar.ports import Answer, Gate, Grant
-from sidecar.profile import GrantType, Profile
+from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile
 from sidecar.tokens import RefreshToken
 
 pytestmark = pytest.mark.anyio
@@ -21,18 +23,37 @@ REFRESH = RefreshToken(value="sim-rt-0123456789abcdef", issued_at=0.0)
 URL = "https://idp.example/token"
 
 
+class Sent(NamedTuple):
+    """A request as the client was given it."""
+
+    url: str
+    members: dict[str, str]
+    headers: dict[str, str]
+    method: str
+    body: BodyKind
+    send_timeout: float
+
+
 class Recorder(HttpClient):
     """Answers without a network and keeps what it was given."""
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
-        self.sent: list[tuple[str, dict[str, str], dict[str, str], float]] = []
+        self.sent: list[Sent] = []
 
-    async def post_form(
-        self, url: str, form: Sealed, *, gate: Gate, send_timeout: float, headers: Sealed | None = None
+    async def send(
+        self,
+        url: str,
+        members: Sealed,
+        *,
+        gate: Gate,
+        send_timeout: float,
+        headers: Sealed | None = None,
+        method: Literal["POST", "GET"] = "POST",
+        body: BodyKind = BodyKind.FORM,
     ) -> Answer:
         gate.open()
-        self.sent.append((url, dict(form), dict(headers or {}), send_timeout))
+        self.sent.append(Sent(url, dict(members), dict(headers or {}), method, body, send_timeout))
         return Answer(status=200, headers={}, body=b"{}", sent_at=0.0, received_at=0.0)
 
 
@@ -51,15 +72,20 @@ def opened(http: HttpClient, profile: Profile, **settings: object) -> Grant:
     return open_grant(TokenSettings(client=client, **settings), profile, http)  # type: ignore[arg-type]
 
 
-async def form_of(profile: Profile, **settings: object) -> dict[str, str]:
-    """Return the form that a grant sends."""
+async def request_of(profile: Profile, **settings: object) -> Sent:
+    """Return what a grant sends."""
     http, gate = Recorder(), OpenGate()
     grant = opened(http, profile, **settings)
     refresh = REFRESH if grant.uses_refresh_token else None
     await grant.call(refresh, gate, send_timeout=3.0)
-    ((url, form, _, send_timeout),) = http.sent
-    assert (url, send_timeout, gate.opened) == (URL, 3.0, 1)
-    return form
+    (sent,) = http.sent
+    assert (sent.url, sent.send_timeout, gate.opened) == (URL, 3.0, 1)
+    return sent
+
+
+async def form_of(profile: Profile, **settings: object) -> dict[str, str]:
+    """Return the members that a grant sends."""
+    return (await request_of(profile, **settings)).members
 
 
 CLIENT = {"client_id": "app", "client_secret": SECRET}
@@ -90,6 +116,163 @@ async def test_client_credentials_ask_for_scopes() -> None:
     """And send no refresh token."""
     expected = {"grant_type": "client_credentials", "scope": "a b", **CLIENT}
     assert await form_of(CREDENTIALS, scopes=("a", "b")) == expected
+
+
+@pytest.mark.parametrize("profile", [REFRESHING, CREDENTIALS], ids=["refresh", "credentials"])
+async def test_a_resource_is_sent(profile: Profile) -> None:
+    """Under the name of RFC 8707, where one is configured."""
+    assert (await form_of(profile, resource="https://api.example/v1"))["resource"] == "https://api.example/v1"
+
+
+async def test_members_are_renamed_last() -> None:
+    """The client's as well; what a profile adds stands under the name that it has there."""
+    profile = Profile(
+        token_url=URL,
+        param_names={"client_id": "client_key", "refresh_token": "token"},
+        extra_params={"client_key": "other", "client_id": "kept"},
+    )
+    assert await form_of(profile) == {
+        "grant_type": "refresh_token",
+        "token": REFRESH.value,
+        "client_key": "app",
+        "client_secret": SECRET,
+        "client_id": "kept",
+    }
+
+
+async def test_a_request_has_the_profiles_shape() -> None:
+    """Method, body and headers; Notion wants the client's proof in a header and the rest as JSON."""
+    profile = Profile(
+        token_url=URL,
+        auth_method=AuthMethod.BASIC,
+        body=BodyKind.JSON,
+        extra_headers={"Notion-Version": "2025-09-03"},
+    )
+    sent = await request_of(profile)
+    assert (sent.method, sent.body) == ("POST", BodyKind.JSON)
+    assert sent.members == {"grant_type": "refresh_token", "refresh_token": REFRESH.value}
+    assert sent.headers.keys() == {"Authorization", "Notion-Version"}
+
+
+LIVING = Profile(token_url=URL, grant=GrantType.LIVING_TOKEN, method="GET", body=BodyKind.QUERY)
+
+
+async def test_a_living_token_is_exchanged_for_the_next() -> None:
+    """As Facebook has it: a GET with the client's proof and the token itself."""
+    sent = await request_of(LIVING, scopes=("a",), audience="nobody asked")
+    assert sent.method == "GET"
+    assert sent.members == {
+        "grant_type": "fb_exchange_token",
+        "fb_exchange_token": REFRESH.value,
+        **CLIENT,
+    }
+
+
+async def test_a_living_token_may_have_another_name() -> None:
+    """Instagram's grant and parameter are called otherwise."""
+    profile = msgspec.structs.replace(
+        LIVING,
+        extra_params={"grant_type": "ig_refresh_token"},
+        param_names={"fb_exchange_token": "access_token"},
+    )
+    sent = await form_of(profile)
+    assert (sent["grant_type"], sent["access_token"]) == ("ig_refresh_token", REFRESH.value)
+
+
+async def test_a_living_token_has_to_be_there() -> None:
+    """Without one nothing is asked of the provider."""
+    http = Recorder()
+    with pytest.raises(NotSent, match="no living access token"):
+        await opened(http, LIVING).call(None, OpenGate(), send_timeout=1.0)
+    assert http.sent == []
+
+
+EXCHANGE = Profile(token_url=URL, grant=GrantType.TOKEN_EXCHANGE)
+SUBJECT = "sim-at-0123456789abcdef"
+
+
+async def test_a_token_exchange_names_what_it_trades(tmp_path: Path) -> None:
+    """Everything of RFC 8693 §2.1 that was configured; the newline of whoever wrote the file is not sent."""
+    file = tmp_path / "token"
+    file.write_text(f"{SUBJECT}\n")
+    kind = "urn:ietf:params:oauth:token-type:id_token"
+    form = await form_of(
+        msgspec.structs.replace(EXCHANGE, extra_params={"requested_token_type": "urn:example:kind"}),
+        subject_token=SubjectToken(file=file, type=kind),
+        scopes=("a", "b"),
+        audience="api",
+        resource="https://api.example/",
+    )
+    assert form == {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token": SUBJECT,
+        "subject_token_type": kind,
+        "requested_token_type": "urn:example:kind",
+        "scope": "a b",
+        "audience": "api",
+        "resource": "https://api.example/",
+        **CLIENT,
+    }
+
+
+async def test_a_subject_token_is_read_for_each_request(tmp_path: Path) -> None:
+    """Kubelet replaces it hourly, through links; a changed one is worth another try."""
+    for number in ("one", "two"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "token").write_text(f"{SUBJECT}-{number}")
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "token").symlink_to("..data/token")
+    http = Recorder()
+    grant = opened(http, EXCHANGE, subject_token=SubjectToken(file=tmp_path / "token"))
+    names = [grant.credentials_fingerprint()]
+    await grant.call(None, OpenGate(), send_timeout=1.0)
+    (tmp_path / "..new").symlink_to("two")
+    (tmp_path / "..new").replace(tmp_path / "..data")
+    names.append(grant.credentials_fingerprint())
+    await grant.call(None, OpenGate(), send_timeout=1.0)
+    assert [sent.members["subject_token"] for sent in http.sent] == [f"{SUBJECT}-one", f"{SUBJECT}-two"]
+    assert names[0] != names[1]
+    assert tmp_path / "token" in grant.files
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "does not exist; mount the token there"),
+        (b"", "is empty; whoever keeps it fresh"),
+        (b" \n", "is empty"),
+        (b"\xff" + SUBJECT.encode(), "is not text"),
+        (f"{SUBJECT}\n{SUBJECT}".encode(), "holds more than a token"),
+        (f"Bearer {SUBJECT}".encode(), "holds more than a token"),
+        (b"x" * 2_000_000, "is larger than 1 MiB"),
+    ],
+    ids=range(7),
+)
+async def test_a_subject_token_that_is_none_is_not_sent(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    """The call ends as a misconfiguration that names the file and quotes none of it; nothing leaves."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    http = Recorder()
+    grant = opened(http, EXCHANGE, subject_token=SubjectToken(file=file))
+    with pytest.raises(NotSent, match=reason) as caught:
+        await grant.call(None, OpenGate(), send_timeout=1.0)
+    assert caught.value.misconfigured
+    assert str(caught.value).startswith(f"subject_token {file}: ")
+    assert SUBJECT not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert http.sent == []
+    before = grant.credentials_fingerprint()
+    file.write_text(SUBJECT)
+    assert grant.credentials_fingerprint() != before
+
+
+def test_a_token_exchange_needs_a_subject_token() -> None:
+    """At opening, with the key that is missing."""
+    with pytest.raises(ConfigError, match="subject_token: is missing"):
+        opened(Recorder(), EXCHANGE)
 
 
 async def test_extra_parameters_never_replace_ours() -> None:
