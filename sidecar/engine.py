@@ -116,7 +116,7 @@ class Engine:
         self.reload_wanted = anyio.Event()
         self.describe: Callable[[], Awaitable[dict[str, Any]]] | None = None
         """Builds the status document; set by whoever knows the process."""
-        self._issuers = Issuers(http, settings.state_dir / "issuers", around.clock)
+        self._issuers = Issuers(http, settings.state_dir, around.clock)
         self._renewers = {name: Renewer(self._setup(name, settings), around) for name in settings.tokens}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""

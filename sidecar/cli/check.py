@@ -99,9 +99,13 @@ def due(times: Timing) -> tuple[float, float]:
 def _in_words(settings: Settings, name: str, times: Timing) -> str:
     first, last = map(common.span, due(times))
     when = first if first == last else f"{first} to {last}"
-    assumed = "" if settings.profiles[name].default_ttl else " (assumed until the provider says)"
+    profile = settings.profiles[name]
+    assumed = "" if profile.default_ttl else " (assumed until the provider says)"
+    found_later = (
+        "" if profile.token_url else f" at whatever endpoint {profile.issuer} names (not asked here)"
+    )
     return (
-        f"{settings.provider_names[name]}, {settings.profiles[name].grant}; of a life of "
+        f"{settings.provider_names[name]}, {profile.grant}{found_later}; of a life of "
         f"{common.span(times.ttl)}"
         f"{assumed} it is refreshed after {when}; readers find at least "
         f"{common.span(times.min_validity)} left; "

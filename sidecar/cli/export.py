@@ -16,6 +16,7 @@ from sidecar.errors import HumanNeeded, UsageError
 
 if TYPE_CHECKING:
     from sidecar.config import Settings
+    from sidecar.profile import Profile
     from sidecar.tokens import Record, RefreshToken
 
 FORMATS = ("json", "gmail-sdk", "google-authorized-user", "raw")
@@ -90,7 +91,7 @@ def _laid_out(settings: Settings, name: str, record: Record, refresh: RefreshTok
         lineage=record.lineage,
         generation=record.generation,
         client_id=record.client_id,
-        token_url=settings.profiles[name].token_url,
+        token_url=_token_url(settings, settings.profiles[name]),
         scopes=settings.tokens[name].scopes,
     )
     # All that `json` can hold, with numbers to the fraction: what is exported and seeded again is the same.
@@ -105,6 +106,13 @@ def _laid_out(settings: Settings, name: str, record: Record, refresh: RefreshTok
         fields=fields if layout == "json" else None,
     )
     return formats.for_target(target).encode(publication, include_refresh_token=True)
+
+
+def _token_url(settings: Settings, profile: Profile) -> str:
+    from sidecar.grants.discovery import kept
+
+    found = None if profile.token_url else kept(settings.state_dir, profile.issuer)
+    return found.metadata.token_endpoint if found is not None else profile.token_url
 
 
 def _write(path: Path, content: bytes, *, force: bool) -> None:

@@ -125,7 +125,7 @@ def rebind(name: str, config: Path, *, yes: bool) -> None:
     import anyio
 
     settings = common.load(config, token=name)
-    client_id, endpoint = _configured(settings, name)
+    client_id, endpoint, issuer = anyio.run(_configured, settings, name)
     held = common.read_record(settings, name)
     if held is None:
         raise UsageError(f"{name}: the store has no record of it")
@@ -137,7 +137,7 @@ def rebind(name: str, config: Path, *, yes: bool) -> None:
         return
     if not yes:
         click.confirm(f"Send the refresh token of {name} to {endpoint} from now on?", abort=True, err=True)
-    anyio.run(_rebind, settings, common.key_of(settings, name), held, wanted)
+    anyio.run(_rebind, settings, common.key_of(settings, name), held, (*wanted, issuer))
     click.echo(f"{name} is bound to client {client_id} at {endpoint} now")
 
 
@@ -330,21 +330,29 @@ async def _rename(settings: Settings, source: str, target: str) -> None:
             raise
 
 
-async def _rebind(settings: Settings, key: str, seen: Held, wanted: tuple[str, str]) -> None:
+async def _rebind(settings: Settings, key: str, seen: Held, wanted: tuple[str, str, str]) -> None:
     from sidecar.rotation import rebound
 
     async with _alone(settings, key) as (store, held):
         if (held.record.client_id, held.record.endpoint) != (seen.record.client_id, seen.record.endpoint):
             raise TemporarilyUnavailable(f"{key} was changed meanwhile; look at it again")
-        client_id, endpoint = wanted
-        await store.write(
-            key, rebound(held.record, client_id=client_id, endpoint=endpoint), expected=held.version
-        )
+        client_id, endpoint, issuer = wanted
+        record = rebound(held.record, client_id=client_id, endpoint=endpoint, issuer=issuer)
+        await store.write(key, record, expected=held.version)
 
 
-def _configured(settings: Settings, name: str) -> tuple[str, str]:
-    from sidecar.grants.client import ClientIdentity
-    from sidecar.grants.endpoint import origin
+async def _configured(settings: Settings, name: str) -> tuple[str, str, str]:
+    """Return client, endpoint and issuer as configured, asking the issuer where only it knows the endpoint."""
+    from sidecar.clients.http import HttpClient
+    from sidecar.clock import SystemClock
+    from sidecar.grants import open_grant
+    from sidecar.grants.discovery import Issuers
 
-    token, profile = settings.tokens[name], settings.profiles[name]
-    return ClientIdentity(token.client, profile).credentials().id, origin(profile.token_url)
+    clock, profile = SystemClock(), settings.profiles[name]
+    async with HttpClient(clock, allow_insecure_http=settings.allow_insecure_http) as http:
+        issuers = Issuers(http, settings.state_dir, clock)
+        grant = open_grant(settings.tokens[name], profile, http, issuers)
+        await grant.locate()
+        if not grant.endpoint:
+            raise TemporarilyUnavailable(f"{name}: {issuers.issuer(profile.issuer).problem}")
+        return grant.client_id(), grant.endpoint, grant.issuer

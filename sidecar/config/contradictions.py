@@ -11,9 +11,31 @@ from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
 from sidecar.config.settings import OnDead, OutputTarget, Settings, StoreSettings, TokenSettings
-from sidecar.profile import AuthMethod, GrantType, Profile, Rotation
+from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile, Rotation
 
 Steps = tuple[str | int, ...]
+
+_URLS = (
+    "issuer",
+    "token_url",
+    "revocation_url",
+    "introspection_url",
+    "authorization_url",
+    "device_authorization_url",
+)
+_OUR_HEADERS = {
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -22,6 +44,7 @@ def check(settings: Settings, context: Context) -> None:
         steps = ("tokens", name)
         profile = settings.profiles.get(name)
         _scopes(token, steps, context)
+        _resource(token, steps, context)
         _client(token, profile, steps, context)
         _durations(token, profile, steps, context)
         for index, output in enumerate(token.outputs):
@@ -46,6 +69,14 @@ def _scopes(token: TokenSettings, steps: Steps, context: Context) -> None:
             context.error(
                 place, "is no single scope; write one scope per list item, without spaces or quotes"
             )
+
+
+def _resource(token: TokenSettings, steps: Steps, context: Context) -> None:
+    if token.resource is not None and not re.fullmatch(
+        r"[A-Za-z][A-Za-z0-9+.-]*:[\x21\x22\x24-\x7E]+", token.resource
+    ):
+        text = "is no whole URL without a #fragment (RFC 8707 §2); correct it, or write it as `audience`"
+        context.error((*steps, "resource"), text)
 
 
 def _client(token: TokenSettings, profile: Profile | None, steps: Steps, context: Context) -> None:
@@ -147,7 +178,7 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
 
 def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> None:
     place = (*steps, "include_refresh_token")
-    if profile.grant is not GrantType.REFRESH_TOKEN:
+    if not profile.needs_refresh_token:
         context.error(place, f"can't be: the grant {profile.grant} has no refresh token; remove this key")
     elif profile.rotation is not Rotation.NEVER:
         known = "rotates" if profile.rotation is not Rotation.UNKNOWN else "may rotate"
@@ -160,25 +191,65 @@ def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> 
 def _profile(name: str, settings: Settings, context: Context) -> None:
     token, profile = settings.tokens[name], settings.profiles[name]
     steps = ("tokens", name)
-    if token.seed is not None and profile.grant is not GrantType.REFRESH_TOKEN:
+    if token.seed is not None and not profile.needs_refresh_token:
         context.error(
             (*steps, "seed"), f"has no use: the grant {profile.grant} needs no refresh token; remove one"
         )
+    _subject_token(token, profile, steps, context)
     provider = settings.provider_names[name]
     own = context.tree.get("providers")
     place: Steps = ("providers", provider) if own is not None and own.get(provider) else (*steps, "provider")
-    if not profile.token_url:
+    if not profile.token_url and not profile.issuer:
         context.missing(
-            (*place, "token_url"), "is missing; this profile doesn't know its token endpoint, so name it"
+            (*place, "token_url"),
+            "is missing; this profile doesn't know its token endpoint, so name it, or its `issuer`",
         )
-    for key in ("token_url", "revocation_url"):
+    for key in _URLS:
         if getattr(profile, key):
             _url(getattr(profile, key), (*place, key), settings, context)
+    if re.search(r"[?#]", profile.issuer):
+        context.error(
+            (*place, "issuer"), "has a ?query or #fragment, and no issuer has (RFC 8414 §2); remove it"
+        )
+    _request(profile, place, context)
     for index, rule in enumerate(profile.errors):
         if rule.description is not None and not _compiles(rule.description):
             context.error(
                 (*place, "errors", index, "description"), "is no regular expression; check the brackets"
             )
+
+
+def _subject_token(token: TokenSettings, profile: Profile, steps: Steps, context: Context) -> None:
+    trades = profile.grant is GrantType.TOKEN_EXCHANGE
+    if trades and token.subject_token is None:
+        context.missing(
+            (*steps, "subject_token"), "is missing; name the file with the token that is traded in"
+        )
+    if token.subject_token is not None and not trades:
+        text = f"has no use: the grant {profile.grant} trades nothing in; remove it, or write `grant: token_exchange`"
+        context.error((*steps, "subject_token"), text)
+
+
+def _request(profile: Profile, place: Steps, context: Context) -> None:
+    """Check the shape of a token request."""
+    if profile.method == "GET" and profile.body is not BodyKind.QUERY:
+        context.error(
+            (*place, "method"), "is GET, which has no body; write `body: query` too, or remove `method`"
+        )
+    names = list(profile.param_names.values())
+    for ours, theirs in profile.param_names.items():
+        if not theirs or names.count(theirs) > 1:
+            text = (
+                "has no name; write what the provider calls it"
+                if not theirs
+                else f"is a second `{theirs}`; rename one"
+            )
+            context.error((*place, "param_names", ours), text)
+    for name, value in profile.extra_headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\x20-\x7E]*", value):
+            context.error((*place, "extra_headers", name), "is no header of one line; correct it")
+        elif name.lower() in _OUR_HEADERS:
+            context.error((*place, "extra_headers", name), "is set by the daemon alone; remove it")
 
 
 def _compiles(pattern: str) -> bool:
@@ -274,6 +345,8 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
                 yield spot(path), f"tokens.{name}.client.{key}"
         if token.seed is not None:
             yield spot(token.seed.file), f"tokens.{name}.seed"
+        if token.subject_token is not None:
+            yield spot(token.subject_token.file), f"tokens.{name}.subject_token"
 
 
 def _seeds_apart(settings: Settings, context: Context) -> None:

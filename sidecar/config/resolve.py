@@ -25,6 +25,7 @@ from sidecar.config.settings import (
 from sidecar.profile import Profile
 
 INLINE = "inline"
+_OWN = "the configuration"
 STORE_FILE = "store.db"
 _LATER = {"kubernetes", "aws-secretsmanager"}
 _WAYS = "sqlite:///absolute/path, sqlite:path, postgresql://USER@HOST/DATABASE or memory:"
@@ -128,10 +129,11 @@ def _own_profile(
             place, f"only a built-in profile can be extended: {providers.unknown(base, providers.names())}"
         )
         return None
-    given = {field: getattr(own, field) for field in own.__struct_fields__ if field != "extends"}
-    return providers.override(
-        providers.load(base), {field: value for field, value in given.items() if value is not None}
-    )
+    members = {field: getattr(own, field) for field in own.__struct_fields__ if field != "extends"}
+    given = {field: value for field, value in members.items() if value is not None}
+    profile = providers.override(providers.load(base), given)
+    # What somebody wrote down is no default, which an issuer's metadata may replace.
+    return msgspec.structs.replace(profile, sources={**profile.sources, **dict.fromkeys(given, _OWN)})
 
 
 def _store(store: StoreSettings, state_dir: Path, context: Context) -> StoreSettings:

@@ -23,6 +23,8 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
         steps = ("tokens", name)
         if token.seed is not None:
             _seed(token.seed.file, (*steps, "seed"), context)
+        if token.subject_token is not None:
+            _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
         for key in ("file", "id_file", "secret_file"):
             path = getattr(token.client, key)
             if path is not None:
@@ -43,6 +45,18 @@ def _seed(path: Path, steps: Steps, context: Context) -> None:
         context.warning(steps, f"{path} is not there yet; the token is unseeded until it is")
     elif isinstance(status, os.stat_result) and status.st_size == 0:
         context.warning(steps, f"{path} is empty; the token is unseeded until it holds a refresh token")
+    elif isinstance(status, os.stat_result):
+        _private(path, status, steps, context)
+
+
+def _subject_token(path: Path, steps: Steps, context: Context) -> None:
+    status = _status(path, steps, context)
+    if status is None:
+        context.warning(steps, f"{path} is not there yet; the token can't be got until it is")
+    elif isinstance(status, os.stat_result) and status.st_size == 0:
+        context.warning(
+            steps, f"{path} is empty; the token can't be got until it holds the token to trade in"
+        )
     elif isinstance(status, os.stat_result):
         _private(path, status, steps, context)
 

@@ -40,6 +40,8 @@ RETRY, RETRY_KNOWN = 5.0, 300.0
 """Seconds for which an issuer that failed is left alone: while nothing is known of it, and when something is."""
 CONNECT_LIMIT, TIME_LIMIT = 5.0, 10.0
 """Seconds for each document."""
+FOLDER = "issuers"
+"""Where in `state_dir` findings are kept."""
 GONE = frozenset({404, 405, 410})
 _OTHER_ENDPOINTS = (
     "authorization_endpoint",
@@ -62,11 +64,24 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where there is no such list, RFC 8414 §2 says `client_secret_basic`."""
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    """The file in `state_dir`; there is nothing secret in it."""
+class Kept(msgspec.Struct, frozen=True):
+    """What was found, and when (Unix seconds); nothing in it is secret."""
 
     at: float
     metadata: Metadata
+
+
+def kept(state_dir: Path, issuer: str) -> Kept | None:
+    """Return what the daemon that runs there last found of an issuer."""
+    try:
+        found = msgspec.json.decode(read_small(_file(state_dir, issuer), follow=False).data, type=Kept)
+    except (OSError, UnfitFile, msgspec.MsgspecError):
+        return None
+    return found if found.metadata.issuer == issuer else None
+
+
+def _file(state_dir: Path, issuer: str) -> Path:
+    return state_dir / FOLDER / f"{hashlib.sha256(issuer.encode()).hexdigest()[:16]}.json"
 
 
 class _Unusable(Exception):
@@ -83,31 +98,34 @@ class _Unusable(Exception):
 class Issuers:
     """The issuers of one daemon, each asked once for all its tokens."""
 
-    def __init__(self, http: HttpClient, folder: Path, clock: Clock) -> None:
-        """`folder`: where findings are kept; made when there is one."""
-        self._http, self._folder, self._clock = http, folder, clock
+    def __init__(self, http: HttpClient, state_dir: Path, clock: Clock) -> None:
+        """Ask nobody yet."""
+        self._http, self._state_dir, self._clock = http, state_dir, clock
         self._known: dict[str, Issuer] = {}
 
     def issuer(self, url: str) -> Issuer:
         """Return the issuer of this URL, with what is kept of it."""
         if url not in self._known:
-            self._known[url] = Issuer(url, self._http, self._folder, self._clock)
+            self._known[url] = Issuer(url, self._http, self._state_dir, self._clock)
         return self._known[url]
 
 
 class Issuer:
     """One issuer: what is known of it, and since when."""
 
-    def __init__(self, url: str, http: HttpClient, folder: Path, clock: Clock) -> None:
+    def __init__(self, url: str, http: HttpClient, state_dir: Path, clock: Clock) -> None:
         self.url = url
         self.metadata: Metadata | None = None
         self.problem: NotSent | None = None
         """Why the last look found nothing."""
         self._http, self._clock = http, clock
-        self._path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+        self._path = _file(state_dir, url)
         self._looking = anyio.Lock()
         self._looked_at = self._look_at = float("-inf")
-        self._recall()
+        found = kept(state_dir, url)
+        if found is not None:
+            self.metadata = found.metadata
+            self._looked_at, self._look_at = found.at, found.at + MAX_AGE
 
     async def look(self) -> None:
         """Bring `metadata` up to date if it is old. Never raises: `problem` says what went wrong."""
@@ -133,19 +151,12 @@ class Issuer:
         self._looked_at = self._clock.wall()
         self._look_at = self._looked_at + seconds
 
-    def _recall(self) -> None:
-        with suppress(OSError, UnfitFile, msgspec.MsgspecError):
-            kept = msgspec.json.decode(read_small(self._path, follow=False).data, type=_Kept)
-            if kept.metadata.issuer == self.url:
-                self.metadata = kept.metadata
-                self._looked_at, self._look_at = kept.at, kept.at + MAX_AGE
-
     def _keep(self, metadata: Metadata) -> None:
         # Without it the next start has to ask, which is no reason to fail now.
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
             with directory(self._path.parent) as folder:
-                data = msgspec.json.encode(_Kept(self._looked_at, metadata))
+                data = msgspec.json.encode(Kept(self._looked_at, metadata))
                 replace_file(folder, self._path.name, data, mode=0o600)
 
     async def _fetch(self) -> Metadata:

@@ -218,6 +218,38 @@ def test_a_mistake_in_defaults_is_said_once_and_there(place: Place) -> None:
             "provider.token_url: would send secrets to h in clear; write https, or accept",
         ),
         ("{extends: google, revocation_url: x}", "provider.revocation_url: is no URL"),
+        ("{issuer: sso.example}", "provider.issuer: is no URL; write it like https://host/path"),
+        ("{issuer: 'http://sso.example'}", "provider.issuer: would send secrets to sso.example in clear"),
+        (
+            "{issuer: 'https://sso.example/?a=b'}",
+            "provider.issuer: has a ?query or #fragment, and no issuer has",
+        ),
+        ("{extends: google, device_authorization_url: x}", "provider.device_authorization_url: is no URL"),
+        (
+            "{extends: google, method: GET}",
+            "provider.method: is GET, which has no body; write `body: query` too",
+        ),
+        (
+            "{extends: google, method: GET, body: json}",
+            "provider.method: is GET, which has no body; write `body: query` too",
+        ),
+        (
+            "{extends: google, param_names: {client_id: ''}}",
+            "provider.param_names.client_id: has no name; write what",
+        ),
+        (
+            "{extends: google, extra_headers: {Authorization: 'Bearer sim-cs-0123456789abcdef'}}",
+            "provider.extra_headers.Authorization: is set by the daemon alone; remove it",
+        ),
+        (
+            "{extends: google, extra_headers: {content-LENGTH: '1'}}",
+            "provider.extra_headers.content-LENGTH: is set by the daemon alone",
+        ),
+        (
+            '{extends: google, extra_headers: {X-A: "b\\nc: d"}}',
+            "provider.extra_headers.X-A: is no header of one line; correct it",
+        ),
+        ("{extends: google, extra_headers: {'a b': c}}", "provider.extra_headers.'a b': is no header of one"),
         (
             "{extends: google, errors: [{outcome: dead, description: '('}]}",
             "provider.errors[0].description: is no reg",
@@ -230,6 +262,76 @@ def test_a_provider_must_be_known_and_its_endpoints_safe(place: Place, provider:
     problems = place.problems(text)
     assert len(problems) == 1
     assert problems[0].split(": ", 1)[1].startswith(f"tokens.a.{problem}")
+    assert "sim-cs-" not in problems[0]
+
+
+def test_two_members_can_not_have_one_name(place: Place) -> None:
+    """The provider would get one of them alone, and which one nobody could tell."""
+    names = "param_names: {client_id: key, client_secret: key}"
+    problems = place.problems(google("").replace("google", f"{{extends: google, {names}}}"))
+    assert [problem.partition("param_names.")[2] for problem in problems] == [
+        "client_id: is a second `key`; rename one",
+        "client_secret: is a second `key`; rename one",
+    ]
+
+
+def test_an_issuer_stands_for_its_endpoints(place: Place) -> None:
+    """Nobody is asked while a configuration is checked."""
+    loaded = place.load("tokens: {a: {provider: {issuer: 'https://sso.invalid/realms/x'}, client: {id: x}}}")
+    profile = loaded.settings.profiles["a"]
+    assert (profile.issuer, profile.token_url) == ("https://sso.invalid/realms/x", "")
+
+
+def test_what_was_written_is_told_from_what_was_not(place: Place) -> None:
+    """So that an issuer's metadata may replace a default, and nothing else."""
+    text = """
+        providers: {own: {issuer: https://sso.invalid, auth_method: client_secret_post}}
+        tokens:
+          a: {provider: own, client: {id: x}}
+          b: {provider: {issuer: https://sso.invalid}, client: {id: x}}
+    """
+    profiles = place.load(text).settings.profiles
+    assert ["auth_method" in profiles[name].sources for name in "ab"] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (
+            "grant: token_exchange",
+            "subject_token: is missing; name the file with the token that is traded in",
+        ),
+        ("subject_token: t", "subject_token: has no use: the grant refresh_token trades nothing in; remove"),
+        ("resource: api.example", "resource: is no whole URL without a #fragment (RFC 8707 §2); correct it"),
+        ("resource: 'https://api.example/#a'", "resource: is no whole URL without a #fragment"),
+        ("grant: token_exchange\nsubject_token: t\nseed: s", "seed: has no use: the grant token_exchange"),
+    ],
+)
+def test_a_grant_needs_what_it_needs_and_no_more(place: Place, more: str, problem: str) -> None:
+    """Keys that another grant would use are as wrong as keys that are missing."""
+    problems = place.problems(google(more))
+    assert len(problems) == 1
+    assert f"tokens.a.{problem}" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "grant: token_exchange\nsubject_token: t\nresource: urn:example:api",
+        "grant: token_exchange\nsubject_token: {file: t, type: 'urn:example:kind'}",
+        "grant: living_token\nseed: s",
+    ],
+)
+def test_grants_with_all_they_need(place: Place, more: str) -> None:
+    """A subject token's path may stand alone; a living token is seeded as a refresh token is."""
+    place.load(google(more))
+
+
+def test_no_output_replaces_a_subject_token(place: Place) -> None:
+    """Somebody else keeps it fresh."""
+    problems = place.problems(google("grant: token_exchange\nsubject_token: t\noutputs: [{file: t}]"))
+    assert "outputs[0].file: " in problems[0]
+    assert "is also tokens.a.subject_token" in problems[0]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]:8080"])

@@ -39,6 +39,21 @@ def test_nothing_is_said_of_what_is_right(place: Place) -> None:
     assert place.warnings(TEXT, disk=True) == []
 
 
+def test_a_subject_token_may_come_later(place: Place) -> None:
+    """Kubelet may write it after we start: worth a warning, no more."""
+    text = TEXT.replace("    seed: seed.json\n", "    grant: token_exchange\n    subject_token: subject\n")
+    there = "config.yaml:6:20: tokens.a.subject_token: subject is"
+    assert place.warnings(text, disk=True) == [f"{there} not there yet; the token can't be got until it is"]
+    place.write("subject")
+    assert place.warnings(text, disk=True) == [
+        f"{there} empty; the token can't be got until it holds the token to trade in"
+    ]
+    place.write("subject", "sim-at-0123456789abcdef", 0o644)
+    assert "has mode 0644" in place.warnings(text, disk=True)[0]
+    place.write("subject", "sim-at-0123456789abcdef")
+    assert place.warnings(text, disk=True) == []
+
+
 def test_a_seed_may_be_missing_or_empty(place: Place) -> None:
     """The token is unseeded until the seed comes, and that is worth a warning."""
     (place.directory / "seed.json").unlink()
