@@ -24,6 +24,8 @@ class ClientAuth(StrEnum):
 
     BASIC = "client_secret_basic"
     POST = "client_secret_post"
+    SECRET_JWT = "client_secret_jwt"
+    PRIVATE_KEY_JWT = "private_key_jwt"
     NONE = "none"
 
 
@@ -46,6 +48,12 @@ class ProviderConfig:
     client_id: str = "sim-client"
     client_secret: str | None = field(default_factory=lambda: new_secret(CLIENT_SECRET_PREFIX), repr=False)
     """None makes the client public: it authenticates by its client_id alone."""
+
+    client_public_key: str | None = None
+    """The public key (PEM) of a client that signs assertions with a private one (RFC 7523)."""
+
+    audience: str = ""
+    """Whom assertions must be for: the token endpoint's URL. Empty: it isn't looked at."""
 
     client_auth: frozenset[ClientAuth] = frozenset({ClientAuth.BASIC, ClientAuth.POST})
     """Methods accepted of a confidential client; a public one always uses `none`."""
@@ -121,4 +129,5 @@ class ProviderConfig:
     @property
     def accepted_auth(self) -> frozenset[ClientAuth]:
         """Methods this client may authenticate by."""
-        return self.client_auth if self.client_secret is not None else frozenset({ClientAuth.NONE})
+        confidential = self.client_secret is not None or self.client_public_key is not None
+        return self.client_auth if confidential else frozenset({ClientAuth.NONE})

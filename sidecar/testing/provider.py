@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from typing import Any
 
-from sidecar.testing.authentication import Refused, authenticate, method_used
+from sidecar.testing.authentication import Assertions, Refused, authenticate, method_used
 from sidecar.testing.config import (
     ACCESS_PREFIX,
     REFRESH_PREFIX,
@@ -40,7 +40,8 @@ from sidecar.testing.report import (
 
 REFRESH_TOKEN = "refresh_token"
 CLIENT_CREDENTIALS = "client_credentials"
-KNOWN_GRANT_TYPES = frozenset({REFRESH_TOKEN, CLIENT_CREDENTIALS})
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+KNOWN_GRANT_TYPES = frozenset({REFRESH_TOKEN, CLIENT_CREDENTIALS, JWT_BEARER})
 
 
 class NoAnswer(ConnectionError):
@@ -95,6 +96,7 @@ class Provider:
         self._on_change = on_change
         self._changed = threading.Condition(threading.RLock())
         self._held_time: float | None = None
+        self._assertions = Assertions(self.clock)
         self._faults = FaultScript()
         self._families: dict[str, Family] = {}
         self._refresh_tokens: dict[str, RefreshToken] = {}
@@ -173,7 +175,7 @@ class Provider:
         """Answer `POST /introspect` (RFC 7662)."""
         with self._instant():
             try:
-                authenticate(self._config, form, authorization)
+                authenticate(self._config, form, authorization, self._assertions)
             except Refused as refused:
                 return self._refusal(refused)
             return self._json(200, self.introspect(form.get("token", "")))
@@ -183,7 +185,7 @@ class Provider:
         token = form.get("token", "")
         with self._instant():
             try:
-                authenticate(self._config, form, authorization)
+                authenticate(self._config, form, authorization, self._assertions)
             except Refused as refused:
                 return self._refusal(refused)
             if token in self._refresh_tokens:
@@ -371,7 +373,9 @@ class Provider:
     def _admit(self, request: _Request) -> None:
         if request.malformed:
             raise Refused("invalid_request", request.malformed)
-        authenticate(self._config, request.form, request.authorization)
+        if request.form.get("grant_type") == JWT_BEARER and request.authorization is None:
+            return  # its assertion says who the client is (RFC 7521 section 4.1)
+        authenticate(self._config, request.form, request.authorization, self._assertions)
 
     def _grant(self, request: _Request, *, repeat: bool) -> tuple[dict[str, Any], str]:
         grant_type = request.form.get("grant_type")
@@ -381,7 +385,13 @@ class Provider:
             return self._refresh(request, repeat=repeat)
         if grant_type == CLIENT_CREDENTIALS:
             return self._client_credentials(request.form.get("scope", ""))
-        raise Refused("unsupported_grant_type", "this provider knows refresh_token and client_credentials")
+        if grant_type == JWT_BEARER:
+            claims = self._assertions.verified(
+                request.form.get("assertion", ""), self._config, error="invalid_grant"
+            )
+            return self._client_credentials(str(claims.get("scope", "")))
+        known = "refresh_token, client_credentials and jwt-bearer"
+        raise Refused("unsupported_grant_type", f"this provider knows {known}")
 
     # The grants.
 
