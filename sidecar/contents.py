@@ -65,7 +65,7 @@ def _clients(settings: Settings, context: Context) -> None:
         if profile is None or context.report.spoilt(context.mark(steps).label):
             continue
         try:
-            ClientIdentity(token.client, profile).credentials()
+            ClientIdentity(token.client, profile, SystemClock()).credentials()
         except ConfigError as error:
             for problem in error.problems:
                 context.error(steps, problem)

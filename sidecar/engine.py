@@ -66,6 +66,8 @@ def make_setup(
 ) -> Setup:
     """Put one token's adapters together. Raises `ConfigError`."""
     token, profile = settings.tokens[name], settings.profiles[name]
+    grant = open_grant(token, profile, http, issuers)
+    grant.tell = lambda reason: around.emit(Warned("client", reason, name))
     outputs = (
         open_output(target, state_dir=settings.state_dir, clock=around.clock) for target in token.outputs
     )
@@ -81,7 +83,7 @@ def make_setup(
             lease=token.lease,
             request_timeout=token.request_timeout,
         ),
-        grant=open_grant(token, profile, http, issuers),
+        grant=grant,
         outputs=tuple(outputs),
         seed=open_seed(token.seed) if token.seed else None,
         scopes=token.scopes,

@@ -33,7 +33,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UnfitFile(Exception):
-    """What is there cannot be read as a small file; the message continues a sentence after the path."""
+    """What is there is not what it should be; the message continues a sentence after the path and quotes nothing."""
 
 
 class Signature(NamedTuple):

@@ -120,6 +120,8 @@ _CODES: dict[str, tuple[OutcomeClass, Delays]] = {
     ),
 }
 
+_SECRET_REFUSED = frozenset({"invalid_client", "bad_client_secret", "incorrect_client_credentials"})
+
 # Entra puts these into the description of whatever code. 50196 is throttling inside an `invalid_grant`, 90024
 # passing trouble; 50076 and 50158 ask a human for another factor.
 _AADSTS: dict[str, tuple[OutcomeClass, Delays]] = {
@@ -156,6 +158,15 @@ def judge(
     return msgspec.structs.replace(
         verdict, clock_suspected=clocked, retry_after=_retry_after(answer), skew=skew
     )
+
+
+def refuses_client(answer: Answer, profile: Profile) -> bool:
+    """Tell whether the provider took nothing but offence at the client's proof, so that another may be shown."""
+    if judge(answer, profile, sent=None, previous=None).outcome is not OutcomeClass.MISCONFIGURED:
+        return False
+    code = _Error.of(answer, _parsed(answer.body)).code
+    # Atlassian says `access_denied` of a wrong secret.
+    return code in _SECRET_REFUSED or (answer.status == 401 and code in {"", "access_denied"})  # noqa: PLR2004
 
 
 def judge_failure(error: CallError, profile: Profile) -> Outcome:

@@ -46,6 +46,9 @@ class Gate(Protocol):
 class Grant(Protocol):
     """One way of obtaining access tokens (RFC 6749 §1.3)."""
 
+    tell: Callable[[str], None]
+    """Takes what a human should know, in words; set by whoever has observers."""
+
     @property
     def endpoint(self) -> str:
         """Origin (`https://host[:port]`) of the token endpoint; empty until `locate` has found it."""
@@ -90,8 +93,8 @@ class Grant(Protocol):
         bounds connecting and sending; reading goes on for up to five minutes. No redirect is followed, nothing
         is retried, no other style of client authentication is tried.
 
-        Raises `NotSent` (nothing left this machine) or `NoAnswer` (it may have been processed). Callers shield
-        the call: cancelling it after the gate opened would lose an answer.
+        Raises `NotSent` (nothing left this machine, or nothing that the other side can have read) or `NoAnswer`
+        (it may have been processed). Callers shield the call: cancelling it after the gate opened would lose an answer.
         """
         ...
 

@@ -54,6 +54,11 @@ class AuthMethod(StrEnum):
     NONE = "none"
     """A public client, which has nothing to prove itself with."""
 
+    @property
+    def takes_secret(self) -> bool:
+        """Tell whether the proof is made of the client's secret."""
+        return self in {AuthMethod.BASIC, AuthMethod.POST, AuthMethod.SECRET_JWT}
+
 
 class GrantType(StrEnum):
     """How access tokens are obtained."""
@@ -71,6 +76,11 @@ class GrantType(StrEnum):
     """With an assertion that a GitHub App signs for one of its installations."""
     LIVING_TOKEN = "living_token"
     """With the access token itself, for as long as it lives (Facebook's `fb_exchange_token`)."""
+
+    @property
+    def is_signed(self) -> bool:
+        """Tell whether it consists of an assertion, which by itself proves who the client is (RFC 7521 §4.1)."""
+        return self in {GrantType.JWT_BEARER, GrantType.GITHUB_INSTALLATION}
 
 
 class BodyKind(StrEnum):

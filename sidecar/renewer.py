@@ -236,6 +236,8 @@ class Renewer:
         if attempt is None:
             return
         began = self._around.clock.boot()
+        # Before the call: a grant that was refused may show something else from then on.
+        shown = self.setup.grant.credentials_fingerprint()
         try:
             slip = self._around.escrow.arm(self.setup.key, base, attempt)
         except EscrowError as error:
@@ -243,7 +245,7 @@ class Renewer:
             await self._load()
             return
         result = await self._call(base, slip, deadline, late)
-        record, success = self._conclude(base, result, self._around.clock.boot() - began)
+        record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
         self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
             # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
@@ -288,8 +290,13 @@ class Renewer:
                 self._store_trouble = str(error)
             await anyio.sleep(times.lease / 3)
 
-    def _conclude(self, base: Record, result: Answer | CallError, seconds: float) -> tuple[Record, bool]:
-        """Judge what came back; returns the record that follows from it and whether it holds a new token."""
+    def _conclude(
+        self, base: Record, result: Answer | CallError, seconds: float, shown: str
+    ) -> tuple[Record, bool]:
+        """Judge what came back; returns the record that follows from it and whether it holds a new token.
+
+        `shown` is the fingerprint of the credentials that the request was made with.
+        """
         setup, now = self.setup, self._now()
         if isinstance(result, CallError):
             outcome = outcomes.judge_failure(result, setup.profile)
@@ -301,6 +308,7 @@ class Renewer:
         verdict = OutcomeClass.DEAD if died else outcome.outcome
         record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
         self._report(base, record, outcome, verdict, seconds)
+        self._failed_credentials = shown if verdict is OutcomeClass.MISCONFIGURED else None
         return record, verdict is OutcomeClass.SUCCESS
 
     def _delay(self, base: Record, outcome: Outcome, now: float) -> float:
@@ -328,8 +336,6 @@ class Renewer:
             self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
             emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD)))
-        credentials = setup.grant.credentials_fingerprint()
-        self._failed_credentials = credentials if verdict is OutcomeClass.MISCONFIGURED else None
         if verdict is OutcomeClass.SUCCESS:
             self._did.append(f"refreshed to generation {record.generation}")
         else:
@@ -486,7 +492,8 @@ class Renewer:
             )
         else:
             lost = NoAnswer("the daemon died between sending the request and keeping the answer")
-            record, success = self._conclude(entry.base, entry.answer or lost, seconds)
+            shown = self.setup.grant.credentials_fingerprint()
+            record, success = self._conclude(entry.base, entry.answer or lost, seconds, shown)
         self._ledger.owe(record, entry.attempt, entry.slip, rotation=success, late=True)
 
     # What others may ask

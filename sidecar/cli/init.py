@@ -113,11 +113,12 @@ def _from_profile(name: str) -> Source:
 def _from_file(path: Path) -> Source:
     """Read Google's credentials.json; another provider's file of that layout names its own endpoint."""
     from sidecar import providers
+    from sidecar.clock import SystemClock
     from sidecar.config.settings import Client
     from sidecar.grants.client import ClientIdentity
 
     # Says what is wrong with the file, quoting none of it.
-    ClientIdentity(Client(file=path), providers.load("google")).credentials()
+    ClientIdentity(Client(file=path), providers.load("google"), SystemClock()).credentials()
     document = json.loads(path.read_text(encoding="utf-8-sig"))
     token_url = (document.get("installed") or document.get("web")).get("token_uri", "")
     client = (

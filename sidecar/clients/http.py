@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import ssl
 import zlib
@@ -28,6 +29,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpx2
+import msgspec
 
 from sidecar import __version__
 from sidecar.clock import Clock
@@ -55,6 +57,40 @@ class Sealed(dict[str, str]):
         return f"Sealed({', '.join(self)})"
 
 
+class ClientCertificate(msgspec.Struct, frozen=True):
+    """What a client shows of itself at the TLS handshake (RFC 8705 §2)."""
+
+    file: Path
+    """The certificate and its chain, in PEM."""
+    key: Path
+    """Its private key, in PEM, which may be in the same file."""
+
+
+class Request(NamedTuple):
+    """What is to be sent. Its URL is free of secrets; the one that is sent may not be."""
+
+    url: str
+    members: Sealed = Sealed()
+    headers: Sealed = Sealed()
+    """They may replace ours, apart from those that say how long and of what type the body is."""
+    method: Literal["POST", "GET"] = "POST"
+    body: BodyKind = BodyKind.FORM
+    """How the members travel; those of a GET are always in the URL."""
+    certificate: ClientCertificate | None = None
+    """Shown on this connection alone."""
+
+    def laid_out(self, target: httpx2.URL) -> tuple[httpx2.URL, bytes, dict[str, str]]:
+        """Put the members where they belong; return the URL, the body and the headers that tell of it."""
+        if self.method == "GET" or self.body is BodyKind.QUERY:
+            framing = {} if self.method == "GET" else {"Content-Length": "0"}
+            return target.copy_merge_params(self.members), b"", framing
+        if self.body is BodyKind.JSON:
+            content, kind = json.dumps(self.members).encode(), "application/json"
+        else:
+            content, kind = urlencode(self.members).encode(), "application/x-www-form-urlencoded"
+        return target, content, {"Content-Length": str(len(content)), "Content-Type": kind}
+
+
 class HttpClient:
     """Makes requests of providers. Enter it before use; one serves any number of calls at once."""
 
@@ -62,7 +98,7 @@ class HttpClient:
         self, clock: Clock, *, allow_insecure_http: bool = False, read_limit: float = READ_LIMIT
     ) -> None:
         """`read_limit`: seconds for an answer to come in whole, once the request was sent."""
-        self._clock = clock
+        self.clock = clock
         self._allow_insecure_http = allow_insecure_http
         self._read_limit = read_limit
         self._trust: ssl.SSLContext | None = None
@@ -76,21 +112,8 @@ class HttpClient:
     async def __aexit__(self, *_: object) -> None:
         self._trust = None
 
-    async def send(
-        self,
-        url: str,
-        members: Sealed,
-        *,
-        gate: Gate,
-        send_timeout: float,
-        headers: Sealed | None = None,
-        method: Literal["POST", "GET"] = "POST",
-        body: BodyKind = BodyKind.FORM,
-    ) -> Answer:
+    async def send(self, request: Request, *, gate: Gate, send_timeout: float) -> Answer:
         """Send one request and return whatever was answered, of any status; nothing is followed or retried.
-
-        `body` says how the members travel; those of a GET are always in the URL. `headers` may replace ours,
-        apart from those that say how long and of what type the body is.
 
         `gate.open()` is called when the connection stands (TLS included), before the first byte of the
         request. `send_timeout` (seconds) bounds everything up to the last byte of the request.
@@ -98,14 +121,14 @@ class HttpClient:
         Raises `NotSent` when nothing left this machine, or what `gate.open()` raised; and `NoAnswer` when the
         request may have been processed. No error holds the request, and none chains to one that does.
         """
-        call = _Call(self._clock, gate, self._read_limit)
+        call = _Call(self.clock, gate, self._read_limit)
         try:
             async with anyio.create_task_group() as group:
                 group.cancel_scope.deadline = anyio.current_time() + send_timeout
                 call.scope = group.cancel_scope
                 call.watch = lambda: group.start_soon(call.give_up_in_time)
                 try:
-                    await self._exchange(call, _Request(method, url, members, body, headers or Sealed()))
+                    await self._exchange(call, request)
                 except Exception as error:  # noqa: BLE001 - whatever it was: was the request sent?
                     call.failed(error)
                 group.cancel_scope.cancel()
@@ -114,12 +137,16 @@ class HttpClient:
         answer = call.answer or call.rescued()
         if answer is None:
             # Raised here, not where it went wrong: this frame shows no secret, and nothing is chained.
-            raise call.error(_host(url), send_timeout)
+            raise call.error(_host(request.url), send_timeout)
         return answer
 
-    async def _exchange(self, call: _Call, asked: _Request) -> None:
+    async def _exchange(self, call: _Call, asked: Request) -> None:
         target = httpx2.URL(asked.url)
         self._check(target)
+        if asked.certificate is not None and target.scheme != "https":
+            raise NotSent(
+                "a client's certificate is shown over https alone; correct token_url", misconfigured=True
+            )
         target, content, framing = asked.laid_out(target)
         headers = httpx2.Headers(
             {
@@ -139,7 +166,7 @@ class HttpClient:
         )
         # Announced wherever an iterator stands; beside a length, or without a body, it would be wrong.
         request.headers.pop("Transfer-Encoding", None)
-        async with self._transport(target) as transport:
+        async with self._transport(target, asked.certificate) as transport:
             response = await transport.handle_async_request(request)
             await call.read(response)
 
@@ -154,13 +181,16 @@ class HttpClient:
                 misconfigured=True,
             )
 
-    def _transport(self, target: httpx2.URL) -> httpx2.AsyncHTTPTransport:
+    def _transport(
+        self, target: httpx2.URL, certificate: ClientCertificate | None
+    ) -> httpx2.AsyncHTTPTransport:
         secure = target.scheme == "https"
         # The bare context trusts nobody and costs nothing; plain http makes no use of it.
         trust = self._trusted() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         proxy = _proxy_for(target) if secure else None
         return httpx2.AsyncHTTPTransport(
-            verify=trust,
+            # A context of its own: neither another provider nor a proxy sees who the client is.
+            verify=trust if certificate is None else _showing(certificate, _load_trust()),
             trust_env=False,
             limits=httpx2.Limits(max_connections=1, max_keepalive_connections=0),
             proxy=_proxy(proxy, trust) if proxy else None,
@@ -170,38 +200,9 @@ class HttpClient:
         """Load the trusted certificates when first used (they take 7 MiB), and when their file changed."""
         signature = _trust_signature()
         if self._trust is None or signature != self._trust_signature:
-            try:
-                self._trust = httpx2.create_ssl_context()
-            except OSError as error:
-                place = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "the system"
-                raise NotSent(
-                    f"the trusted certificates of {place} cannot be read ({_plain(error)}); "
-                    "correct SSL_CERT_FILE or SSL_CERT_DIR",
-                    misconfigured=True,
-                ) from None
+            self._trust = _load_trust()
             self._trust_signature = signature
         return self._trust
-
-
-class _Request(NamedTuple):
-    """What is to be sent. Its URL is free of secrets; the one that is sent may not be."""
-
-    method: Literal["POST", "GET"]
-    url: str
-    members: Sealed
-    body: BodyKind
-    headers: Sealed
-
-    def laid_out(self, target: httpx2.URL) -> tuple[httpx2.URL, bytes, dict[str, str]]:
-        """Put the members where they belong; return the URL, the body and the headers that tell of it."""
-        if self.method == "GET" or self.body is BodyKind.QUERY:
-            framing = {} if self.method == "GET" else {"Content-Length": "0"}
-            return target.copy_merge_params(self.members), b"", framing
-        if self.body is BodyKind.JSON:
-            content, kind = json.dumps(self.members).encode(), "application/json"
-        else:
-            content, kind = urlencode(self.members).encode(), "application/x-www-form-urlencoded"
-        return target, content, {"Content-Length": str(len(content)), "Content-Type": kind}
 
 
 class _Call:
@@ -320,8 +321,8 @@ class _Call:
         """Take note of what ended the call."""
         if self.answer is not None:
             return  # it failed at closing
-        if isinstance(error, NotSent) and self._refusal is None:
-            self._refusal = error
+        if self._refusal is None and self._response is None:
+            self._refusal = error if isinstance(error, NotSent) else _certificate_refused(error)
         self._reason, self._misconfigured = _explained(error)
 
     def rescued(self) -> Answer | None:
@@ -407,6 +408,33 @@ def _proxy(address: str, trust: ssl.SSLContext) -> httpx2.Proxy:
         raise NotSent("HTTPS_PROXY is not the address of a proxy; correct it", misconfigured=True) from None
 
 
+def _load_trust() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        place = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "the system"
+        raise NotSent(
+            f"the trusted certificates of {place} cannot be read ({_plain(error)}); "
+            "correct SSL_CERT_FILE or SSL_CERT_DIR",
+            misconfigured=True,
+        ) from None
+
+
+def _showing(certificate: ClientCertificate, trust: ssl.SSLContext) -> ssl.SSLContext:
+    """Make a context show this certificate, too."""
+    try:
+        # An empty passphrase: without one OpenSSL would ask for it on the terminal.
+        trust.load_cert_chain(certificate.file, certificate.key, password="")
+    except OSError as error:
+        reason = (error.reason or "").lower().replace("_", " ") if isinstance(error, ssl.SSLError) else ""
+        raise NotSent(
+            f"the client's certificate {certificate.file} can't be used with the key in {certificate.key} "
+            f"({reason or _plain(error)}); write both anew",
+            misconfigured=True,
+        ) from None
+    return trust
+
+
 def _trust_signature() -> object:
     """Change whenever the certificates of `SSL_CERT_FILE` or `SSL_CERT_DIR` do."""
     place = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
@@ -453,6 +481,23 @@ def _in_words(error: BaseException) -> tuple[str, bool]:
             return "the connection broke", False
         case _:
             return f"unexpected {type(error).__name__}", False
+
+
+def _certificate_refused(error: BaseException) -> NotSent | None:
+    """Find out whether the handshake was broken off for our certificate, or for want of one.
+
+    In TLS 1.3 that is learned after the request was written, which the server cannot have read: it takes no
+    data before it has accepted the client's certificate (RFC 8446 §4.4.2, §4.4.4).
+    """
+    for link in _chain(error):
+        found = re.search(
+            "ALERT_(.*CERTIFICATE.*|UNKNOWN_CA|ACCESS_DENIED)$", getattr(link, "reason", "") or ""
+        )
+        if isinstance(link, ssl.SSLError) and found:
+            reason = found[1].lower().replace("_", " ")
+            remedy = "register it at the provider, or correct client.certificate_file and auth_method"
+            return NotSent(f"the client's certificate was refused ({reason}); {remedy}", misconfigured=True)
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

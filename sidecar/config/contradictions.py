@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
-from sidecar.config.settings import OnDead, OutputTarget, Settings, StoreSettings, TokenSettings
+from sidecar.config.settings import Client, OnDead, OutputTarget, Settings, StoreSettings, TokenSettings
 from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile, Rotation
 
 Steps = tuple[str | int, ...]
@@ -46,6 +46,8 @@ def check(settings: Settings, context: Context) -> None:
         _scopes(token, steps, context)
         _resource(token, steps, context)
         _client(token, profile, steps, context)
+        if profile is not None:
+            _grants_own(token, profile, steps, context)
         _durations(token, profile, steps, context)
         for index, output in enumerate(token.outputs):
             _output(output, profile, (*steps, "outputs", index), context)
@@ -87,37 +89,118 @@ def _client(token: TokenSettings, profile: Profile | None, steps: Steps, context
         ("id", "id_file"),
         ("file", "secret"),
         ("file", "secret_file"),
+        ("file", "secret_files"),
+        ("file", "private_key_file"),
+        ("secret", "secret_file"),
+        ("secret", "secret_files"),
+        ("secret_file", "secret_files"),
     )
-    for one, other in (*exclusive, ("secret", "secret_file")):
-        if getattr(client, one) is not None and getattr(client, other) is not None:
+    for one, other in exclusive:
+        if getattr(client, one) and getattr(client, other):
             context.error((*place, other), f"contradicts `{one}`, which says the same; keep one of the two")
     if client.file is None and not client.id and client.id_file is None:
         context.missing(place, "has no client id; add `file` (Google's credentials.json), `id` or `id_file`")
-    if profile is not None:
-        _client_secret(token, profile, place, context)
+    if profile is not None and not _left_to_issuer(client, profile):
+        _unused_proof(client, profile, place, context)
+        _missing_proof(client, profile, place, context)
 
 
-def _client_secret(token: TokenSettings, profile: Profile, place: Steps, context: Context) -> None:
-    client = token.client
-    secret = next((key for key in ("secret", "secret_file") if getattr(client, key) is not None), None)
-    public = profile.auth_method is AuthMethod.NONE
-    if public and secret is not None:
-        text = (
-            "is given, but `auth_method: none` sends none; remove one, or write client_secret_post or _basic"
-        )
-        context.error((*place, secret), text)
-    if public and profile.grant is GrantType.CLIENT_CREDENTIALS:
+_SECRETS = ("secret", "secret_file", "secret_files")
+_SIGNING = ("private_key_file", "certificate_file", "key_id", "signing_algorithm")
+_USED = {
+    AuthMethod.BASIC: _SECRETS,
+    AuthMethod.POST: _SECRETS,
+    AuthMethod.SECRET_JWT: (*_SECRETS, "key_id", "signing_algorithm"),
+    AuthMethod.PRIVATE_KEY_JWT: _SIGNING,
+    AuthMethod.TLS: ("certificate_file", "private_key_file"),
+    AuthMethod.NONE: (),
+}
+"""What each way of authenticating makes use of."""
+
+
+def _left_to_issuer(client: Client, profile: Profile) -> bool:
+    """Tell whether the issuer says how clients authenticate, together with where the token endpoint is."""
+    named = client.auth_method is not None or "auth_method" in profile.sources
+    return bool(profile.issuer) and not profile.token_url and not profile.grant.is_signed and not named
+
+
+def _unused_proof(client: Client, profile: Profile, place: Steps, context: Context) -> None:
+    """Report what is given and would never be shown: somebody takes the client to be proved by it."""
+    method, signed = profile.auth_method, profile.grant.is_signed
+    by_grant = signed and not client.auth_method
+    used = {*(() if by_grant else _USED[method]), *(_SIGNING if signed else ())}
+    if signed and not client.private_key_file:
+        used |= {*_SECRETS}  # it signs with that
+    for key in (*_SECRETS, *_SIGNING):
+        if not getattr(client, key) or key in used:
+            continue
+        if by_grant:
+            text = "`private_key_file` signs already; remove one, or say by `auth_method` how it is shown"
+        elif key in _SECRETS:
+            text = f"`auth_method: {method}` sends none; remove one, or write client_secret_post or _basic"
+        elif key == "certificate_file":
+            text = (
+                f"`auth_method: {method}` shows none; remove it, or write tls_client_auth or private_key_jwt"
+            )
+        else:
+            text = f"`auth_method: {method}` signs nothing; remove it, or write private_key_jwt"
+        context.error((*place, key), f"is given, but {text}")
+
+
+def _missing_proof(client: Client, profile: Profile, place: Steps, context: Context) -> None:
+    """Report what a client can't prove itself without."""
+    method, has_secret = profile.auth_method, any(getattr(client, key) for key in _SECRETS)
+    where = (*place, "auth_method") if client.auth_method else place
+    if profile.grant.is_signed:
+        _missing_key(client, profile, place, context)
+        if not client.auth_method:
+            return  # the grant's own assertion says who the client is
+    if method is AuthMethod.PRIVATE_KEY_JWT and not (client.private_key_file or client.file):
+        context.error(where, f"{method} signs with a private key, and there is none; add `private_key_file`")
+    elif method is AuthMethod.TLS and not client.certificate_file:
+        context.error(where, f"{method} shows a certificate, and there is none; add `certificate_file`")
+    elif method is AuthMethod.TLS and profile.token_url.startswith("http:"):
+        context.error(where, f"{method} is a part of TLS, and the token endpoint has none; write https")
+    elif method is AuthMethod.NONE and profile.grant is GrantType.CLIENT_CREDENTIALS:
         context.error(
             (*place, "auth_method"), "is none, but client_credentials needs a client that has a secret"
         )
-    if (
-        not public
-        and secret is None
+    elif (
+        method.takes_secret
+        and not has_secret
         and client.file is None
         and not context.report.spoilt(context.mark(place).label)
     ):
-        text = f"has no secret for {profile.auth_method}; add `secret_file`, or `auth_method: none` if public"
+        text = f"has no secret for {method}; add `secret_file`, or `auth_method: none` if public"
         context.warning(place, text)
+
+
+def _missing_key(client: Client, profile: Profile, place: Steps, context: Context) -> None:
+    if client.private_key_file or context.report.spoilt(context.mark(place).label):
+        return
+    if profile.grant is GrantType.GITHUB_INSTALLATION:
+        context.missing(
+            place, "has no key to sign with; add `private_key_file`, the GitHub App's private key"
+        )
+    elif client.file is None and not any(getattr(client, key) for key in _SECRETS):
+        text = "has no key to sign with; add `file` (a Google service account's key) or `private_key_file`"
+        context.missing(place, text)
+
+
+def _grants_own(token: TokenSettings, profile: Profile, steps: Steps, context: Context) -> None:
+    """Report keys that belong to one grant and stand beside another."""
+    for key, grant in (
+        ("subject", GrantType.JWT_BEARER),
+        ("installation", GrantType.GITHUB_INSTALLATION),
+    ):
+        if getattr(token, key) is not None and profile.grant is not grant:
+            text = f"is for `grant: {grant}` alone, and this token's is {profile.grant}; remove it, or set `grant`"
+            context.error((*steps, key), text)
+    if profile.grant is GrantType.GITHUB_INSTALLATION and not token.installation:
+        text = (
+            "is missing; give its number, which is at the end of the URL of the app's installation at GitHub"
+        )
+        context.missing((*steps, "installation"), text)
 
 
 def _durations(token: TokenSettings, profile: Profile | None, steps: Steps, context: Context) -> None:
@@ -204,6 +287,9 @@ def _profile(name: str, settings: Settings, context: Context) -> None:
             (*place, "token_url"),
             "is missing; this profile doesn't know its token endpoint, so name it, or its `issuer`",
         )
+    elif profile.grant is GrantType.GITHUB_INSTALLATION and "{installation}" not in profile.token_url:
+        text = "must have {installation} where the installation's number belongs"
+        context.error((*place, "token_url"), text)
     for key in _URLS:
         if getattr(profile, key):
             _url(getattr(profile, key), (*place, key), settings, context)
@@ -339,10 +425,9 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
     for index, path in enumerate(settings.store.encryption_keys):
         yield spot(path), f"store.encryption_keys[{index}]"
     for name, token in settings.tokens.items():
-        for key in ("file", "id_file", "secret_file"):
-            path = getattr(token.client, key)
-            if path is not None:
-                yield spot(path), f"tokens.{name}.client.{key}"
+        for (key, *number), path in token.client.files.items():
+            which = f"[{number[0]}]" if number else ""
+            yield spot(path), f"tokens.{name}.client.{key}{which}"
         if token.seed is not None:
             yield spot(token.seed.file), f"tokens.{name}.seed"
         if token.subject_token is not None:

@@ -133,10 +133,19 @@ class Client(Group, frozen=True, kw_only=True):
     signing_algorithm: SigningAlgorithm | None = None
     """By default what suits the key: RS256, ES256, ES384, ES512 or EdDSA; HS256 for a secret."""
     certificate_file: Path | None = None
-    """A certificate (PEM, with its chain) for `tls_client_auth`; its key may be in the same file; re-read when it
-    changes."""
+    """A certificate (PEM, with its chain) for `tls_client_auth`, whose key may be in the same file. With
+    `private_key_jwt` its thumbprint names the key (`x5t#S256`), as Entra wants it. Re-read when it changes."""
     auth_method: AuthMethod | None = None
     """How the client authenticates; by default as the provider's profile says."""
+
+    @property
+    def files(self) -> dict[tuple[str | int, ...], Path]:
+        """Every file that is named here, by its place."""
+        single = ("file", "id_file", "secret_file", "private_key_file", "certificate_file")
+        named: dict[tuple[str | int, ...], Path] = {
+            (key,): path for key in single if (path := getattr(self, key)) is not None
+        }
+        return {**named, **{("secret_files", index): path for index, path in enumerate(self.secret_files)}}
 
     def __repr__(self) -> str:
         """Show the secret's fingerprint in its place."""

@@ -25,10 +25,13 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
             _seed(token.seed.file, (*steps, "seed"), context)
         if token.subject_token is not None:
             _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
-        for key in ("file", "id_file", "secret_file"):
-            path = getattr(token.client, key)
-            if path is not None:
-                _secret_file(path, (*steps, "client", key), "write the client's data into it", context)
+        for key, path in token.client.files.items():
+            # A certificate is public, unless its key comes with it.
+            public = key == ("id_file",) or (
+                key == ("certificate_file",) and token.client.private_key_file is not None
+            )
+            remedy = "write the client's data into it"
+            _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
@@ -61,13 +64,13 @@ def _subject_token(path: Path, steps: Steps, context: Context) -> None:
         _private(path, status, steps, context)
 
 
-def _secret_file(path: Path, steps: Steps, remedy: str, context: Context) -> None:
+def _secret_file(path: Path, steps: Steps, remedy: str, context: Context, *, public: bool = False) -> None:
     status = _status(path, steps, context)
     if status is None:
         context.error(steps, f"{path} does not exist; create it, or correct the path")
     elif isinstance(status, os.stat_result) and status.st_size == 0:
         context.error(steps, f"{path} is empty; {remedy}")
-    elif isinstance(status, os.stat_result) and steps[-1] != "id_file":
+    elif isinstance(status, os.stat_result) and not public:
         _private(path, status, steps, context)
 
 

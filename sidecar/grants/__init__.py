@@ -42,6 +42,14 @@ def _open(settings: TokenSettings, profile: Profile, http: HttpClient) -> Grant:
             from sidecar.grants.client_credentials import ClientCredentialsGrant
 
             return ClientCredentialsGrant(settings, profile, http)
+        case GrantType.JWT_BEARER:
+            from sidecar.grants.jwt_bearer import JwtBearerGrant
+
+            return JwtBearerGrant(settings, profile, http)
+        case GrantType.GITHUB_INSTALLATION:
+            from sidecar.grants.github_installation import GitHubInstallationGrant
+
+            return GitHubInstallationGrant(settings, profile, http)
         case GrantType.TOKEN_EXCHANGE:
             from sidecar.grants.token_exchange import TokenExchangeGrant
 

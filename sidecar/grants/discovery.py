@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar.clients.http import HttpClient, Request
 from sidecar.config.settings import Client, TokenSettings
 from sidecar.errors import CallError, ConfigError, NotSent
 from sidecar.files import UnfitFile, directory, read_small, replace_file
-from sidecar.grants.endpoint import origin
+from sidecar.grants.endpoint import origin, silent
 from sidecar.ports import Answer, Gate, Grant
 from sidecar.profile import AuthMethod, Profile
 from sidecar.tokens import RefreshToken
@@ -176,9 +176,8 @@ class Issuer:
         reason, passing = f"did not answer in whole within {TIME_LIMIT:g} s", True
         with anyio.move_on_after(TIME_LIMIT):
             try:
-                return await self._http.send(
-                    place, Sealed(), gate=_Open(), send_timeout=CONNECT_LIMIT, method="GET"
-                )
+                request = Request(place, method="GET")
+                return await self._http.send(request, gate=_Open(), send_timeout=CONNECT_LIMIT)
             except CallError as error:
                 reason = f"can't be read: {error}"
                 passing = not (isinstance(error, NotSent) and error.misconfigured)
@@ -197,12 +196,13 @@ class DiscoveredGrant:
     ) -> None:
         """`build` makes the grant of a profile that has a `token_url`."""
         self.issuer = profile.issuer
+        self.tell: Callable[[str], None] = silent
         self._settings, self._profile = settings, profile
         self._issuer = issuer
         self._build = build
         self._metadata: Metadata | None = None
         # Until then it is asked for its client and its files alone.
-        self._grant = build(msgspec.structs.replace(profile, token_url=profile.issuer))
+        self._grant = self._built(msgspec.structs.replace(profile, token_url=profile.issuer))
         self._follow()
 
     @property
@@ -244,10 +244,18 @@ class DiscoveredGrant:
             self._issuer.doubt()
         return answer
 
+    def _built(self, profile: Profile) -> Grant:
+        grant = self._build(profile)
+        grant.tell = self._pass_on
+        return grant
+
+    def _pass_on(self, reason: str) -> None:
+        self.tell(reason)  # whoever is listening by then
+
     def _follow(self) -> None:
         metadata = self._issuer.metadata
         if metadata is not None and metadata != self._metadata:
-            self._grant = self._build(completed(self._profile, self._settings.client, metadata))
+            self._grant = self._built(completed(self._profile, self._settings.client, metadata))
             self._metadata = metadata
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar import outcomes
+from sidecar.clients.http import HttpClient, Request, Sealed
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import ConfigError, NotSent
 from sidecar.grants.client import ClientIdentity, Credentials
@@ -24,7 +26,8 @@ class TokenEndpoint:
         """Raises `ConfigError` when the profile has no usable `token_url` or the client's settings clash."""
         self.token_url = profile.token_url
         self.endpoint = origin(profile.token_url)
-        self._client = ClientIdentity(settings.client, profile)
+        self.tell: Callable[[str], None] = silent
+        self._client = ClientIdentity(settings.client, profile, http.clock)
         self._target = {"audience": settings.audience, "resource": settings.resource}
         self._profile = profile
         self._http = http
@@ -53,23 +56,37 @@ class TokenEndpoint:
         """
         profile, credentials = self._profile, self._credentials()
         given = Sealed({name: value for name, value in members.items() if value})
-        form, headers = credentials.authenticate(given)
+        form, headers = credentials.authenticate(given, self.token_url, self._http.clock.wall())
         renamed = {profile.param_names.get(name, name): value for name, value in form.items()}
-        return await self._http.send(
+        request = Request(
             self.token_url,
             Sealed({**profile.extra_params, **renamed}),
-            gate=gate,
-            send_timeout=send_timeout,
-            headers=Sealed({**profile.extra_headers, **headers}),
+            Sealed({**profile.extra_headers, **headers}),
             method=profile.method,
             body=profile.body,
+            certificate=credentials.certificate,
         )
+        answer = await self._http.send(request, gate=gate, send_timeout=send_timeout)
+        self._learn_from(answer)
+        return answer
+
+    def _learn_from(self, answer: Answer) -> None:
+        """Change over to another secret if the provider refused this one: its next request shows that one."""
+        if not outcomes.refuses_client(answer, self._profile):
+            self._client.accepted()
+        elif told := self._client.refused():
+            self.tell(told)
 
     def _credentials(self) -> Credentials:
         try:
             return self._client.credentials()
         except ConfigError as error:
             raise NotSent(str(error), misconfigured=True) from None
+
+
+def silent(reason: str) -> None:
+    """Take what a human should know, where nobody listens."""
+    del reason
 
 
 def origin(url: str) -> str:

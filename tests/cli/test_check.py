@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import timedelta
 
 import jsonschema
 import pytest
 
 from sidecar import cli
+from tests import pki
 from tests.cli.conftest import Place
 
 
@@ -111,3 +114,58 @@ def test_timing_that_cannot_hold_is_a_warning(place: Place, capsys: pytest.Captu
 
     assert cli.main(["check", "-c", str(place.config)]) == 0
     assert "readers may see less than min_validity if a lease holder dies" in capsys.readouterr().out
+
+
+def _certificate(place: Place, **times: timedelta) -> dict[str, str]:
+    """Write a certificate and its key; return how a client names them."""
+    pair = pki.Authority().issue("app", **times)
+    return {
+        "certificate_file": str(place.private("tls.crt", pair.certificate.decode())),
+        "private_key_file": str(place.private("tls.key", pair.key.decode())),
+        "auth_method": "private_key_jwt",
+    }
+
+
+def _key(place: Place, content: bytes, **client: str) -> dict[str, str]:
+    """Write a key to sign with; return how a client names it."""
+    path = place.private("key.pem", content.decode())
+    return {"private_key_file": str(path), "auth_method": "private_key_jwt", **client}
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        (lambda place: _certificate(place, ends=-pki.DAY / 2), "tls.crt: expired on "),
+        (lambda place: _certificate(place, begins=pki.DAY / 2), "tls.crt: counts only from "),
+        (
+            lambda place: {**_certificate(place), **_key(place, pki.pem(pki.ec_key()))},
+            "tls.crt: is not the certificate of the private key that is given; write both anew",
+        ),
+        (
+            lambda place: _key(place, pki.pem(pki.ec_key(), passphrase=b"sim-cs-0123456789abcdef")),
+            "key.pem: holds an encrypted private key, and nobody is there to type the passphrase; decrypt it",
+        ),
+        (lambda place: _key(place, b"sim-cs-0123456789abcdef"), "key.pem: holds no private key in PEM"),
+        (
+            lambda place: _key(place, pki.pem(pki.ec_key()), signing_algorithm="RS256"),
+            "signing_algorithm: holds a key on secp256r1, which can't sign RS256; correct `signing_algorithm`",
+        ),
+    ],
+    ids=["expired", "not yet", "another's", "encrypted", "no key", "wrong kind"],
+)
+def test_a_client_that_could_not_prove_itself(
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    client: Callable[[Place], dict[str, str]],
+    told: str,
+) -> None:
+    """One line says which file it is, what is wrong with it and what to do, before any token is at stake."""
+    place.token["client"] = {"id": "app", **client(place)}
+    place.write()
+
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    output = capsys.readouterr().err
+    [line] = [line for line in output.splitlines() if not line.startswith("warning: ")]
+    assert "tokens.gmail.client: client." in line
+    assert told in line
+    assert "sim-cs-" not in output

@@ -24,7 +24,7 @@ import anyio.abc
 import pytest
 from anyio.streams.tls import TLSStream
 
-from sidecar.clients.http import HttpClient, Sealed, _Call
+from sidecar.clients.http import HttpClient, Request, Sealed, _Call
 from sidecar.clock import SystemClock
 from sidecar.errors import LeaseLost, NoAnswer, NotSent
 from sidecar.ports import Answer
@@ -164,7 +164,7 @@ async def client() -> AsyncIterator[HttpClient]:
 
 async def post(client: HttpClient, url: str, gate: Gate | None = None, send_timeout: float = 5.0) -> Answer:
     """Make the call that all tests make."""
-    return await client.send(url, FORM, gate=gate or Gate(), send_timeout=send_timeout, headers=HEADERS)
+    return await client.send(Request(url, FORM, HEADERS), gate=gate or Gate(), send_timeout=send_timeout)
 
 
 async def answer_to(client: HttpClient, script: Script) -> Answer:
@@ -368,8 +368,9 @@ async def test_a_request_that_cannot_be_sent_in_full_is_no_answer(client: HttpCl
     """A server that stops reading in the midst of the request may have seen enough of it."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+        huge = Request(url, Sealed(padding="x" * 30_000_000))
         with pytest.raises(NoAnswer, match="could not be sent in full"):
-            await client.send(url, Sealed(padding="x" * 30_000_000), gate=Gate(), send_timeout=1.5)
+            await client.send(huge, gate=Gate(), send_timeout=1.5)
 
 
 async def test_a_reset_after_sending_is_no_answer(client: HttpClient) -> None:
@@ -722,7 +723,7 @@ def assert_sealed(error: BaseException) -> None:
 CHILD = """
 import sys
 import anyio
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar.clients.http import HttpClient, Request, Sealed
 from sidecar.clock import SystemClock
 
 class Gate:
@@ -731,9 +732,8 @@ class Gate:
 
 async def main():
     async with HttpClient(SystemClock(), read_limit=1.0) as client:
-        answer = await client.send(
-            sys.argv[1], Sealed(grant_type="refresh_token"), gate=Gate(), send_timeout=0.5
-        )
+        request = Request(sys.argv[1], Sealed(grant_type="refresh_token"))
+        answer = await client.send(request, gate=Gate(), send_timeout=0.5)
     print(answer.status, len(answer.body))
 
 anyio.run(main, backend=sys.argv[2])
@@ -778,7 +778,8 @@ async def sent_as(client: HttpClient, **shape: Any) -> tuple[list[str], bytes]:
     """Return the lines of the head and the body of a request in this shape, to a URL that has a query."""
     async with serving(answering(http(TOKEN))) as server:
         members = Sealed(client_id="a b&c", refresh_token=REFRESH_TOKEN)
-        await client.send(f"{server.url}?tenant=x%2Fy", members, gate=Gate(), send_timeout=5.0, **shape)
+        request = Request(f"{server.url}?tenant=x%2Fy", members, **shape)
+        await client.send(request, gate=Gate(), send_timeout=5.0)
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     return head.decode().split("\r\n"), body
 
@@ -832,10 +833,9 @@ async def test_secrets_in_a_url_stay_out_of_errors(
     """Neither the error nor its traceback nor any log has the query of the request."""
     caplog.set_level(logging.DEBUG)
     async with serving(script) as server:
+        request = Request(server.url, FORM, method=method, body=BodyKind.QUERY)
         with pytest.raises(NoAnswer) as caught:
-            await client.send(
-                server.url, FORM, gate=Gate(), send_timeout=5.0, method=method, body=BodyKind.QUERY
-            )
+            await client.send(request, gate=Gate(), send_timeout=5.0)
     told = "".join(traceback.format_exception(caught.value)) + caplog.text + repr(caught.value)
     assert "sim-" not in told
     assert caught.value.__context__ is None

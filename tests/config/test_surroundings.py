@@ -144,6 +144,24 @@ def test_a_secret_may_be_shared_with_us_by_its_group(place: Place) -> None:
     assert place.as_nobody(TEXT) == []
 
 
+def test_keys_and_secrets_of_a_client_are_secrets(place: Place) -> None:
+    """A certificate is one only where its key is in the same file."""
+    place.write("seed.json", "{}")
+    for name in ("s", "t", "k"):
+        place.write(name, "x", 0o644)
+    place.write("c", "x", 0o644)
+
+    def told(client: str) -> list[str]:
+        """Return the files that the warnings are about."""
+        lines = place.warnings(TEXT.replace("{file: c.json}", client), disk=True)
+        return [line.partition(" has mode")[0].rpartition(" ")[2] for line in lines]
+
+    certified = "certificate_file: c, auth_method: tls_client_auth}"
+    assert told("{id: x, secret_files: [s, t]}") == ["s", "t"]
+    assert told("{id: x, private_key_file: k, " + certified) == ["k"]
+    assert told("{id: x, " + certified) == ["c"]
+
+
 @pytest.mark.parametrize("key", ["file", "id_file"])
 def test_a_client_file_must_be_there(place: Place, key: str) -> None:
     """Without its client the daemon can do nothing, so a missing file is an error, other than for seeds."""

@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +23,7 @@ import trio.testing
 from sidecar.errors import NoAnswer, NotSent, SidecarError, StoreError
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TurnEnded
+from sidecar.grants.endpoint import silent
 from sidecar.ports import Answer, Gate, Held, Holding, Publication, Seeding
 from sidecar.profile import InDoubt, Profile, Rotation
 from sidecar.pulse import Heartbeats, Pulse
@@ -341,6 +342,7 @@ class Line:
 
     def __init__(self, world: World, host: Host) -> None:
         self._world, self._host = world, host
+        self.tell: Callable[[str], None] = silent
 
     def credentials_fingerprint(self) -> str:
         return "same"

@@ -15,6 +15,7 @@ import trio.testing
 from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
+from sidecar.grants.endpoint import silent
 from sidecar.ports import Answer, Foreign, Gate, Held, Holding, Publication, Sealer, Seeding
 from sidecar.profile import GrantType, InDoubt, Profile, Rotation
 from sidecar.pulse import Heartbeats, Pulse
@@ -69,6 +70,7 @@ class SimulatedGrant:
     def __init__(self, provider: Provider, clock: VirtualClock, grant_type: str = "refresh_token") -> None:
         self.provider = provider
         self.clock = clock
+        self.tell: Callable[[str], None] = silent
         self.grant_type = grant_type
         self.credentials = "one"
         self.kill_before_send = False

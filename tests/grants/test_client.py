@@ -3,18 +3,22 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from pathlib import Path
 from urllib.parse import unquote_plus
 
 import pytest
 
-from sidecar.clients.http import Sealed
+from sidecar.clients.http import ClientCertificate, Sealed
+from sidecar.clock import SystemClock
 from sidecar.config.settings import Client
 from sidecar.errors import ConfigError
 from sidecar.grants.client import ClientIdentity, Credentials
 from sidecar.profile import AuthMethod, GrantType, Profile
+from tests import pki
 
 SECRET = "sim-cs-0123456789abcdef"
+URL = "https://idp.example/token"
 OTHER = "sim-cs-fedcba9876543210"
 GOOGLE = {
     "client_id": "app.example",
@@ -25,7 +29,7 @@ GOOGLE = {
 
 def identity(profile: Profile | None = None, **settings: object) -> ClientIdentity:
     """Make a client from settings."""
-    return ClientIdentity(Client(**settings), profile or Profile())  # type: ignore[arg-type]
+    return ClientIdentity(Client(**settings), profile or Profile(), SystemClock())  # type: ignore[arg-type]
 
 
 def problem(**settings: object) -> str:
@@ -212,7 +216,7 @@ def test_client_credentials_need_a_secret() -> None:
 def test_basic_form_encodes_both_parts() -> None:
     """RFC 6749 §2.3.1: colons, spaces and umlauts survive, and nothing of it is in the form."""
     client_id, secret = "a:b c", "sim-cs-0123456789+/%ü&="
-    form, headers = Credentials(client_id, secret, AuthMethod.BASIC).authenticate(Sealed(a="b"))
+    form, headers = Credentials(client_id, secret, AuthMethod.BASIC).authenticate(Sealed(a="b"), URL, 0.0)
     pair = base64.b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
     assert pair == "a%3Ab+c:sim-cs-0123456789%2B%2F%25%C3%BC%26%3D"
     assert [unquote_plus(part) for part in pair.split(":")] == [client_id, secret]
@@ -228,7 +232,7 @@ def test_basic_form_encodes_both_parts() -> None:
 )
 def test_the_other_methods_are_in_the_form(method: AuthMethod, added: dict[str, str]) -> None:
     """And send no header."""
-    form, headers = Credentials("app", SECRET, method).authenticate(Sealed(a="b"))
+    form, headers = Credentials("app", SECRET, method).authenticate(Sealed(a="b"), URL, 0.0)
     assert (dict(form), dict(headers)) == ({"a": "b", **added}, {})
 
 
@@ -236,5 +240,207 @@ def test_credentials_hide_their_secret() -> None:
     """In `repr`, and so in tracebacks."""
     credentials = Credentials("app", SECRET, AuthMethod.POST)
     assert SECRET not in repr(credentials)
-    assert SECRET not in repr(credentials.authenticate(Sealed()))
-    assert SECRET not in str(credentials.authenticate(Sealed())[0])
+    assert SECRET not in repr(credentials.authenticate(Sealed(), URL, 0.0))
+    assert SECRET not in str(credentials.authenticate(Sealed(), URL, 0.0)[0])
+
+
+# Several secrets
+
+
+def secrets(folder: Path, *values: str | None) -> tuple[Path, ...]:
+    """Write secrets into files of their own; None leaves one out."""
+    paths = tuple(folder / f"secret-{number}" for number in range(len(values)))
+    for path, value in zip(paths, values, strict=True):
+        if value is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(value)
+    return paths
+
+
+THREE = ("sim-cs-000000000000000a", "sim-cs-000000000000000b", "sim-cs-000000000000000c")
+
+
+def test_the_next_secret_is_shown_when_one_is_refused(tmp_path: Path) -> None:
+    """In order of preference, under another fingerprint; a human is told which one, by place and path."""
+    paths = secrets(tmp_path, *THREE)
+    client = identity(id="app", secret_files=paths)
+    first = client.credentials()
+    told = client.refused()
+    second = client.credentials()
+    assert (first.secret, second.secret) == THREE[:2]
+    assert first.fingerprint != second.fingerprint
+    assert told == (
+        f"client.secret_files[0] ({paths[0]}) was refused; trying client.secret_files[1] ({paths[1]})"
+    )
+    assert client.files == paths
+
+
+def test_the_secret_that_works_is_kept(tmp_path: Path) -> None:
+    """Until it is refused itself: then the search begins with the first, which may count by now."""
+    client = identity(id="app", secret_files=secrets(tmp_path, *THREE))
+    assert client.credentials().secret == THREE[0]
+    client.refused()
+    client.accepted()
+    assert client.credentials().secret == THREE[1]
+    client.refused()
+    assert client.credentials().secret == THREE[0]
+    client.refused()
+    assert client.credentials().secret == THREE[2]
+
+
+def test_each_secret_is_tried_once_before_the_back_off(tmp_path: Path) -> None:
+    """After the last one the fingerprint stays, so that nothing is tried again at once; then a new round begins."""
+    client = identity(id="app", secret_files=secrets(tmp_path, *THREE))
+    shown: list[str | None] = []
+    for _ in range(2):
+        told = ""
+        for _ in range(3):
+            shown.append(client.credentials().secret)
+            told = client.refused()
+        assert "and so were all others; put the secret there that the provider knows" in told
+        assert client.credentials().secret == shown[-1]
+    assert sorted(map(str, shown[:3])) == sorted(map(str, shown[3:])) == sorted(THREE)
+
+
+def test_the_first_secret_is_tried_again_when_a_file_changes(tmp_path: Path) -> None:
+    """It is the preferred one, and somebody may have put it right."""
+    client = identity(id="app", secret_files=secrets(tmp_path, *THREE))
+    client.credentials()
+    client.refused()
+    client.accepted()
+    assert client.credentials().secret == THREE[1]
+    secrets(tmp_path, OTHER, *THREE[1:])
+    assert client.credentials().secret == OTHER
+
+
+def test_a_secret_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+    """The old file may be removed once the new secret works, and the new one may be late."""
+    paths = secrets(tmp_path, *THREE)
+    client = identity(id="app", secret_files=paths)
+    secrets(tmp_path, None, "", THREE[2])
+    assert client.credentials().secret == THREE[2]
+    assert client.refused() == ""
+    secrets(tmp_path, None, None, None)
+    with pytest.raises(ConfigError, match=rf"client\.secret_files\[0\] {paths[0]}: no such file"):
+        client.credentials()
+
+
+def test_one_secret_alone_is_never_changed(tmp_path: Path) -> None:
+    """There is nothing to go on to, and nothing to tell that the answer doesn't."""
+    client = identity(id="app", secret_files=secrets(tmp_path, SECRET))
+    before = client.credentials().fingerprint
+    assert (client.refused(), client.credentials().fingerprint) == ("", before)
+
+
+# Certificates and keys
+
+
+class Later:
+    """A clock that is ahead of ours."""
+
+    def __init__(self, days: float) -> None:
+        self._days = days
+
+    def wall(self) -> float:
+        return time.time() + 86400 * self._days
+
+    boot = monotonic = wall
+
+
+def certified(
+    folder: Path, *, key: bytes | None = None, days: float = 0.0, **settings: object
+) -> ClientIdentity:
+    """Make a client with a certificate that is good from yesterday to tomorrow, looked at after some days."""
+    pair = pki.Authority().issue("app")
+    (folder / "tls.crt").write_bytes(pair.certificate)
+    (folder / "tls.key").write_bytes(pair.key if key is None else key)
+    given = {"auth_method": AuthMethod.TLS, "private_key_file": folder / "tls.key", **settings}
+    client = Client(id="app", certificate_file=folder / "tls.crt", **given)  # type: ignore[arg-type]
+    return ClientIdentity(client, Profile(), Later(days))
+
+
+def test_a_certificate_is_shown_with_its_key(tmp_path: Path) -> None:
+    """Both files are watched; the form names the client alone (RFC 8705 §2)."""
+    client = certified(tmp_path)
+    credentials = client.credentials()
+    assert credentials.certificate == ClientCertificate(tmp_path / "tls.crt", tmp_path / "tls.key")
+    form, headers = credentials.authenticate(Sealed(a="b"), URL, 0.0)
+    assert (dict(form), dict(headers)) == ({"a": "b", "client_id": "app"}, {})
+    assert set(client.files) == {tmp_path / "tls.crt", tmp_path / "tls.key"}
+
+
+def test_a_renewed_certificate_changes_the_fingerprint(tmp_path: Path) -> None:
+    """So that one which was refused is tried again at once when it was replaced."""
+    client = certified(tmp_path)
+    before = client.credentials().fingerprint
+    certified(tmp_path)
+    assert client.credentials().fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("days", "reason"),
+    [
+        (1.5, r"expired on .* UTC; put a new one there"),
+        (-1.5, r"counts only from .* UTC on; wait, or correct this machine's clock"),
+    ],
+)
+@pytest.mark.parametrize("method", [AuthMethod.TLS, AuthMethod.PRIVATE_KEY_JWT])
+def test_a_certificate_out_of_its_time_is_not_shown(
+    tmp_path: Path, days: float, reason: str, method: AuthMethod
+) -> None:
+    """Nothing is sent with one that any provider would refuse."""
+    client = certified(tmp_path, days=days, auth_method=method)
+    with pytest.raises(ConfigError, match=rf"^client\.certificate_file .*tls\.crt: {reason}$"):
+        client.credentials()
+
+
+@pytest.mark.parametrize("method", [AuthMethod.TLS, AuthMethod.PRIVATE_KEY_JWT])
+def test_a_certificate_of_another_key_is_explained(tmp_path: Path, method: AuthMethod) -> None:
+    """As when only one of two files was replaced."""
+    client = certified(tmp_path, key=pki.pem(pki.ec_key()), auth_method=method)
+    with pytest.raises(ConfigError, match="is not the certificate of the private key that is given"):
+        client.credentials()
+
+
+def test_a_key_that_is_missing_beside_its_certificate_is_explained(tmp_path: Path) -> None:
+    """The message names the file that should have held it."""
+    client = certified(tmp_path, private_key_file=None)
+    with pytest.raises(
+        ConfigError, match=r"client\.certificate_file .*tls\.crt: holds no private key in PEM"
+    ):
+        client.credentials()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"auth_method": AuthMethod.PRIVATE_KEY_JWT}, "needs a private key; give private_key_file"),
+        ({"auth_method": AuthMethod.TLS}, "needs a certificate; give certificate_file"),
+        ({"auth_method": AuthMethod.SECRET_JWT}, "needs a secret; give secret_file"),
+        (
+            {"auth_method": AuthMethod.SECRET_JWT, "secret": SECRET, "signing_algorithm": "RS256"},
+            "signing_algorithm: can't sign RS256, which needs a private key",
+        ),
+        ({"secret": SECRET, "secret_files": (Path("/a"),)}, "secret and secret_files all name"),
+    ],
+)
+def test_what_a_method_needs_is_asked_for(settings: dict[str, object], reason: str) -> None:
+    """In one line, with the key to add."""
+    assert reason in problem(id="app", **settings)
+
+
+@pytest.mark.parametrize("grant", [GrantType.JWT_BEARER, GrantType.GITHUB_INSTALLATION])
+def test_a_signed_grant_needs_something_to_sign_with(grant: GrantType) -> None:
+    """Whatever the profile says of client authentication."""
+    client = identity(Profile(grant=grant), id="app")
+    with pytest.raises(ConfigError, match=f"the {grant} grant needs a private key"):
+        client.credentials()
+
+
+def test_a_key_that_is_encrypted_is_explained(tmp_path: Path) -> None:
+    """With its file, and never by asking for the passphrase."""
+    path = tmp_path / "key.pem"
+    path.write_bytes(pki.pem(pki.ec_key(), passphrase=SECRET.encode()))
+    text = problem(id="app", private_key_file=path, auth_method=AuthMethod.PRIVATE_KEY_JWT)
+    assert text.startswith(f"client.private_key_file {path}: holds an encrypted private key")

@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
 import trio.testing
 
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar.clients.http import HttpClient, Request
 from sidecar.clock import SystemClock
 from sidecar.config.settings import Client, TokenSettings
 from sidecar.errors import NoAnswer, NotSent
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import DOUBTED_AGE, MAX_AGE, RETRY, RETRY_KNOWN, TIME_LIMIT, Issuers, kept
 from sidecar.ports import Answer, Gate, Grant
-from sidecar.profile import AuthMethod, BodyKind, Profile
+from sidecar.profile import AuthMethod, Profile
 from sidecar.tokens import RefreshToken
 
 pytestmark = pytest.mark.anyio
@@ -49,18 +49,9 @@ class Web(HttpClient):
         self.status = 200
         self.slow: set[str] = set()
 
-    async def send(
-        self,
-        url: str,
-        members: Sealed,
-        *,
-        gate: Gate,
-        send_timeout: float,
-        headers: Sealed | None = None,
-        method: Literal["POST", "GET"] = "POST",
-        body: BodyKind = BodyKind.FORM,
-    ) -> Answer:
-        del send_timeout, body
+    async def send(self, request: Request, *, gate: Gate, send_timeout: float) -> Answer:
+        del send_timeout
+        url, members, headers, method, _, _ = request
         gate.open()
         if method == "GET":
             assert not members
@@ -70,7 +61,7 @@ class Web(HttpClient):
                 await anyio.sleep_forever()
             found = self.documents.get(url, answer({}, 404))
         else:
-            self.posted.append((url, dict(members), dict(headers or {})))
+            self.posted.append((url, dict(members), dict(headers)))
             found = answer({}, self.status) if self.status else NotSent("connection refused")
         if isinstance(found, Exception):
             raise found
@@ -402,3 +393,20 @@ async def test_the_client_proves_itself_as_the_issuer_takes_it(
     await grant.call(REFRESH, OpenGate(), send_timeout=1.0)
     [(_, members, headers)] = house.web.posted
     assert ("Authorization" in headers, "client_secret" in members) == (basic, not basic)
+
+
+async def test_what_a_human_should_know_is_passed_on(house: House, tmp_path: Path) -> None:
+    """Whoever listens to the grant hears what the one behind it has to tell, whenever that was made."""
+    paths = (tmp_path / "one", tmp_path / "two")
+    for path in paths:
+        path.write_text(f"{SECRET}{path.name}")
+    house.web.publish()
+    house.web.status = 401
+    grant = house.grant(Client(id="app", secret_files=paths))
+    told: list[str] = []
+    grant.tell = told.append
+    await grant.locate()
+    await grant.call(REFRESH, OpenGate(), send_timeout=1.0)
+    assert told == [
+        f"client.secret_files[0] ({paths[0]}) was refused; trying client.secret_files[1] ({paths[1]})"
+    ]

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pytest
 
-from sidecar.clients.http import HttpClient, Sealed
+from sidecar.clients.http import ClientCertificate, HttpClient, Request
 from sidecar.clock import SystemClock
 from sidecar.config.settings import Client, SubjectToken, TokenSettings
 from sidecar.errors import ConfigError, NotSent
@@ -15,6 +15,7 @@ from sidecar.grants.endpoint import origin
 from sidecar.ports import Answer, Gate, Grant
 from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile
 from sidecar.tokens import RefreshToken
+from tests import pki
 
 pytestmark = pytest.mark.anyio
 
@@ -40,20 +41,13 @@ class Recorder(HttpClient):
     def __init__(self) -> None:
         super().__init__(SystemClock())
         self.sent: list[Sent] = []
+        self.certificates: list[ClientCertificate | None] = []
 
-    async def send(
-        self,
-        url: str,
-        members: Sealed,
-        *,
-        gate: Gate,
-        send_timeout: float,
-        headers: Sealed | None = None,
-        method: Literal["POST", "GET"] = "POST",
-        body: BodyKind = BodyKind.FORM,
-    ) -> Answer:
+    async def send(self, request: Request, *, gate: Gate, send_timeout: float) -> Answer:
         gate.open()
-        self.sent.append(Sent(url, dict(members), dict(headers or {}), method, body, send_timeout))
+        url, members, headers, method, body, certificate = request
+        self.sent.append(Sent(url, dict(members), dict(headers), method, body, send_timeout))
+        self.certificates.append(certificate)
         return Answer(status=200, headers={}, body=b"{}", sent_at=0.0, received_at=0.0)
 
 
@@ -110,6 +104,29 @@ async def test_a_refresh_names_the_scopes_where_the_profile_wants_them() -> None
 async def test_an_audience_is_sent(profile: Profile) -> None:
     """Where one is configured."""
     assert (await form_of(profile, audience="https://api.example"))["audience"] == "https://api.example"
+
+
+async def test_a_certificate_goes_with_the_request(tmp_path: Path) -> None:
+    """Where the client proves itself by one; the form names the client alone."""
+    pair = pki.Authority().issue("app")
+    file = tmp_path / "tls.pem"
+    file.write_bytes(pair.key + pair.certificate)
+    http = Recorder()
+    client = Client(id="app", certificate_file=file, auth_method=AuthMethod.TLS)
+    await opened(http, REFRESHING, client=client).call(REFRESH, OpenGate(), send_timeout=1.0)
+    assert http.certificates == [ClientCertificate(file, file)]
+    assert http.sent[0].members == {
+        "grant_type": "refresh_token",
+        "refresh_token": REFRESH.value,
+        "client_id": "app",
+    }
+
+
+@pytest.mark.parametrize("grant", GrantType)
+def test_what_has_to_be_kept_is_known_of_every_grant(grant: GrantType) -> None:
+    """A refresh token, and an access token that is the only way to the next one; the rest can be had anew."""
+    kept = {GrantType.REFRESH_TOKEN, GrantType.LIVING_TOKEN}
+    assert Profile(grant=grant).needs_refresh_token is (grant in kept)
 
 
 async def test_client_credentials_ask_for_scopes() -> None:
