@@ -162,7 +162,9 @@ def judge(
 
 def refuses_client(answer: Answer, profile: Profile) -> bool:
     """Tell whether the provider took nothing but offence at the client's proof, so that another may be shown."""
-    if judge(answer, profile, sent=None, previous=None).outcome is not OutcomeClass.MISCONFIGURED:
+    # As with a refresh token: without one, what is said of a dead grant would be said of the client.
+    sent = RefreshToken(value="any", issued_at=answer.sent_at)
+    if judge(answer, profile, sent=sent, previous=None).outcome is not OutcomeClass.MISCONFIGURED:
         return False
     code = _Error.of(answer, _parsed(answer.body)).code
     # Atlassian says `access_denied` of a wrong secret.

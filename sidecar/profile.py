@@ -177,6 +177,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     issuer: str = ""
     """Where the endpoints are published (OpenID Connect Discovery, RFC 8414), if they are not named here."""
     token_url: str = ""
+    """The token endpoint; with `github_installation`, `{installation}` in it stands for the number."""
     revocation_url: str = ""
     introspection_url: str = ""
     """The introspection endpoint (RFC 7662)."""

@@ -225,7 +225,7 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     docs: str | None = None
     issuer: str | None = None
     token_url: str | None = None
-    """The token endpoint (RFC 6749 §3.2)."""
+    """The token endpoint (RFC 6749 §3.2). `github_installation` has `{installation}` in it."""
     revocation_url: str | None = None
     """The revocation endpoint (RFC 7009)."""
     introspection_url: str | None = None

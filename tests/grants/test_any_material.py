@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.files import UnfitFile
 from sidecar.grants import material
 from tests import pki
+
+relaxed = settings(max_examples=60, deadline=None)  # on a busy machine a pause is no fault
 
 READERS = (
     material.id_line,
@@ -60,12 +62,14 @@ def read(reader: Any, data: bytes) -> object:
 
 
 @pytest.mark.parametrize("reader", READERS)
+@relaxed
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_explained(reader: Any, data: bytes) -> None:
     """No other error than the one that is meant for it."""
     read(reader, data)
 
 
+@relaxed
 @given(data=damaged(KEY_DER))
 def test_a_damaged_key_is_read_or_explained(data: bytes) -> None:
     """And one that was read can sign, or it is known why not."""
@@ -77,6 +81,7 @@ def test_a_damaged_key_is_read_or_explained(data: bytes) -> None:
             assert jose.with_key(key).sign({"iss": "app"}).count(".") == 2
 
 
+@relaxed
 @given(data=damaged(CERTIFICATE_DER))
 def test_a_damaged_certificate_is_read_or_explained(data: bytes) -> None:
     """And one that was read has a beginning and an end."""
@@ -85,6 +90,7 @@ def test_a_damaged_certificate_is_read_or_explained(data: bytes) -> None:
         assert (type(found.begins), type(found.ends)) == (float, float)
 
 
+@relaxed
 @given(
     members=st.dictionaries(
         st.sampled_from(["type", "client_email", "private_key", "private_key_id", "installed", "web"]),

@@ -59,7 +59,8 @@ def test_a_success_refuses_nobody() -> None:
     assert not refuses_client(found, Profile())
 
 
-def test_a_profile_knows_better() -> None:
+@pytest.mark.parametrize("outcome", [OutcomeClass.TRANSIENT, OutcomeClass.SUSPECT, OutcomeClass.DEAD])
+def test_a_profile_knows_better(outcome: OutcomeClass) -> None:
     """Where it says that the code means something else, that holds."""
-    profile = Profile(errors=(ErrorRule(code="invalid_client", outcome=OutcomeClass.TRANSIENT),))
+    profile = Profile(errors=(ErrorRule(code="invalid_client", outcome=outcome),))
     assert not refuses_client(answer(400, "invalid_client"), profile)
