@@ -160,7 +160,7 @@ def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> 
 def _profile(name: str, settings: Settings, context: Context) -> None:
     token, profile = settings.tokens[name], settings.profiles[name]
     steps = ("tokens", name)
-    if token.seed is not None and profile.grant is not GrantType.REFRESH_TOKEN:
+    if token.seed is not None and not profile.needs_refresh_token:
         context.error(
             (*steps, "seed"), f"has no use: the grant {profile.grant} needs no refresh token; remove one"
         )

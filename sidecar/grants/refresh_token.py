@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sidecar.clients.http import HttpClient
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import NotSent
@@ -18,9 +20,14 @@ class RefreshTokenGrant(TokenEndpoint):
 
     def __init__(self, settings: TokenSettings, profile: Profile, http: HttpClient) -> None:
         super().__init__(settings, profile, http)
+        self._made_of = settings, profile, http
         self._audience = settings.audience
         # Omitted means: as granted. Naming what was asked for and not granted makes every refresh fail.
         self._scope = " ".join(settings.scopes) if profile.scope_on_refresh else None
+
+    def without_scope(self) -> Grant:
+        settings, profile, http = self._made_of
+        return RefreshTokenGrant(settings, msgspec.structs.replace(profile, scope_on_refresh=False), http)
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         if refresh is None:
