@@ -164,6 +164,8 @@ def left(value: object, kind: ExpiryKind, clock: float) -> float | None:
             return _bounded(number - clock)
         case ExpiryKind.EPOCH_MILLISECONDS:
             return _bounded(number / 1000 - clock)
+        case ExpiryKind.NEVER:
+            return None
         case _:
             return _bounded(number)
 
