@@ -227,15 +227,16 @@ class _Reading(NamedTuple):
         short = ttl is not None and ttl < SHORTEST_TTL
         lives = None if ttl is None else max(ttl, 0.0)
         shape, sent_at = self.profile.answer, self.answer.sent_at
+        token_type, scope = answers.printable(self.at(shape.token_type)), answers.scope(self.at(shape.scope))
         access = AccessToken(
             value=value,
             issued_at=sent_at,
             expires_at=None if lives is None else sent_at + lives,
             ttl=lives,
             expiry_source=source,
-            token_type=answers.printable(self.at(shape.token_type)) or "Bearer",
+            token_type=self.unless_secret(token_type, value) or "Bearer",
             # Omitted means: as before (RFC 6749 §5.1).
-            scope=answers.scope(self.at(shape.scope)) or (previous.scope if previous else None),
+            scope=self.unless_secret(scope, value) or (previous.scope if previous else None),
         )
         living = self.profile.lives_by_itself
         return Outcome(
@@ -290,6 +291,11 @@ class _Reading(NamedTuple):
         if sent is not None and sent.value == access.value:
             return msgspec.structs.replace(sent, expires_at=end)
         return RefreshToken(value=access.value, issued_at=access.issued_at, expires_at=end)
+
+    def unless_secret(self, text: str | None, access: str) -> str | None:
+        """Keep a token out of what is shown: a profile's path may lead to the wrong place."""
+        secrets = (access, answers.storable(self.at(self.profile.answer.refresh_token)))
+        return None if text is None or any(secret in text for secret in secrets if secret) else text
 
     def at(self, path: str) -> Any:
         return answers.at(self.document, path)

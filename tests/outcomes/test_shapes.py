@@ -140,6 +140,14 @@ def test_scopes_are_told_apart_by_spaces_or_commas() -> None:
     assert access.scopes == ("repo", "gist", "user:email")
 
 
+@pytest.mark.parametrize("wrong", ["access_token", "refresh_token"])
+def test_a_path_to_a_token_shows_none(wrong: str) -> None:
+    """Scopes are logged and shown; a profile that takes a token for them shows nothing."""
+    body = {"access_token": AT, "refresh_token": NEW_RT}
+    access, _ = granted(judged(answered(body), Profile(answer=AnswerShape(scope=wrong, token_type=wrong))))
+    assert (access.scope, access.token_type) == (None, "Bearer")
+
+
 # Forms.
 
 
