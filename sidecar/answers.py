@@ -26,7 +26,6 @@ LONGEST_RETRY_AFTER = 3600.0
 
 _NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _FORM = "application/x-www-form-urlencoded"
-_FIELDS = 100
 
 
 # The body.
@@ -55,7 +54,7 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 def _form(body: bytes) -> dict[str, Any] | None:
     try:
-        return dict(parse_qsl(body.decode(), errors="strict", max_num_fields=_FIELDS)) or None
+        return dict(parse_qsl(body.decode(), errors="strict")) or None
     except ValueError:
         return None
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from sidecar.events import CallFinished, ScopesShrank
 from sidecar.ports import Grant
-from sidecar.profile import AnswerShape, GrantType, InDoubt, Profile, Rotation
+from sidecar.profile import AnswerShape, ErrorRule, GrantType, InDoubt, Profile, Rotation
 from sidecar.standing import missing_scopes
 from sidecar.tokens import AccessToken, GrantState, OutcomeClass, Record
 from tests.engine.conftest import STEADY, House
@@ -204,9 +204,10 @@ async def test_a_nested_pair_rotates_like_any_other(house: House) -> None:
     assert daemon.state() is GrantState.OK
 
 
-async def test_what_cannot_die_is_never_dead(house: House) -> None:
+@pytest.mark.parametrize("rules", [(), (ErrorRule(outcome=OutcomeClass.DEAD, status=400),)], ids=["", "rule"])
+async def test_what_cannot_die_is_never_dead(house: House, rules: tuple[ErrorRule, ...]) -> None:
     """Without a refresh token a refusal is for somebody to repair, whatever a profile's rule calls it."""
-    profile = replace(STEADY, grant=GrantType.CLIENT_CREDENTIALS)
+    profile = replace(STEADY, grant=GrantType.CLIENT_CREDENTIALS, errors=rules)
     grant = Scripted(house.clock, lambda *_: (400, b'{"error": "invalid_grant"}'))
     daemon = house.daemon(profile=profile, grant=grant)
     await daemon.run(600)

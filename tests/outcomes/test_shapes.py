@@ -188,12 +188,12 @@ def test_an_error_in_a_form_is_an_error() -> None:
     [
         (b"<html>a=b&access_token=x</html>", "text/html"),
         (b"access_token=\xff\xfe", "application/x-www-form-urlencoded"),
-        (b"&".join(b"a=b" for _ in range(500)), "application/x-www-form-urlencoded"),
+        (b"access_token=%ff%fe", "application/x-www-form-urlencoded"),
         (b"token=x", "text/plain"),
     ],
 )
 def test_what_is_no_form_is_not_read_as_one(body: bytes, kind: str) -> None:
-    """A portal's page, broken text and floods of members are no answers."""
+    """A portal's page and broken text are no answers."""
     got = judged(answered(body, content_type=kind), Profile())
     assert (got.outcome, got.unreadable) == (OutcomeClass.IN_DOUBT, True)
 
