@@ -77,8 +77,9 @@ def _seeds(settings: Settings, context: Context) -> None:
         steps = ("tokens", name, "seed")
         if token.seed is None or context.report.spoilt(context.mark(steps).label):
             continue
+        profile = settings.profiles.get(name)
         try:
-            seeding = read_seed(token.seed)
+            seeding = read_seed(token.seed, living=profile is not None and profile.lives_by_itself)
         except SeedError as error:
             context.error(steps, str(error))
             continue

@@ -85,7 +85,7 @@ def make_setup(
         ),
         grant=grant,
         outputs=tuple(outputs),
-        seed=open_seed(token.seed) if token.seed else None,
+        seed=open_seed(token.seed, living=profile.lives_by_itself) if token.seed else None,
         scopes=token.scopes,
         required=token.required,
         on_dead=token.on_dead.value,

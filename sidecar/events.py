@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from sidecar.tokens import AccessState, GrantState, OutcomeClass
+from sidecar.tokens import AccessState, DeadlineRule, GrantState, OutcomeClass
 
 
 class OutputView(msgspec.Struct, frozen=True):
@@ -45,6 +45,11 @@ class TokenView(msgspec.Struct, frozen=True):
     expiry_known: bool = False
     refresh_fingerprint: str = ""
     refresh_expires_at: float | None = None
+    """When a human has to consent again at the latest."""
+    refresh_expiry_rule: DeadlineRule | None = None
+    """What that follows from."""
+    missing_scopes: tuple[str, ...] = ()
+    """Scopes that the access token lacks although they were asked for, or granted before."""
     min_validity: float = 0.0
     """Seconds, as in force for the present token."""
     next_wake: float | None = None
@@ -147,6 +152,13 @@ class OutputWritten(Event, frozen=True):
     outcome: str
     """written | unchanged | failed."""
     reason: str = ""
+
+
+class ScopesShrank(Event, frozen=True):
+    """An access token lacks scopes that were asked for, or that were granted before."""
+
+    token: str
+    missing: tuple[str, ...]
 
 
 class ClockSkewSeen(Event, frozen=True):

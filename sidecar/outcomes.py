@@ -8,34 +8,29 @@ No text of an answer reaches a `reason`: error codes only if they are on a list,
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
+from sidecar import answers
 from sidecar.errors import CallError, NotSent
 from sidecar.ports import Answer
-from sidecar.profile import Profile
+from sidecar.profile import ExpiryKind, Profile
 from sidecar.tokens import AccessToken, ExpirySource, OutcomeClass, RefreshToken
 
 ASSUMED_TTL = 30 * 60.0
 """Seconds that a token is taken to live when nobody says."""
-LONGEST_TTL = 10 * 365 * 86400.0
-"""Seconds; more is not a lifetime (TikTok sends a Unix time) and counts as absent."""
 SHORTEST_TTL = 2.0
 """Seconds; less is of no use to a reader."""
-LONGEST_RETRY_AFTER = 3600.0
 SHORTEST_DELAY = 1.0
 """Seconds; a provider that asks for less, or for nothing, is still not hammered."""
 QUARANTINE_AFTER, QUARANTINE_FAILURES, QUARANTINE_DELAY = 86400.0, 10, 6 * 3600.0
 """An error that nobody knows, met so often over so many seconds, is asked about so rarely."""
 SUSPICIOUS_SKEW = 300.0
 """Seconds between two clocks that make signed requests fail."""
+CLOCK_HINT = "; a wrong clock here may be to blame: is NTP running?"
 
 
 class Delays(NamedTuple):
@@ -67,8 +62,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The access token is the one that was held before."""
     short_lived: bool = False
     """It came expired or all but expired: keep the pair, leave the provider alone, tell a human."""
-    clock_suspected: bool = False
-    """The refusal may come from a wrong clock on either side."""
+    unreadable: bool = False
+    """Nothing that a token endpoint says: a captive portal, a proxy's page, another URL."""
+    scope_refused: bool = False
+    """The provider refuses the scopes that were asked for."""
     unknown_error: bool = False
     """A refusal that no table knows."""
     retry_after: float | None = None
@@ -130,7 +127,6 @@ _AADSTS: dict[str, tuple[OutcomeClass, Delays]] = {
 }
 
 _CLOCK_TEXT = re.compile(r"\biat\b|\bexp\b|\bclock\b|short-lived token", re.IGNORECASE)
-_NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _SEARCHED = 8192  # characters: a rule's pattern is not let loose on a megabyte
 
 
@@ -141,22 +137,28 @@ def judge(
 
     `sent` is the refresh token of the request, `previous` the access token held before it.
     """
-    document = _parsed(answer.body)
-    if 200 <= answer.status < 300 and document is not None and document.get("ok") is not False:  # noqa: PLR2004
-        value = _token(document.get("access_token"))
+    document = answers.document(answer)
+    skew = answers.skew(answer)
+    if 200 <= answer.status < 300 and document is not None and not answers.refused(document, profile.answer):  # noqa: PLR2004
+        value = answers.printable(answers.at(document, profile.answer.access_token))
         if value is not None:
-            return _success(answer, profile, document, value, sent, previous)
-    error = _Error.of(answer, document)
-    skew = _skew(answer)
+            reading = _Reading(answer, profile, document, skew)
+            return reading.success(value, sent, previous)
+    error = _Error.of(answer, document, profile)
     verdict = _by_rule(error, profile) or _by_status(error, profile) or _by_code(error, document)
+    if sent is None and verdict.outcome in {OutcomeClass.SUSPECT, OutcomeClass.DEAD}:
+        # Without a refresh token there is nothing that could have died.
+        verdict = msgspec.structs.replace(verdict, outcome=OutcomeClass.MISCONFIGURED)
     clocked = error.code == "invalid_grant" and (
         _CLOCK_TEXT.search(error.description) is not None or abs(skew or 0.0) >= SUSPICIOUS_SKEW
     )
-    if sent is None and verdict.outcome is OutcomeClass.SUSPECT:
-        # Without a refresh token there is nothing that could have died.
-        verdict = msgspec.structs.replace(verdict, outcome=OutcomeClass.MISCONFIGURED)
+    if clocked:
+        verdict = msgspec.structs.replace(verdict, reason=f"{verdict.reason}{CLOCK_HINT}")
     return msgspec.structs.replace(
-        verdict, clock_suspected=clocked, retry_after=_retry_after(answer), skew=skew
+        verdict,
+        scope_refused=error.code == "invalid_scope" and verdict.outcome is OutcomeClass.MISCONFIGURED,
+        retry_after=answers.retry_after(answer),
+        skew=skew,
     )
 
 
@@ -166,7 +168,7 @@ def refuses_client(answer: Answer, profile: Profile) -> bool:
     sent = RefreshToken(value="any", issued_at=answer.sent_at)
     if judge(answer, profile, sent=sent, previous=None).outcome is not OutcomeClass.MISCONFIGURED:
         return False
-    code = _Error.of(answer, _parsed(answer.body)).code
+    code = _Error.of(answer, answers.document(answer), profile).code
     # Atlassian says `access_denied` of a wrong secret.
     return code in _SECRET_REFUSED or (answer.status == 401 and code in {"", "access_denied"})  # noqa: PLR2004
 
@@ -220,114 +222,96 @@ def backoff(
 # Success.
 
 
-def _success(
-    answer: Answer,
-    profile: Profile,
-    document: dict[str, Any],
-    value: str,
-    sent: RefreshToken | None,
-    previous: AccessToken | None,
-) -> Outcome:
-    skew = _skew(answer)
-    ttl, source = _lifetime(answer, profile, document, value, skew)
-    short = ttl is not None and ttl < SHORTEST_TTL
-    lives = None if ttl is None else max(ttl, 0.0)
-    scope = document.get("scope")
-    access = AccessToken(
-        value=value,
-        issued_at=answer.sent_at,
-        expires_at=None if lives is None else answer.sent_at + lives,
-        ttl=lives,
-        expiry_source=source,
-        token_type=_token(document.get("token_type")) or "Bearer",
-        # Omitted means: as before (RFC 6749 §5.1).
-        scope=_token(scope) or (previous.scope if previous else None),
-    )
-    return Outcome(
-        outcome=OutcomeClass.SUCCESS,
-        reason=f"the access token lives no longer than {lives:.0f} s" if short else "",
-        access=access,
-        refresh=_refresh(answer, document, sent),
-        same_token_again=previous is not None and previous.value == value,
-        short_lived=short,
-        skew=skew,
-        delays=SHORT_LIVED,
-    )
+class _Reading(NamedTuple):
+    """An answer that holds an access token."""
 
+    answer: Answer
+    profile: Profile
+    document: dict[str, Any]
+    skew: float | None
 
-def _lifetime(
-    answer: Answer, profile: Profile, document: dict[str, Any], value: str, skew: float | None
-) -> tuple[float | None, ExpirySource]:
-    """Find out for how many seconds from sending the token lives; None: for ever."""
-    stated = _seconds(document.get("expires_in"))
-    if stated == 0 and profile.zero_means_never:
-        return None, ExpirySource.NEVER
-    if stated is not None:
-        return stated, ExpirySource.ANSWER
-    end = _jwt_end(value)
-    if end is not None:
-        # It was written by the provider's clock.
-        left = end - (skew or 0.0) - answer.sent_at
-        if abs(left) <= LONGEST_TTL:
-            return left, ExpirySource.JWT
-    if profile.default_ttl is not None:
-        return profile.default_ttl, ExpirySource.PROFILE
-    return ASSUMED_TTL, ExpirySource.ASSUMED
+    @property
+    def clock(self) -> float:
+        """What the provider's clock showed when the request was sent, by which it tells moments."""
+        return self.answer.sent_at + (self.skew or 0.0)
 
+    def success(self, value: str, sent: RefreshToken | None, previous: AccessToken | None) -> Outcome:
+        ttl, source = self.lifetime(value)
+        short = ttl is not None and ttl < SHORTEST_TTL
+        lives = None if ttl is None else max(ttl, 0.0)
+        shape, sent_at = self.profile.answer, self.answer.sent_at
+        token_type, scope = answers.printable(self.at(shape.token_type)), answers.scope(self.at(shape.scope))
+        access = AccessToken(
+            value=value,
+            issued_at=sent_at,
+            expires_at=None if lives is None else sent_at + lives,
+            ttl=lives,
+            expiry_source=source,
+            token_type=self.unless_secret(token_type, value) or "Bearer",
+            # Omitted means: as before (RFC 6749 §5.1).
+            scope=self.unless_secret(scope, value) or (previous.scope if previous else None),
+        )
+        living = self.profile.lives_by_itself
+        return Outcome(
+            outcome=OutcomeClass.SUCCESS,
+            reason=f"the access token lives no longer than {lives:.0f} s" if short else "",
+            access=access,
+            refresh=self.living(access, sent, short=short) if living else self.refresh(sent),
+            same_token_again=previous is not None and previous.value == value,
+            short_lived=short,
+            skew=self.skew,
+            delays=SHORT_LIVED,
+        )
 
-def _refresh(answer: Answer, document: dict[str, Any], sent: RefreshToken | None) -> RefreshToken | None:
-    value = _storable(document.get("refresh_token"))
-    named = (
-        _seconds(document.get(name))
-        for name in ("refresh_token_expires_in", "refresh_expires_in", "x_refresh_token_expires_in")
-    )
-    # Keycloak says 0 for an offline token, which has no deadline.
-    left = next((seconds for seconds in named if seconds is not None and seconds > 0), None)
-    end = None if left is None else answer.sent_at + left
-    if sent is not None and value in {None, sent.value}:
-        if value is None and end is None:
+    def lifetime(self, token: str) -> tuple[float | None, ExpirySource]:
+        """Find out for how many seconds from sending the token lives; None: for ever."""
+        profile = self.profile
+        kind, stated = profile.answer.expires_kind, self.at(profile.answer.expires)
+        if kind is ExpiryKind.NEVER or (profile.zero_means_never and answers.is_zero(stated)):
+            return None, ExpirySource.NEVER
+        left = answers.left(stated, kind, self.clock)
+        if left is not None:
+            return left, ExpirySource.ANSWER
+        end = answers.jwt_end(token)
+        if end is not None and abs(end - self.clock) <= answers.LONGEST_TTL:
+            return end - self.clock, ExpirySource.JWT
+        if profile.default_ttl is not None:
+            return profile.default_ttl, ExpirySource.PROFILE
+        return ASSUMED_TTL, ExpirySource.ASSUMED
+
+    def refresh(self, sent: RefreshToken | None) -> RefreshToken | None:
+        """Return the refresh token that came, or the one that was sent with the deadline that came."""
+        shape, sent_at = self.profile.answer, self.answer.sent_at
+        value = answers.storable(self.at(shape.refresh_token))
+        named = (
+            answers.left(self.at(path), shape.refresh_expires_kind, self.clock)
+            for path in shape.refresh_expires
+        )
+        # Keycloak says 0 for an offline token, which has no deadline.
+        left = next((seconds for seconds in named if seconds is not None and seconds > 0), None)
+        end = None if left is None else sent_at + left
+        if sent is not None and value in {None, sent.value}:
+            if value is None and end is None:
+                return None
+            return msgspec.structs.replace(sent, expires_at=sent.expires_at if end is None else end)
+        return None if value is None else RefreshToken(value=value, issued_at=sent_at, expires_at=end)
+
+    def living(self, access: AccessToken, sent: RefreshToken | None, *, short: bool) -> RefreshToken | None:
+        """Return the access token as the one to exchange next, unless that would be a dead one."""
+        if short:
             return None
-        return msgspec.structs.replace(sent, expires_at=sent.expires_at if end is None else end)
-    return None if value is None else RefreshToken(value=value, issued_at=answer.sent_at, expires_at=end)
+        end = None if access.expiry_source is ExpirySource.ASSUMED else access.expires_at
+        if sent is not None and sent.value == access.value:
+            return msgspec.structs.replace(sent, expires_at=end)
+        return RefreshToken(value=access.value, issued_at=access.issued_at, expires_at=end)
 
+    def unless_secret(self, text: str | None, access: str) -> str | None:
+        """Keep a token out of what is shown: a profile's path may lead to the wrong place."""
+        secrets = (access, answers.storable(self.at(self.profile.answer.refresh_token)))
+        return None if text is None or any(secret in text for secret in secrets if secret) else text
 
-def _token(value: object) -> str | None:
-    """Accept what can be put into a file or header as it is: a string without control characters."""
-    if isinstance(value, str) and value and value.isprintable() and not value.isspace():
-        return value
-    return None
-
-
-def _storable(value: object) -> str | None:
-    """Accept any string that can be written down: only the provider has to understand a refresh token."""
-    if not isinstance(value, str) or not value:
-        return None
-    return None if any("\ud800" <= char <= "\udfff" for char in value) else value
-
-
-def _seconds(value: object) -> float | None:
-    """Read a number however it is written; None for what is no duration."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= LONGEST_TTL else None
-
-
-def _jwt_end(token: str) -> float | None:
-    """Read `exp` (RFC 7519 §4.1.4) off an access token that is a JWT, without verifying it."""
-    parts = token.split(".")
-    if len(parts) != 3 or len(parts[1]) > 16384:  # noqa: PLR2004
-        return None
-    try:
-        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-    except ValueError:
-        return None
-    claims = _parsed(payload)
-    end = claims.get("exp") if claims else None
-    if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end < 1e11:  # noqa: PLR2004
-        return None
-    return float(end)
+    def at(self, path: str) -> Any:
+        return answers.at(self.document, path)
 
 
 # Errors.
@@ -343,15 +327,19 @@ class _Error(NamedTuple):
     """Whether a JSON object says beyond doubt that it is an error."""
 
     @classmethod
-    def of(cls, answer: Answer, document: dict[str, Any] | None) -> _Error:
-        document = document or {}
-        found = _codes(document)
-        described = [document.get(name) for name in ("error_description", "error_subtype", "suberror")]
-        texts = [text for text in described if isinstance(text, str)]
-        description = " ".join(texts) or answer.body[: 4 * _SEARCHED].decode(errors="replace")
+    def of(cls, answer: Answer, document: dict[str, Any] | None, profile: Profile) -> _Error:
+        document, shape = document or {}, profile.answer
+        found = answers.codes(document, shape)
+        described = answers.description(document, shape)
+        text = described or answer.body[: 4 * _SEARCHED].decode(errors="replace")
         # Elsewhere (`status`, `code`) may stand what is no error, beside tokens that we did not find.
-        stated = bool(document.get("error")) or bool(document.get("errors"))
-        return cls(answer.status, found[0] if found else "", description[:_SEARCHED], stated)
+        stated = bool(
+            document.get("error")
+            or document.get("errors")
+            or (shape.error and answers.at(document, shape.error))
+            or (shape.success and answers.refused(document, shape))
+        )
+        return cls(answer.status, found[0] if found else "", text[:_SEARCHED], stated)
 
     @property
     def number(self) -> str:
@@ -364,19 +352,6 @@ class _Error(NamedTuple):
         code = self.code if self.code in _CODES or self.code == rule_code else ""
         number = f"AADSTS{self.number}" if self.number else ""
         return " ".join(part for part in (f"HTTP {self.status}", code, number) if part)
-
-
-def _codes(document: dict[str, Any]) -> list[str]:
-    """Gather what may be an error code, from wherever providers put it, the standard's place first."""
-    error = document.get("error")
-    found: list[Any] = [error]
-    if isinstance(error, dict):
-        found = [error.get("code"), error.get("type"), error.get("status")]
-    listed = document.get("errors")
-    if isinstance(listed, list) and listed and isinstance(listed[0], dict):
-        found += [listed[0].get("errorType"), listed[0].get("code")]
-    found += [document.get(name) for name in ("errorCode", "code", "status")]
-    return [code for code in found if isinstance(code, str) and code]
 
 
 def _by_rule(error: _Error, profile: Profile) -> Outcome | None:
@@ -432,53 +407,6 @@ def _by_code(error: _Error, document: dict[str, Any] | None) -> Outcome:
             outcome=OutcomeClass.MISCONFIGURED, reason=reason, unknown_error=unknown, delays=MISCONFIGURED
         )
     what = "that is not a JSON object" if document is None else "without a usable access token"
-    return Outcome(outcome=OutcomeClass.IN_DOUBT, reason=f"{error.reason()} {what}", delays=GARBLED)
-
-
-# The parts of an answer.
-
-
-def _parsed(body: bytes) -> dict[str, Any] | None:
-    """Read a JSON object; of members that come twice the last counts. None for anything else."""
-    try:
-        document = json.loads(body, parse_int=_integer)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _integer(digits: str) -> float:
-    """Read an integer however long: Python refuses thousands of digits, and the tokens beside them."""
-    return int(digits) if len(digits) <= 20 else math.inf  # noqa: PLR2004
-
-
-def _skew(answer: Answer) -> float | None:
-    date = _date(answer.headers.get("date", ""))
-    if date is None:
-        return None
-    trip = max(answer.received_at - answer.sent_at, 0.0)
-    # A Date has whole seconds, cut off.
-    skew = date + 0.5 - (answer.sent_at + trip / 2)
-    return skew if abs(skew) >= max(2.0, trip / 2 + 1) else 0.0
-
-
-def _retry_after(answer: Answer) -> float | None:
-    """Read Retry-After in both forms (RFC 9110 §10.2.3); a date counts from the answer's own."""
-    value = answer.headers.get("retry-after", "").strip()
-    if _NUMBER.fullmatch(value):
-        seconds = float(value)
-    else:
-        until = _date(value)
-        if until is None:
-            return None
-        sent = _date(answer.headers.get("date", ""))
-        seconds = until - (answer.received_at if sent is None else sent)
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
-
-
-def _date(value: str) -> float | None:
-    try:
-        date = parsedate_to_datetime(value)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError, OSError):
-        return None
+    return Outcome(
+        outcome=OutcomeClass.IN_DOUBT, reason=f"{error.reason()} {what}", unreadable=True, delays=GARBLED
+    )

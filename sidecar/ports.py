@@ -99,6 +99,15 @@ class Grant(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsNoScope(Protocol):
+    """A grant that names scopes and would get what was consented to if it named none (RFC 6749 §6)."""
+
+    def without_scope(self) -> Grant:
+        """Return the same grant, naming no scopes."""
+        ...
+
+
 class Held(msgspec.Struct, frozen=True):
     """A record as a store returned it."""
 

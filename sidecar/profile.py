@@ -75,7 +75,8 @@ class GrantType(StrEnum):
     GITHUB_INSTALLATION = "github_installation"
     """With an assertion that a GitHub App signs for one of its installations."""
     LIVING_TOKEN = "living_token"
-    """With the access token itself, for as long as it lives (Facebook's `fb_exchange_token`)."""
+    """With the access token itself, for as long as it lives (Facebook's `fb_exchange_token`). What serves as the
+    refresh token is the newest access token, and both end together."""
 
     @property
     def is_signed(self) -> bool:
@@ -138,7 +139,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 class AnswerShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where an answer holds what RFC 6749 §5 names. Paths into nested objects are dotted: `authed_user.scope`."""
+    """Where an answer holds what RFC 6749 §5 names.
+
+    Paths into nested objects are dotted (`authed_user.scope`), and a number in one counts through a list from 0
+    (`errors.0.errorType`).
+    """
 
     access_token: str = "access_token"
     """The access token."""
@@ -161,11 +166,12 @@ class AnswerShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     refresh_expires_kind: ExpiryKind = ExpiryKind.SECONDS
     """How that is written."""
     success: dict[str, str | int | bool] = {}
-    """What a success holds beside the token, where errors come with status 200 too: `{ok: true}`."""
+    """What a success holds beside the token, where errors come with status 200 too: `{ok: true}`. A member that
+    is there with another value makes it an error."""
     error: str = ""
-    """The error's code; by default every place where providers are known to put one."""
+    """The error's code, be it a word or a number; then, as by default, every place where providers put one."""
     error_description: str = ""
-    """The error's text; by default every place where providers are known to put one."""
+    """The error's text; then, as by default, every place where providers put one."""
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,8 +233,13 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def needs_refresh_token(self) -> bool:
-        """Tell whether this grant is made of a refresh token, or of an access token that serves as one."""
+        """Tell whether this grant is made of a refresh token, be it a living access token that serves as one."""
         return self.grant in {GrantType.REFRESH_TOKEN, GrantType.LIVING_TOKEN}
+
+    @property
+    def lives_by_itself(self) -> bool:
+        """Tell whether the access token serves as the refresh token."""
+        return self.grant is GrantType.LIVING_TOKEN
 
     @property
     def may_rotate(self) -> bool:

@@ -29,6 +29,7 @@ from sidecar.events import (
     CallFinished,
     ClockSkewSeen,
     GrantDied,
+    ScopesShrank,
     Seeded,
     SeedRefused,
     TokenView,
@@ -36,12 +37,12 @@ from sidecar.events import (
     Warned,
 )
 from sidecar.ledger import Ledger
-from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store
+from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store, SupportsNoScope
 from sidecar.profile import Profile
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Policy, Refresh, Situation, Wait
-from sidecar.standing import Troubles, remedy, standing, with_record
-from sidecar.tokens import ExpirySource, GrantState, OutcomeClass, Turn
+from sidecar.standing import Troubles, missing_scopes, remedy, standing, with_record
+from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from sidecar.outcomes import Outcome
     from sidecar.ports import Seeding
     from sidecar.schedule import Decision, Timing
-    from sidecar.tokens import AccessToken, Record
+    from sidecar.tokens import AccessToken, Record, RefreshToken
 
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
@@ -111,6 +112,7 @@ class Renewer:
         "_forced",
         "_found_dead",
         "_ledger",
+        "_missing",
         "_next_wake",
         "_obstacle",
         "_overdue",
@@ -141,6 +143,7 @@ class Renewer:
         self._store_trouble = ""
         self._obstacle = ""
         self._seed_problem = ""
+        self._missing: tuple[str, ...] = ()
         self._did: list[str] = []
 
     # The flow
@@ -265,7 +268,7 @@ class Renewer:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hold_lease, base, times, late, deadline is not None)
             try:
-                result = await self.setup.grant.call(base.refresh, gate, send_timeout=times.request_timeout)
+                result = await self._grant(base).call(base.refresh, gate, send_timeout=times.request_timeout)
                 slip.answered(result)
             except CallError as error:
                 result = error
@@ -275,6 +278,12 @@ class Renewer:
             tasks.cancel_scope.cancel()
         self._overdue = False
         return result
+
+    def _grant(self, base: Record) -> Grant:
+        """Return the grant, naming no scopes where the last answer refused them: what was granted may be less."""
+        grant = self.setup.grant
+        refused = base.backoff is not None and base.backoff.scope_refused
+        return grant.without_scope() if refused and isinstance(grant, SupportsNoScope) else grant
 
     async def _hold_lease(self, base: Record, times: Timing, late: Callable[[], None], leased: bool) -> None:  # noqa: FBT001
         """Free the worker once the deadline has passed, and renew the lease for as long as the answer takes."""
@@ -337,9 +346,16 @@ class Renewer:
             refused = base.refresh.fingerprint if base.refresh else ""
             emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD)))
         if verdict is OutcomeClass.SUCCESS:
+            self._compare_scopes(record)
             self._did.append(f"refreshed to generation {record.generation}")
         else:
             self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
+
+    def _compare_scopes(self, record: Record) -> None:
+        missing = missing_scopes(record, self.setup.scopes)
+        if missing and missing != self._missing:
+            self._around.emit(ScopesShrank(self.setup.name, missing))
+        self._missing = missing
 
     async def _publish(self) -> None:
         record, now = self.record, self._now()
@@ -350,16 +366,26 @@ class Renewer:
         publication = Publication(
             token=self.setup.name,
             access=record.access,
-            refresh=record.refresh,
+            refresh=self._handed_out(record),
             lineage=record.lineage,
             generation=record.generation,
             client_id=record.client_id,
             token_url=self.setup.grant.token_url,
-            scopes=self.setup.scopes or tuple((record.access.scope or "").split()),
+            scopes=self.setup.scopes or record.access.scopes,
         )
         written = await self._publisher.publish(publication)
         if written:
             self._did.append(f"published to {', '.join(written)}")
+
+    def _handed_out(self, record: Record) -> RefreshToken | None:
+        """Return the refresh token for outputs that include it, with the end that no use puts off."""
+        setup, refresh = self.setup, record.refresh
+        deadline = schedule.deadline(record, setup.profile, setup.refresh_token_ttl)
+        if refresh is None or setup.profile.lives_by_itself:
+            return None
+        if deadline is None or deadline.rule is DeadlineRule.IDLE:
+            return refresh
+        return msgspec.structs.replace(refresh, expires_at=deadline.at)
 
     async def _end(self, decision: Decision, *, raced: bool) -> Wake:
         now = self._now()
@@ -452,7 +478,6 @@ class Renewer:
             client_id=self.setup.grant.client_id(),
             endpoint=self.setup.grant.endpoint,
             issuer=self.setup.grant.issuer,
-            ttl=self.setup.refresh_token_ttl or self.setup.profile.refresh_ttl,
         )
         await ledger.write(planted)
         self._around.emit(Seeded(self.setup.name, origin, seeding.fingerprint, planted.lineage))
@@ -623,7 +648,9 @@ class Renewer:
             unpersisted=ledger.overdue,
             unanswered=self._overdue if self._owns_attempt(record) else ledger.lease_left <= 0,
         )
-        state, reason = standing(record, troubles, needs_refresh_token=setup.profile.needs_refresh_token)
+        state, reason = standing(
+            record, troubles, needs_refresh_token=setup.profile.needs_refresh_token, now=self._now()
+        )
         view = TokenView(
             token=setup.name,
             provider=setup.provider,
@@ -639,7 +666,7 @@ class Renewer:
             found_dead=bool(self._found_dead),
             outputs=outputs,
         )
-        return with_record(view, record)
+        return with_record(view, record, setup.profile, ttl=setup.refresh_token_ttl, scopes=setup.scopes)
 
 
 class _Gate:

@@ -35,6 +35,9 @@ CONFIRMATION_DELAY = 60.0
 """Seconds before a refused refresh token that does not rotate is tried once more: throttling and wrong clocks
 also come as `invalid_grant` (Entra AADSTS50196, Google's JWT grant)."""
 
+STILLBORN = 3
+"""So many access tokens in a row that came expired are no accident: somebody has to look at clocks and settings."""
+
 
 def begun(client_id: str, endpoint: str, issuer: str = "") -> Record:
     """Start a record for a grant that needs no refresh token."""
@@ -42,25 +45,17 @@ def begun(client_id: str, endpoint: str, issuer: str = "") -> Record:
 
 
 def seeded(
-    old: Record | None,
-    seeding: Seeding,
-    *,
-    client_id: str,
-    endpoint: str,
-    ttl: float | None,
-    issuer: str = "",
+    old: Record | None, seeding: Seeding, *, client_id: str, endpoint: str, issuer: str = ""
 ) -> Record:
     """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
 
-    `ttl`: life of the refresh token in seconds from the moment it was issued, where that is known beforehand.
+    The consent was given when the seed's refresh token was issued, or at the latest when the seed was written.
     """
     refresh = seeding.refresh
-    if refresh.expires_at is None and ttl is not None:
-        refresh = replace(refresh, expires_at=refresh.issued_at + ttl)
     return Record(
         lineage=new_id(),
         access=seeding.access,
-        refresh=refresh,
+        refresh=replace(refresh, consented_at=refresh.issued_at),
         client_id=client_id,
         endpoint=endpoint,
         issuer=issuer,
@@ -77,7 +72,11 @@ def adopted(record: Record, foreign: Foreign) -> Record:
     replaced = record.replaced
     if foreign.refresh is not None and refresh is not None and foreign.refresh.value != refresh.value:
         replaced = _replaced(record)
-        refresh = replace(foreign.refresh, expires_at=foreign.refresh.expires_at or refresh.expires_at)
+        refresh = replace(
+            foreign.refresh,
+            expires_at=foreign.refresh.expires_at or refresh.expires_at,
+            consented_at=refresh.consented_at,
+        )
     return replace(
         record,
         generation=record.generation + 1,
@@ -162,11 +161,12 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
         changed = came is not None and came.value != refresh.value
         rotates = changed or bool(rotates)
         if came is not None:
-            # An absolute deadline counts from the consent and does not move when a refresh names none.
+            # An end that was named once does not move when a refresh names none.
             deadline = came.expires_at if came.expires_at is not None else refresh.expires_at
             issued = came.issued_at if changed else refresh.issued_at
             replaced = _replaced(base) if changed else replaced
-            refresh = replace(came, expires_at=deadline, issued_at=issued)
+            refresh = replace(came, expires_at=deadline, issued_at=issued, consented_at=refresh.consented_at)
+    granted = (*base.granted, *(access.scopes if access is not None else ()))
     if access is not None and base.access is not None:
         if outcome.same_token_again:
             access = _repeated(base.access, access, now)
@@ -181,6 +181,7 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
         refresh=refresh,
         replaced=replaced,
         rotates=rotates,
+        granted=tuple(dict.fromkeys(granted)),
         attempt=None,
         backoff=backoff,
         dead=None,
@@ -200,12 +201,18 @@ def _failed(base: Record, outcome: Outcome, now: float, delay: float) -> Record:
 
 def _backoff(base: Record, outcome: Outcome, now: float, delay: float) -> Backoff:
     before = base.backoff
+    failures = before.failures + 1 if before else 1
+    kind = outcome.outcome
+    if kind is OutcomeClass.SUCCESS:
+        kind = OutcomeClass.MISCONFIGURED if failures >= STILLBORN else OutcomeClass.TRANSIENT
     return Backoff(
-        outcome=outcome.outcome if outcome.outcome is not OutcomeClass.SUCCESS else OutcomeClass.TRANSIENT,
+        outcome=kind,
         reason=outcome.reason,
-        failures=before.failures + 1 if before else 1,
+        failures=failures,
         not_before=now + delay,
         since=before.since if before else now,
+        unreadable=outcome.unreadable,
+        scope_refused=outcome.scope_refused,
     )
 
 

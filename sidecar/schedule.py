@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.profile import InDoubt
-from sidecar.tokens import OutcomeClass
+from sidecar.tokens import DeadlineRule, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.profile import Profile
-    from sidecar.tokens import Record
+    from sidecar.tokens import AccessToken, Record
 
 UNKNOWN_TTL = 3600.0
 """Assumed until the first answer tells the truth."""
@@ -132,17 +132,75 @@ def due_at(record: Record, times: Timing, profile: Profile, jitter: float) -> fl
     access = record.access
     if access is None:
         return float("-inf")
-    due = float("inf")
-    if access.repeated_at is not None and access.expires_at is not None:
-        remaining = max(0.0, access.expires_at - access.repeated_at)
-        return access.repeated_at + max(times.min_interval, remaining / 2)
-    if access.expires_at is not None:
-        life = access.expires_at - access.issued_at
-        due = access.issued_at + life * times.refresh_at * (1 - jitter * JITTER_WIDTH)
-        due = min(due, access.expires_at - times.min_validity - times.lease)
-    if record.refresh is not None and profile.refresh_idle_ttl is not None:
-        due = min(due, access.issued_at + profile.refresh_idle_ttl / 2)
-    return max(due, access.issued_at + times.min_interval)
+    due = min(_due_for_readers(access, times, jitter), _due_for_refresh_token(record, profile))
+    return max(due, access.last_came_at + times.min_interval)
+
+
+def _due_for_readers(access: AccessToken, times: Timing, jitter: float) -> float:
+    if access.expires_at is None:
+        return float("inf")
+    if access.repeated_at is not None:
+        return (access.repeated_at + access.expires_at) / 2
+    life = access.expires_at - access.issued_at
+    due = access.issued_at + life * times.refresh_at * (1 - jitter * JITTER_WIDTH)
+    return min(due, access.expires_at - times.min_validity - times.lease)
+
+
+def _due_for_refresh_token(record: Record, profile: Profile) -> float:
+    """Tell when the half of its life is over that it has without being used.
+
+    Whether an end that an answer named moves with each refresh (Keycloak, Intuit) or not (LinkedIn) isn't known;
+    the latter costs some calls in the last days, each of which halves what is left.
+    """
+    used = last_used(record)
+    ends = [end for end in (_told(record), _idle(record, profile)) if end is not None and end > used]
+    return min(((used + end) / 2 for end in ends), default=float("inf"))
+
+
+class Deadline(msgspec.Struct, frozen=True):
+    """By when a human has to consent again, and what that follows from."""
+
+    at: float
+    rule: DeadlineRule
+
+
+def deadline(record: Record | None, profile: Profile, ttl: float | None) -> Deadline | None:
+    """Tell when the refresh token ends, if that is known: of several ends the earliest counts.
+
+    `ttl` (seconds from the consent) is what the configuration says of this grant, in the profile's stead. An idle
+    limit is met only if no refresh succeeds until then.
+    """
+    if record is None or record.refresh is None:
+        return None
+    fixed = ttl or profile.refresh_ttl
+    consented = record.refresh.consented_at
+    ends = (
+        (_told(record), DeadlineRule.LIVING if profile.lives_by_itself else DeadlineRule.TOLD),
+        (
+            None if fixed is None or consented is None else consented + fixed,
+            DeadlineRule.CONFIGURED if ttl else DeadlineRule.PROFILE,
+        ),
+        (_idle(record, profile), DeadlineRule.IDLE),
+    )
+    known = [Deadline(at, rule) for at, rule in ends if at is not None]
+    return min(known, key=lambda end: end.at, default=None)
+
+
+def last_used(record: Record) -> float:
+    """Tell when the refresh token was used last, or given."""
+    if record.access is not None:
+        return record.access.last_came_at
+    return record.refresh.issued_at if record.refresh is not None else float("-inf")
+
+
+def _told(record: Record) -> float | None:
+    return record.refresh.expires_at if record.refresh is not None else None
+
+
+def _idle(record: Record, profile: Profile) -> float | None:
+    if record.refresh is None or profile.refresh_idle_ttl is None:
+        return None
+    return last_used(record) + profile.refresh_idle_ttl
 
 
 class Situation(msgspec.Struct, frozen=True):

@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sidecar import schedule
 from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.events import TokenView
+    from sidecar.profile import Profile
     from sidecar.tokens import Record
+
+UNREADABLE_FOR = 15 * 60.0
+"""Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""
+
+_NAMED_ELSEWHERE = {"openid", "profile", "email", "address", "phone", "offline_access"}
+"""Scopes of OpenID Connect, which many providers grant without saying so, or under a name of their own."""
 
 
 class Troubles(msgspec.Struct, frozen=True):
@@ -29,9 +37,9 @@ class Troubles(msgspec.Struct, frozen=True):
 
 
 def standing(
-    record: Record | None, troubles: Troubles, *, needs_refresh_token: bool
+    record: Record | None, troubles: Troubles, *, needs_refresh_token: bool, now: float
 ) -> tuple[GrantState, str]:
-    """Name the grant's state and, where it is not ok, the reason."""
+    """Name the grant's state at `now` (Unix seconds) and, where it is not ok, the reason."""
     if troubles.unpersisted:
         return GrantState.UNPERSISTED, troubles.store
     if troubles.obstacle:
@@ -40,17 +48,22 @@ def standing(
         if troubles.store:
             return GrantState.RETRYING, troubles.store
         return GrantState.UNSEEDED, troubles.seed or "there is no refresh token yet"
-    if record is not None and (told := _of_record(record, troubles)) is not None:
+    if record is not None and (told := _of_record(record, troubles, now)) is not None:
         return told
     if troubles.store:
         return GrantState.RETRYING, troubles.store
     return GrantState.OK, troubles.seed
 
 
-def _of_record(record: Record, troubles: Troubles) -> tuple[GrantState, str] | None:
+def _of_record(record: Record, troubles: Troubles, now: float) -> tuple[GrantState, str] | None:
     backoff = record.backoff
     if record.dead is not None and record.is_dead():
         return GrantState.DEAD, record.dead.reason
+    if backoff is not None and backoff.unreadable and now - backoff.since >= UNREADABLE_FOR:
+        # Doubt it is all the same: when the refresh token may be sent again is for the schedule to say.
+        minutes = (now - backoff.since) / 60
+        why = f"{backoff.reason}, and nothing better for {minutes:.0f} min"
+        return GrantState.MISCONFIGURED, f"{why}: is token_url right, and does a proxy stand before it?"
     if record.attempt is not None and (record.attempt.in_doubt_since or troubles.unanswered):
         lost = backoff is not None and backoff.outcome is OutcomeClass.IN_DOUBT
         why = backoff.reason if lost and backoff is not None else "no answer has come yet"
@@ -72,11 +85,38 @@ def remedy(token: str, state: GrantState) -> str:
             return ""
 
 
-def with_record(view: TokenView, record: Record | None) -> TokenView:
-    """Add to a view what a record tells of the tokens themselves."""
+def missing_scopes(record: Record | None, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the scopes that the access token lacks, of those that were asked for or else granted before.
+
+    Whoever asks for less than before means it. A provider that never says what it granted is believed.
+    """
+    access = record.access if record is not None else None
+    if record is None or access is None or not access.scopes:
+        return ()
+    held = {scope.casefold() for scope in access.scopes}
+    if not asked:
+        return tuple(scope for scope in record.granted if scope.casefold() not in held)
+    return tuple(
+        scope for scope in asked if scope not in _NAMED_ELSEWHERE and not _holds(held, scope.casefold())
+    )
+
+
+def _holds(held: set[str], scope: str) -> bool:
+    # Entra takes `Mail.Read` and answers `https://graph.microsoft.com/Mail.Read`.
+    return any(one == scope or one.endswith(f"/{scope}") for one in held)
+
+
+def with_record(
+    view: TokenView, record: Record | None, profile: Profile, *, ttl: float | None, scopes: tuple[str, ...]
+) -> TokenView:
+    """Add to a view what a record tells of the tokens themselves.
+
+    `ttl` (seconds from the consent) and `scopes` are what the configuration says of this grant.
+    """
     if record is None:
         return view
     access, refresh = record.access, record.refresh
+    deadline = schedule.deadline(record, profile, ttl)
     if access is not None:
         view = msgspec.structs.replace(
             view,
@@ -91,7 +131,9 @@ def with_record(view: TokenView, record: Record | None) -> TokenView:
         lineage=record.lineage,
         generation=record.generation,
         refresh_fingerprint=refresh.fingerprint if refresh else "",
-        refresh_expires_at=refresh.expires_at if refresh else None,
+        refresh_expires_at=deadline.at if deadline else None,
+        refresh_expiry_rule=deadline.rule if deadline else None,
+        missing_scopes=missing_scopes(record, scopes),
         dead_since=record.dead.at if record.dead is not None and record.is_dead() else None,
         in_doubt_since=record.attempt.in_doubt_since if record.attempt else None,
     )

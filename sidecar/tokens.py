@@ -64,6 +64,21 @@ class ExpirySource(StrEnum):
     NEVER = "never"
 
 
+class DeadlineRule(StrEnum):
+    """What it follows from that a human has to consent again by some time."""
+
+    TOLD = "told"
+    """The provider, or the seed, named the refresh token's end."""
+    CONFIGURED = "configured"
+    """`refresh_token_ttl`, counted from the consent."""
+    PROFILE = "profile"
+    """The provider's `refresh_ttl`, counted from the consent."""
+    IDLE = "idle"
+    """The provider's `refresh_idle_ttl`, which every refresh starts anew."""
+    LIVING = "living"
+    """The access token is what is exchanged for the next one, and this is its end."""
+
+
 def fingerprint(secret: str) -> str:
     """Name a secret without showing it: the first 12 hex digits of its SHA-256."""
     return hashlib.sha256(secret.encode()).hexdigest()[:12]
@@ -99,6 +114,16 @@ class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True):
         """The name under which logs, metrics and callers know it."""
         return fingerprint(self.value)
 
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What was granted, one by one: some providers put commas between (GitHub, Slack, Strava)."""
+        return tuple((self.scope or "").replace(",", " ").split())
+
+    @property
+    def last_came_at(self) -> float:
+        """When the provider gave it last, for the first time or again."""
+        return self.issued_at if self.repeated_at is None else max(self.issued_at, self.repeated_at)
+
     def seconds_left(self, now: float) -> float:
         """Tell how long it is still valid; infinite when it never expires."""
         return float("inf") if self.expires_at is None else self.expires_at - now
@@ -110,7 +135,9 @@ class RefreshToken(msgspec.Struct, frozen=True, omit_defaults=True):
     value: str
     issued_at: float
     expires_at: float | None = None
-    """None: no deadline is known."""
+    """The end that was named for it; None: none was."""
+    consented_at: float | None = None
+    """When a human consented, as far as that is known; no refresh moves it."""
 
     def __repr__(self) -> str:
         """Show the fingerprint in place of the token."""
@@ -143,6 +170,10 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: int
     not_before: float
     since: float
+    unreadable: bool = False
+    """Whether what came was no answer of a token endpoint."""
+    scope_refused: bool = False
+    """Whether the provider refuses the scopes that were asked for."""
 
 
 class Death(msgspec.Struct, frozen=True):
@@ -195,6 +226,8 @@ class Record(msgspec.Struct, frozen=True):
     """Fingerprints of the last refresh tokens that were replaced."""
     rotates: bool | None = None
     """Whether this grant's refresh token was seen to change (None: not refreshed yet)."""
+    granted: tuple[str, ...] = ()
+    """Every scope that this lineage was ever granted."""
     orphans: tuple[Orphan, ...] = ()
     history: tuple[Turn, ...] = ()
     issuer: str = ""

@@ -60,7 +60,7 @@ def seed(
         raise UsageError(
             f"{name}: the grant {settings.profiles[name].grant} has no refresh token, so there is no seed"
         )
-    seeding = _read(name, path, layout)
+    seeding = _read(name, path, layout, living=settings.profiles[name].lives_by_itself)
     try:
         reply = common.control(settings).seed(name, seeding.refresh.value, force=force)
     except NotRunning:
@@ -75,13 +75,14 @@ def seed(
         click.echo(reply.message)
 
 
-def _read(name: str, path: str | None, layout: str | None) -> Seeding:
+def _read(name: str, path: str | None, layout: str | None, *, living: bool) -> Seeding:
     import time
 
     from sidecar import seeds
 
     if path is None and sys.stdin.isatty():
         typed: str = click.prompt(f"Refresh token of {name}", hide_input=True, err=True)
-        return seeds.parse(typed.encode(), where="what you typed", name=layout, written_at=time.time())
-    data, where, written = common.read_input(path or "-")
-    return seeds.parse(data, where=where, name=layout, written_at=written)
+        data, where, written = typed.encode(), "what you typed", time.time()
+    else:
+        data, where, written = common.read_input(path or "-")
+    return seeds.parse(data, where=where, name=layout, written_at=written, living=living)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 BAR = 10
 """Characters."""
 
+DEADLINES = {
+    "told": ": the refresh token's end, as the provider or the seed named it",
+    "configured": ": refresh_token_ttl, counted from the consent",
+    "profile": ": so long do this provider's grants last from the consent, whatever happens",
+    "idle": ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
+    "living": ", unless a refresh succeeds before: this access token is exchanged for the next while it lives",
+}
+"""What a deadline follows from (`DeadlineRule`), in words."""
+
 FAILING = {"misconfigured", "unpersisted"}
 
 
@@ -124,6 +133,12 @@ def _outputs(token: dict[str, Any]) -> str:
     return f"{current} of {len(outputs)} current"
 
 
+def _deadline(at: float, rule: str) -> str:
+    left, moment = at - time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+    when = f"by {moment}, in {common.span(left)}" if left > 0 else f"since {moment}"
+    return f"a human must consent again {when}{DEADLINES[rule]}"
+
+
 def _remarks(document: dict[str, Any]) -> list[str]:
     """Say in a line each what is not as it should be, and what to do about it."""
     lines = []
@@ -135,9 +150,13 @@ def _remarks(document: dict[str, Any]) -> list[str]:
             for output in token["outputs"]
             if output["problem"]
         ]
-        if view.refresh_expires_at is not None:
-            left = view.refresh_expires_at - time.time()
-            lines.append(f"{view.token}: a human must consent again within {common.span(max(0.0, left))}")
+        if view.refresh_expires_at is not None and view.refresh_expiry_rule is not None:
+            lines.append(f"{view.token}: {_deadline(view.refresh_expires_at, view.refresh_expiry_rule)}")
+        if view.missing_scopes:
+            lines.append(
+                f"{view.token}: the access token lacks scopes that were asked for, or granted before: "
+                f"{' '.join(view.missing_scopes)}"
+            )
     configuration = document.get("config", {})
     if not configuration.get("accepted", True):
         lines.append("the configuration was changed, and refused; the old one is in force:")

@@ -208,6 +208,8 @@ async def _list(settings: Settings) -> list[dict[str, Any]]:
 async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
     import time
 
+    from sidecar import schedule
+    from sidecar.profile import Profile
     from sidecar.standing import Troubles, standing
 
     namespace, _, name = key.partition("/")
@@ -231,8 +233,12 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
         return {**row, "state": "gone"}
     record, access = held.record, held.record.access
     troubles = Troubles(unanswered=held.lease_left <= 0)
-    state, reason = standing(record, troubles, needs_refresh_token=False)
+    state, reason = standing(record, troubles, needs_refresh_token=False, now=time.time())
     left = access.seconds_left(time.time()) if access is not None else None
+    profile, ttl = Profile(), None
+    if row["configured"]:
+        profile, ttl = settings.profiles[name], settings.tokens[name].refresh_token_ttl
+    deadline = schedule.deadline(record, profile, ttl)
     return {
         **row,
         "lineage": record.lineage[:12],
@@ -241,7 +247,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
         "access": None if left is None else "expired" if left <= 0 else "valid",
         "sealed_with": held.sealed_with or None,
         "expires_at": access.expires_at if access is not None else None,
-        "refresh_expires_at": record.refresh.expires_at if record.refresh is not None else None,
+        "refresh_expires_at": deadline.at if deadline is not None else None,
         "reason": reason,
     }
 

@@ -50,7 +50,9 @@ async def _view(settings: Settings, name: str, held: Held | None, clock: SystemC
     policy = schedule.Policy(min_validity=token.min_validity, refresh_at=token.refresh_at, lease=token.lease)
     outputs = [open_output(one, state_dir=settings.state_dir, clock=clock) for one in token.outputs]
     troubles = Troubles(unanswered=held is not None and held.lease_left <= 0)
-    state, reason = standing(record, troubles, needs_refresh_token=profile.needs_refresh_token)
+    state, reason = standing(
+        record, troubles, needs_refresh_token=profile.needs_refresh_token, now=clock.wall()
+    )
     view = TokenView(
         token=name,
         provider=settings.provider_names[name],
@@ -63,7 +65,7 @@ async def _view(settings: Settings, name: str, held: Held | None, clock: SystemC
         min_validity=schedule.timing_of(record, policy, profile).min_validity,
         outputs=await Publisher(name, outputs, _ignore).views(),
     )
-    return with_record(view, record)
+    return with_record(view, record, profile, ttl=token.refresh_token_ttl, scopes=token.scopes)
 
 
 def _ignore(_event: Event) -> None:

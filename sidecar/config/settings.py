@@ -298,7 +298,7 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     request_timeout: Duration | None = None
     """For connecting and sending; by default a third of the lease."""
     refresh_token_ttl: Duration | None = None
-    """Life of the refresh token from its seed or login, if the provider doesn't say (Google testing: 7d)."""
+    """Life of the refresh token from its consent (Google testing: 7d), of which the provider doesn't tell."""
     refresh_without_store: bool = False
     """Refresh even while the store is unreachable; only for one daemon that shares its grant with nobody."""
     on_dead: OnDead = OnDead.RESTART

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from sidecar.clients.http import HttpClient
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import NotSent
@@ -20,6 +22,11 @@ class RefreshTokenGrant(TokenEndpoint):
         super().__init__(settings, profile, http)
         # Omitted means: as granted. Naming what was asked for and not granted makes every refresh fail.
         self._scope = " ".join(settings.scopes) if profile.scope_on_refresh else None
+
+    def without_scope(self) -> Grant:
+        twin = copy(self)
+        twin._scope = None
+        return twin
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         if refresh is None:

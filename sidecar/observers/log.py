@@ -27,6 +27,7 @@ from sidecar.events import (
     Event,
     GrantDied,
     OutputWritten,
+    ScopesShrank,
     Seeded,
     SeedRefused,
     TokenForgotten,
@@ -275,6 +276,8 @@ class LogObserver:
                     self._trouble("warning", key, "an output could not be written", event)
                 else:
                     self._over(key, "the output can be written again", event)
+            case ScopesShrank():
+                self._write("warning", "the access token lacks scopes", **_fields(event))
             case ClockSkewSeen():
                 self._skew(event)
             case ConfigLoaded():

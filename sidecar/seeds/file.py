@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class FileSeed:
     """Read again only when its stat has changed. See `Seed` for the contract."""
 
-    def __init__(self, source: SeedSource) -> None:
+    def __init__(self, source: SeedSource, *, living: bool = False) -> None:
         """See `sidecar.seeds.open_seed`."""
         self.id = f"file:{source.file}"
         self._source = source
+        self._living = living
         self._cached: tuple[Signature, Seeding | str | None] | None = None
 
     async def read(self) -> Seeding | None:
@@ -64,8 +65,14 @@ class FileSeed:
                 f"seed {path}: is no JSON object although its name ends in .json; correct its content, or say "
                 "{file: …, format: raw} if it is a bare refresh token"
             )
-        fields = self._source.fields
-        return parse(data, where=f"seed {path}", name=name, fields=fields, written_at=written_at)
+        return parse(
+            data,
+            where=f"seed {path}",
+            name=name,
+            fields=self._source.fields,
+            written_at=written_at,
+            living=self._living,
+        )
 
 
 def _told(outcome: Seeding | str | None) -> Seeding | None:

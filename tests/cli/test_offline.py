@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,43 @@ def test_status_draws_on_a_terminal(seeded: Place) -> None:
     assert plain.splitlines()[0].split() == ["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "OUTPUTS"]
     assert plain.splitlines()[1].split()[:2] == ["gmail", "fresh"]
     assert plain.isascii()
+
+
+@pytest.mark.parametrize(
+    ("key", "place_of_it", "words"),
+    [
+        ("refresh_token_ttl", "token", "by 20.*, in .*: refresh_token_ttl, counted from the consent"),
+        ("refresh_ttl", "provider", "by 20.*: so long do this provider's grants last from the consent"),
+        ("refresh_idle_ttl", "provider", "by 20.*, unless a refresh succeeds before: this provider forgets"),
+    ],
+)
+def test_status_says_by_when_a_human_must_consent(
+    key: str, place_of_it: str, words: str, seeded: Place
+) -> None:
+    """And what that follows from; the same moment is in the document for machines."""
+    (seeded.token if place_of_it == "token" else seeded.token["provider"])[key] = "7d"
+    seeded.write()
+    seeded.ok("refresh", "gmail")
+
+    told = seeded.ok("status")
+    assert re.search(f"gmail: a human must consent again {words}", told), told
+    shown = json.loads(seeded.ok("status", "--json"))["tokens"]["gmail"]
+    assert 6 * 86400 < shown["refresh_expires_at"] - time.time() <= 7 * 86400
+    assert (shown["refresh_expiry_rule"] == "idle") == ("idle" in key)
+    [row] = json.loads(seeded.ok("store", "list", "--json"))
+    assert row["refresh_expires_at"] == shown["refresh_expires_at"]
+
+
+def test_status_names_the_scopes_that_are_missing(place: Place) -> None:
+    """What was asked for and not granted is told in a line of its own, and is no failure."""
+    place.token["scopes"] = ["mail", "files"]
+    place.write()
+    place.ok("seed", "gmail", stdin=place.provider.new_grant(scope="mail"))
+    place.ok("refresh", "gmail")
+
+    told = place.ok("status")
+    assert "gmail: the access token lacks scopes that were asked for, or granted before: files" in told
+    assert json.loads(place.ok("status", "--json"))["tokens"]["gmail"]["missing_scopes"] == ["files"]
 
 
 def test_status_says_where_it_comes_from(seeded: Place) -> None:

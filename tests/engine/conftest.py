@@ -16,7 +16,7 @@ from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
 from sidecar.grants.endpoint import silent
-from sidecar.ports import Answer, Foreign, Gate, Held, Holding, Publication, Sealer, Seeding
+from sidecar.ports import Answer, Foreign, Gate, Grant, Held, Holding, Publication, Sealer, Seeding
 from sidecar.profile import GrantType, InDoubt, Profile, Rotation
 from sidecar.pulse import Heartbeats, Pulse
 from sidecar.renewer import Renewer, Setup, Surroundings
@@ -292,6 +292,7 @@ class House:
         instance: str | None = None,
         shelf: Shelf | None = None,
         sealer: Sealer = CLEAR,
+        grant: Grant | None = None,
         **setup: Any,
     ) -> Daemon:
         """Make a daemon; `seed` None: it gets none and finds its token in the store."""
@@ -302,7 +303,7 @@ class House:
         events: list[Event] = []
         around = Surroundings(self.clock, self.store, escrow, name, events.append, lambda: 0.5)
         grant_type = "refresh_token" if profile.needs_refresh_token else GrantType.CLIENT_CREDENTIALS.value
-        grant = SimulatedGrant(self.provider, self.clock, grant_type)
+        simulated = SimulatedGrant(self.provider, self.clock, grant_type)
         shelf = shelf or Shelf()
         renewer = Renewer(
             Setup(
@@ -311,7 +312,7 @@ class House:
                 provider="sim",
                 profile=profile,
                 policy=policy or Policy(),
-                grant=grant,
+                grant=grant or simulated,
                 outputs=(shelf,),
                 seed=Pocket(seed, self.clock) if seed else None,
                 **setup,
@@ -322,7 +323,7 @@ class House:
             renewer.recover(entry)
         scheduler = Scheduler(self.clock, Heartbeats(self.clock), Pulse(), workers=2)
         scheduler.add("gmail", renewer)
-        return Daemon(renewer, scheduler, grant, shelf, escrow, events)
+        return Daemon(renewer, scheduler, simulated, shelf, escrow, events)
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ async def test_a_lifetime_in_another_type_is_understood(house: House, value: obj
 async def test_a_dead_on_arrival_token_neither_loops_nor_replaces_a_living_one(
     house: House, value: int
 ) -> None:
-    """The pair is committed, the provider is left alone for a while, and readers keep what they have."""
+    """The pair is committed, the provider is left alone for a while, readers keep what they have, a human is told."""
     daemon = house.daemon(seed=house.provider.new_grant())
     await daemon.run(60)
     served = daemon.shelf.publications[-1].access
@@ -128,7 +128,9 @@ async def test_a_dead_on_arrival_token_neither_loops_nor_replaces_a_living_one(
     assert daemon.shelf.publications[-1].access == served
     assert 1 <= len(daemon.grant.calls) - calls <= 12
     assert house.provider.replayed() == []
-    assert daemon.state() is GrantState.RETRYING
+    states = [event.view.grant_state for event in daemon.of(TurnEnded) if event.view.reason]
+    assert states[0] is GrantState.RETRYING
+    assert states[-1] is GrantState.MISCONFIGURED
 
 
 async def test_an_absent_lifetime_is_assumed_and_shown_as_unknown(house: House) -> None:

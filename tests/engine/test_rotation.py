@@ -148,7 +148,7 @@ def test_every_state_survives_the_store(base: Record, outcome: Outcome, profile:
         base,
         intended(base, "one", NOW),
         concluded(base, outcome, profile, now=NOW, delay=1),
-        seeded(base, seeding, client_id="c", endpoint="e", ttl=100),
+        seeded(base, seeding, client_id="c", endpoint="e"),
         rebound(base, client_id="c", endpoint="e"),
         adopted(base, Foreign(access_token(9), None, 5)),
         with_orphan(base, replace(base, refresh=refresh_token(8))),
@@ -225,7 +225,7 @@ def test_an_orphan_takes_the_place_of_a_suspect() -> None:
 
 def test_the_oldest_replaced_are_forgotten_and_seeds_never() -> None:
     """Sixty-four are remembered; every seed is."""
-    record = seeded(None, Seeding(refresh_token(0)), client_id="c", endpoint="e", ttl=None)
+    record = seeded(None, Seeding(refresh_token(0)), client_id="c", endpoint="e")
     for number in range(1, 100):
         outcome = Outcome(
             outcome=OutcomeClass.SUCCESS, access=access_token(number), refresh=refresh_token(number)
@@ -237,14 +237,15 @@ def test_the_oldest_replaced_are_forgotten_and_seeds_never() -> None:
     assert refresh_token(98).fingerprint in record.spent
 
 
-def test_a_deadline_from_consent_is_not_moved_by_a_refresh() -> None:
-    """An answer that names none keeps the one that is known."""
-    seeding = Seeding(refresh_token(0))
-    record = seeded(None, seeding, client_id="c", endpoint="e", ttl=1000)
+def test_neither_the_consent_nor_a_named_end_is_moved_by_a_refresh() -> None:
+    """An answer that names no end keeps the one that is known, and a rotation is no consent."""
+    seeding = Seeding(replace(refresh_token(0), expires_at=NOW + 1000))
+    record = seeded(None, seeding, client_id="c", endpoint="e")
     outcome = Outcome(outcome=OutcomeClass.SUCCESS, access=access_token(1), refresh=refresh_token(1))
     after = concluded(record, outcome, ROTATING, now=NOW + 500, delay=1)
     assert after.refresh is not None
-    assert after.refresh.expires_at == NOW + 1000
+    assert after.refresh.value == refresh_token(1).value
+    assert (after.refresh.expires_at, after.refresh.consented_at) == (NOW + 1000, seeding.refresh.issued_at)
 
 
 # Seeds
@@ -253,7 +254,7 @@ def test_a_deadline_from_consent_is_not_moved_by_a_refresh() -> None:
 @given(records)
 def test_a_seed_starts_a_lineage_and_forgets_no_token(old: Record) -> None:
     """Attempt, doubt, death and back-off end with the old one; what it held is remembered."""
-    new = seeded(old, Seeding(refresh_token(9)), client_id="c", endpoint="e", ttl=None)
+    new = seeded(old, Seeding(refresh_token(9)), client_id="c", endpoint="e")
     assert new.lineage != old.lineage
     assert new.generation == 0
     assert (new.attempt, new.backoff, new.dead) == (None, None, None)
@@ -325,8 +326,8 @@ def test_only_an_ancestor_is_healed(stored: Record, known: Record) -> None:
 
 def test_a_store_that_lost_a_seed_is_recognised() -> None:
     """Restored from before the last consent, it would have the seed sent a second time."""
-    first = seeded(None, Seeding(refresh_token(0)), client_id="c", endpoint="e", ttl=None)
-    second = seeded(first, Seeding(refresh_token(1)), client_id="c", endpoint="e", ttl=None)
+    first = seeded(None, Seeding(refresh_token(0)), client_id="c", endpoint="e")
+    second = seeded(first, Seeding(refresh_token(1)), client_id="c", endpoint="e")
     assert rolled_back(first, second)
     assert not rolled_back(second, first)
 

@@ -12,7 +12,7 @@ from sidecar.config.settings import Client, SubjectToken, TokenSettings
 from sidecar.errors import ConfigError, NotSent
 from sidecar.grants import open_grant
 from sidecar.grants.endpoint import origin
-from sidecar.ports import Answer, Gate, Grant
+from sidecar.ports import Answer, Gate, Grant, SupportsNoScope
 from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile
 from sidecar.tokens import RefreshToken
 from tests import pki
@@ -98,6 +98,22 @@ async def test_a_refresh_names_the_scopes_where_the_profile_wants_them() -> None
     profile = Profile(token_url=URL, scope_on_refresh=True)
     assert (await form_of(profile, scopes=("a", "b")))["scope"] == "a b"
     assert "scope" not in await form_of(profile)
+
+
+async def test_a_refresh_can_do_without_its_scopes() -> None:
+    """For the attempt after one that was refused for them; everything else stays as it was."""
+    http, gate = Recorder(), OpenGate()
+    grant = opened(http, Profile(token_url=URL, scope_on_refresh=True), scopes=("a", "b"), audience="x")
+    assert isinstance(grant, SupportsNoScope)
+    await grant.without_scope().call(REFRESH, gate, send_timeout=3.0)
+    await grant.call(REFRESH, gate, send_timeout=3.0)
+    bare, full = (sent.members for sent in http.sent)
+    assert full == {**bare, "scope": "a b"}
+
+
+def test_a_client_that_needs_no_consent_never_drops_its_scopes() -> None:
+    """It would be given more than was asked for."""
+    assert not isinstance(opened(Recorder(), CREDENTIALS, scopes=("a",)), SupportsNoScope)
 
 
 @pytest.mark.parametrize("profile", [REFRESHING, CREDENTIALS], ids=["refresh", "credentials"])

@@ -216,16 +216,17 @@ def test_a_grant_without_refresh_token_cannot_be_suspected() -> None:
 def test_a_refusal_that_speaks_of_the_clock_is_marked() -> None:
     """Google tells a wrong clock as `invalid_grant`."""
     text = "Invalid JWT: Token must be a short-lived token (60 minutes); check your iat and exp values"
-    assert judged(answered({"error": "invalid_grant", "error_description": text}, 400)).clock_suspected
-    assert not judged(
-        answered({"error": "invalid_grant", "error_description": "Bad Request"}, 400)
-    ).clock_suspected
+    refused = judged(answered({"error": "invalid_grant", "error_description": text}, 400), sent=None)
+    assert refused.outcome is OutcomeClass.MISCONFIGURED
+    assert refused.reason == "HTTP 400 invalid_grant; a wrong clock here may be to blame: is NTP running?"
+    plain = judged(answered({"error": "invalid_grant", "error_description": "Bad Request"}, 400))
+    assert "clock" not in plain.reason
 
 
 def test_a_refusal_with_clocks_far_apart_is_marked() -> None:
     """A Date that is an hour off makes the clock a suspect, too."""
     answer = answered({"error": "invalid_grant"}, 400, date=formatdate(NOW + 3600, usegmt=True))
-    assert judged(answer).clock_suspected
+    assert judged(answer).reason.endswith("is NTP running?")
 
 
 @pytest.mark.parametrize(
