@@ -153,7 +153,7 @@ class Revoking(RevocationEndpoint):  # type: ignore[misc]
 class Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
     """`private_key_jwt`; each assertion once."""
 
-    def __init__(self, audience: str, key: str) -> None:
+    def __init__(self, audience: str, key: dict[str, Any]) -> None:
         super().__init__()
         self._audience, self._key = audience, key
 
@@ -169,7 +169,7 @@ class Assertion(JWTBearerClientAssertion):  # type: ignore[misc]
 
     def resolve_client_public_key(self, client: Client) -> Any:
         """Return the one that was registered."""
-        return jwk.import_key(self._key, "RSA" if "RSA" in self._key else None) if self._key else None
+        return jwk.import_key(self._key)
 
 
 def build(url: str, options: dict[str, Any]) -> tuple[WSGIApplication, dict[str, Any]]:
@@ -194,7 +194,7 @@ def build(url: str, options: dict[str, Any]) -> tuple[WSGIApplication, dict[str,
         server.register_grant(grant)
     server.register_endpoint(Revoking)
     server.register_client_auth_method(
-        "client_assertion_jwt", Assertion(f"{issuer}/token", options.get("public_key", ""))
+        "client_assertion_jwt", Assertion(f"{issuer}/token", options.get("public_key", {}))
     )
     routes = {
         "token": ("POST", server.create_token_response),
@@ -228,7 +228,7 @@ def _metadata(issuer: str) -> dict[str, Any]:
         jwks_uri=f"{issuer}/jwks",
         response_types_supported=["code"],
         token_endpoint_auth_methods_supported=["private_key_jwt", "client_secret_basic"],
-        token_endpoint_auth_signing_alg_values_supported=["RS256", "ES256", "EdDSA"],
+        token_endpoint_auth_signing_alg_values_supported=["RS256", "ES256"],
     )
     return dict(document)
 

@@ -9,11 +9,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from joserfc import jwk
 
 from tests.e2e.conftest import PROJECT
 from tests.interop.conftest import configure, generation, state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.e2e.conftest import Daemon
     from tests.interop.conftest import Start
 
@@ -145,6 +148,27 @@ def test_client_credentials(daemon: Daemon, start: Start, script: str, client_id
     daemon.start()
     daemon.wait_until(lambda: generation(daemon) >= 2, "two tokens")
     assert json.loads(daemon.output().read_text(encoding="utf-8"))["scope"] == "write"
+
+
+KEYS: dict[str, Callable[[], jwk.RSAKey | jwk.ECKey]] = {
+    "RS256": lambda: jwk.RSAKey.generate_key(2048),
+    "ES256": lambda: jwk.ECKey.generate_key("P-256"),
+}
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_client_signs(daemon: Daemon, start: Start, algorithm: str) -> None:
+    """With nothing configured but its key: the issuer says that it takes assertions, and checks each one for real."""
+    key = KEYS[algorithm]()
+    file = daemon.folder / "key.pem"
+    file.write_bytes(key.as_pem(private=True))
+    file.chmod(0o600)
+    server = start(AUTHLIB, public_key=key.as_dict(private=False))
+    server.refresh_token = server.seeds["signing"]
+    configure(daemon, server, client={"id": "signing", "private_key_file": str(file)})
+    daemon.start()
+    daemon.wait_until(lambda: generation(daemon) >= 3, "three assertions were taken, each of them new")
+    assert state(daemon) == "ok"
 
 
 def test_a_token_is_traded_in_from_a_file_that_rotates(daemon: Daemon, start: Start) -> None:
