@@ -83,15 +83,11 @@ def _access_token(data: bytes, where: str, settings: Settings, name: str) -> str
 
 def _readings(data: bytes, settings: Settings, name: str) -> Iterator[str | None]:
     from sidecar import formats
-    from sidecar.config.settings import OutputTarget
 
     # First as this token's own outputs are laid out, since `fields` may have renamed its members.
-    plain = [
-        OutputTarget(file=Path("-"), format=one)
-        for one in ("header", "google-authorized-user", "json", "dotenv", "netrc", "raw")
-    ]
-    for target in (*settings.tokens[name].outputs, *plain):
+    own = (formats.for_target(target) for target in settings.tokens[name].outputs)
+    for layout in (*own, *formats.READERS):
         try:
-            yield formats.for_target(target).decode(data).access_token
+            yield layout.decode(data).access_token
         except FormatError:
             continue

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES",
+    "READERS",
     "SEED_NAMES",
     "Contents",
     "Format",
@@ -53,6 +54,11 @@ _PLAIN: dict[str, Format] = {
 
 NAMES = tuple(_PLAIN)
 """Formats of outputs."""
+
+READERS = tuple(
+    _PLAIN[name] for name in ("header", "google-authorized-user", "json", "dotenv", "netrc", "raw")
+)
+"""Read an access token from whatever it is in, tried in this order."""
 
 SEED_NAMES = ("raw", "json", "gmail-sdk", "google-authorized-user", "dotenv")
 """Formats of seeds; `raw` is a bare refresh token there."""

@@ -25,7 +25,7 @@ class RefreshTokenGrant(TokenEndpoint):
 
     def without_scope(self) -> Grant:
         twin = copy(self)
-        twin._scope = None
+        twin._scope = None  # noqa: SLF001 - its own
         return twin
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:

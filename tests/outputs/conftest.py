@@ -75,6 +75,9 @@ class Place(NamedTuple):
     def open(self, **options: Any) -> FileOutput:
         """Open the output, as a daemon that starts does."""
         values: dict[str, Any] = {"file": self.file, "mode": FileMode(0o640)}
+        values |= {"netrc": {"machine": "api.example"}, "template": {"template": "{{ access_token }}"}}.get(
+            options.get("format", ""), {}
+        )
         target = OutputTarget(**(values | options))
         output = open_output(target, state_dir=self.state_dir, clock=self.clock)
         assert isinstance(output, FileOutput)
