@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests import leaks
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tests.postgres import Server
 
 PROJECT = Path(__file__).parents[1]
+
+# On a loaded machine a pause is no fault of what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
