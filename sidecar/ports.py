@@ -103,8 +103,10 @@ class Grant(Protocol):
 class SupportsNoScope(Protocol):
     """A grant that names scopes and would get what was consented to if it named none (RFC 6749 §6)."""
 
-    def without_scope(self) -> Grant:
-        """Return the same grant, naming no scopes."""
+    async def call_without_scope(
+        self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float
+    ) -> Answer:
+        """Do the same as `call`, naming no scopes."""
         ...
 
 

@@ -45,7 +45,7 @@ from sidecar.standing import Troubles, missing_scopes, remedy, standing, with_re
 from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from sidecar.clock import Clock
     from sidecar.escrow import Entry, Escrow, Slip
@@ -268,7 +268,7 @@ class Renewer:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hold_lease, base, times, late, deadline is not None)
             try:
-                result = await self._grant(base).call(base.refresh, gate, send_timeout=times.request_timeout)
+                result = await self._request(base)(base.refresh, gate, send_timeout=times.request_timeout)
                 slip.answered(result)
             except CallError as error:
                 result = error
@@ -279,11 +279,11 @@ class Renewer:
         self._overdue = False
         return result
 
-    def _grant(self, base: Record) -> Grant:
-        """Return the grant, naming no scopes where the last answer refused them: what was granted may be less."""
+    def _request(self, base: Record) -> Callable[..., Awaitable[Answer]]:
+        """Choose the request that names no scopes where the last answer refused them: fewer may have been granted."""
         grant = self.setup.grant
         refused = base.backoff is not None and base.backoff.scope_refused
-        return grant.without_scope() if refused and isinstance(grant, SupportsNoScope) else grant
+        return grant.call_without_scope if refused and isinstance(grant, SupportsNoScope) else grant.call
 
     async def _hold_lease(self, base: Record, times: Timing, late: Callable[[], None], leased: bool) -> None:  # noqa: FBT001
         """Free the worker once the deadline has passed, and renew the lease for as long as the answer takes."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 from sidecar.clients.http import HttpClient
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import NotSent
@@ -23,18 +21,23 @@ class RefreshTokenGrant(TokenEndpoint):
         # Omitted means: as granted. Naming what was asked for and not granted makes every refresh fail.
         self._scope = " ".join(settings.scopes) if profile.scope_on_refresh else None
 
-    def without_scope(self) -> Grant:
-        twin = copy(self)
-        twin._scope = None  # noqa: SLF001 - its own
-        return twin
-
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
+        return await self._exchange(refresh, gate, send_timeout, self._scope)
+
+    async def call_without_scope(
+        self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float
+    ) -> Answer:
+        return await self._exchange(refresh, gate, send_timeout, None)
+
+    async def _exchange(
+        self, refresh: RefreshToken | None, gate: Gate, send_timeout: float, scope: str | None
+    ) -> Answer:
         if refresh is None:
             raise NotSent("there is no refresh token to send", misconfigured=True)
         members = {
             "grant_type": "refresh_token",
             "refresh_token": refresh.value,
-            "scope": self._scope,
+            "scope": scope,
             **self._target,
         }
         return await self.request(members, gate, send_timeout)

@@ -26,20 +26,20 @@ class Scripted:
     files: tuple[Path, ...] = ()
 
     def __init__(self, clock: VirtualClock, script: Script) -> None:
-        self.tell: Callable[[str], None] = silent
         self.clock = clock
+        self.tell: Callable[[str], None] = silent
         self.script = script
         self.calls: list[float] = []
         self.sent: list[str] = []
-
-    async def locate(self) -> None:
-        """It is known."""
 
     def credentials_fingerprint(self) -> str:
         return "one"
 
     def client_id(self) -> str:
         return "client"
+
+    async def locate(self) -> None:
+        """Its endpoint is known."""
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         del send_timeout

@@ -10,7 +10,6 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.events import CallFinished, ScopesShrank
-from sidecar.ports import Grant
 from sidecar.profile import AnswerShape, ErrorRule, GrantType, InDoubt, Profile, Rotation
 from sidecar.standing import missing_scopes
 from sidecar.tokens import AccessToken, GrantState, OutcomeClass, Record
@@ -102,15 +101,13 @@ class Scoped(Scripted):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.named: list[bool] = []
-        self.names = True
-
-    def without_scope(self) -> Grant:
-        twin = Scoped(self.clock, self.script)
-        twin.calls, twin.named, twin.names = self.calls, self.named, False
-        return twin
 
     async def call(self, *args: Any, **kwargs: Any) -> Any:
-        self.named.append(self.names)
+        self.named.append(True)
+        return await super().call(*args, **kwargs)
+
+    async def call_without_scope(self, *args: Any, **kwargs: Any) -> Any:
+        self.named.append(False)
         return await super().call(*args, **kwargs)
 
 

@@ -105,9 +105,9 @@ async def test_a_refresh_can_do_without_its_scopes() -> None:
     http, gate = Recorder(), OpenGate()
     grant = opened(http, Profile(token_url=URL, scope_on_refresh=True), scopes=("a", "b"), audience="x")
     assert isinstance(grant, SupportsNoScope)
-    await grant.without_scope().call(REFRESH, gate, send_timeout=3.0)
+    await grant.call_without_scope(REFRESH, gate, send_timeout=3.0)
     await grant.call(REFRESH, gate, send_timeout=3.0)
-    bare, full = (sent.members for sent in http.sent)
+    bare, full = (request.members for request in http.sent)
     assert full == {**bare, "scope": "a b"}
 
 
