@@ -23,11 +23,45 @@ from sidecar.profile import (
 from sidecar.testing.shapes import example
 from sidecar.tokens import OutcomeClass
 
-CATALOGUE = """
-google google-service-account entra okta auth0 keycloak cognito slack github-app github-installation gitlab
-atlassian salesforce salesforce-jwt hubspot intuit xero zoom dropbox box spotify strava linkedin notion shopify
-stripe zoho docusign fitbit withings tiktok x amazon-lwa ebay square mailchimp facebook
-""".split()
+CATALOGUE = [
+    "google",
+    "google-service-account",
+    "entra",
+    "okta",
+    "auth0",
+    "keycloak",
+    "cognito",
+    "slack",
+    "github-app",
+    "github-installation",
+    "gitlab",
+    "atlassian",
+    "salesforce",
+    "salesforce-jwt",
+    "hubspot",
+    "intuit",
+    "xero",
+    "zoom",
+    "dropbox",
+    "box",
+    "spotify",
+    "strava",
+    "linkedin",
+    "notion",
+    "shopify",
+    "stripe",
+    "zoho",
+    "docusign",
+    "fitbit",
+    "withings",
+    "tiktok",
+    "x",
+    "amazon-lwa",
+    "ebay",
+    "square",
+    "mailchimp",
+    "facebook",
+]
 
 WITHOUT_ENDPOINT = {"auth0", "cognito", "entra", "generic", "keycloak", "okta", "shopify", "zoho"}
 """Their endpoints depend on a tenant, a shop or a region."""
@@ -100,9 +134,7 @@ def contradictions(profile: Profile) -> list[str]:
             refreshes and profile.rotation is Rotation.NEVER and profile.in_doubt is not InDoubt.REPLAY_OK
         ),
         "without knowing about rotation a replay can't be promised": (
-            refreshes
-            and profile.rotation is Rotation.UNKNOWN
-            and profile.in_doubt is not InDoubt.NO_REPLAY
+            refreshes and profile.rotation is Rotation.UNKNOWN and profile.in_doubt is not InDoubt.NO_REPLAY
         ),
         "a grace is the length of a replay window, and nothing else has one": (
             (profile.grace is not None) != (profile.in_doubt is InDoubt.REPLAY_WINDOW)
