@@ -106,8 +106,12 @@ def _from_profile(name: str) -> Source:
         "      # A file that holds the client's secret; it is read again when it changes.\n"
         "      secret_file: client-secret\n"
     )
-    provider = name if profile.token_url else "{token_url: https://provider.example/oauth2/token}  # yours"
-    return Source(provider, profile, client, name if profile.token_url else "my-token")
+    if profile.token_url:
+        return Source(name, profile, client, name)
+    own = next((note for note in profile.notes if f"{{extends: {name}, " in note), "")
+    shown = re.search(r"\{extends: .*?\}", own)
+    provider = shown[0] if shown else "{token_url: https://provider.example/oauth2/token}"
+    return Source(f"{provider}  # yours", profile, client, "my-token")
 
 
 def _from_file(path: Path) -> Source:
