@@ -113,8 +113,9 @@ class Play:
 
     def _introduction(self, url: str) -> Introduction:
         place = self._place
+        ttl = self._cast.ttl
         text = (
-            f"A simulated OAuth2 provider gives out access tokens that live for {self._cast.ttl:g} s. The daemon, the very\n"
+            f"A simulated OAuth2 provider gives out access tokens that live for {ttl:g} s. The daemon, the very\n"
             f"one that you would deploy, replaces each before it ends: whoever reads the files in\n"
             f"{place.shown('tokens')} always finds at least {self._timing.min_validity:.3g} s left.\n"
             f"Its configuration: {place.shown('config.yaml')}; its log: {place.shown('daemon.log')}"
