@@ -19,8 +19,9 @@ async def request_token(
 ) -> Reply:
     """Ask the token endpoint, with the latencies and losses that its faults script.
 
-    `malformed` says what makes the request an invalid_request on sight. Raises `NoAnswer` where a connection would have ended early. A caller that is cancelled has hung up: its
-    request is processed all the same, and the answer counts as cut.
+    `malformed` says what makes the request an invalid_request on sight. Raises `NoAnswer` where a connection would
+    have ended early. A caller that is cancelled has hung up: its request is processed all the same, and the answer
+    counts as cut.
     """
     exchange = provider.receive(form, authorization, malformed=malformed)
     try:

@@ -7,12 +7,20 @@ run a daemon for days of virtual time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 import trio.testing
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from sidecar import outcomes, providers
 from sidecar.clients.http import HttpClient
@@ -36,11 +44,11 @@ SCOPE = "mail.read mail.send"
 UNTELLABLE = {"withings"}
 """Nobody told us by what these say that a refresh token is refused."""
 
-SIGNED = {GrantType.JWT_BEARER, GrantType.GITHUB_INSTALLATION}
-WITHOUT_REFRESH_TOKEN = [name for name in providers.names() if providers.load(name).grant in SIGNED]
+WITHOUT_REFRESH_TOKEN = [name for name in providers.names() if providers.load(name).grant.is_signed]
 REFRESHED = [name for name in providers.names() if name not in WITHOUT_REFRESH_TOKEN]
-MORTAL = [name for name in REFRESHED if not providers.load(name).zero_means_never]
+MORTAL = [name for name in providers.names() if not providers.load(name).zero_means_never]
 
+signed = pytest.mark.parametrize("name", WITHOUT_REFRESH_TOKEN)
 refreshed = pytest.mark.parametrize("name", REFRESHED)
 mortal = pytest.mark.parametrize("name", MORTAL)
 
@@ -52,16 +60,46 @@ def known(name: str, token_url: str) -> Profile:
     return msgspec.structs.replace(profile, token_url=token_url, default_ttl=lives)
 
 
+class Key(NamedTuple):
+    """A client's key pair: the private half in a file, the public one for the provider."""
+
+    file: Path
+    public: str
+
+    @classmethod
+    def make(cls, directory: Path, name: str) -> Key:
+        """Make one, of a curve since that takes no time."""
+        private = ec.generate_private_key(ec.SECP256R1())
+        path = directory / f"{name}.pem"
+        path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        path.chmod(0o600)
+        return cls(
+            path, private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        )
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Key, Key]:
+    """The client's key, and somebody else's."""
+    directory = tmp_path_factory.mktemp("keys")
+    return Key.make(directory, "own"), Key.make(directory, "other")
+
+
 def played(profile: Profile, **changes: Any) -> ProviderConfig:
     """Let the simulator act like a profile, with access tokens of an hour where they end at all."""
     lives = {} if profile.zero_means_never else {"access_ttl": TTL}
     return ProviderConfig.like(profile, **{**lives, **changes})
 
 
-def client(config: ProviderConfig, **changes: Any) -> TokenSettings:
+def client(config: ProviderConfig, key: Path | None = None, **changes: Any) -> TokenSettings:
     """Be the client that the provider knows, in the only way that its profile names."""
-    proof = {"id": config.client_id, "secret": config.client_secret}
-    return TokenSettings(client=Client(**{**proof, **changes}), scopes=tuple(SCOPE.split()))
+    proof: dict[str, Any] = {"id": config.client_id, "secret": config.client_secret}
+    if key is not None:
+        proof = {"id": config.client_id, "private_key_file": key}
+    installation = "1" if config.profile.grant is GrantType.GITHUB_INSTALLATION else None
+    return TokenSettings(
+        client=Client(**{**proof, **changes}), scopes=tuple(SCOPE.split()), installation=installation
+    )
 
 
 def consent(simulated: Simulator | House) -> str:
@@ -87,12 +125,12 @@ class Caller:
         self.simulator = Simulator(played(self.profile, **changes))
         self.clock = SystemClock()
 
-    async def call(self, refresh: str | None, **client_changes: Any) -> outcomes.Outcome:
+    async def call(self, refresh: str | None, key: Path | None = None, **changes: Any) -> outcomes.Outcome:
         """Make one request and judge what comes back."""
         profile = msgspec.structs.replace(self.profile, token_url=self.simulator.token_url)
         sent = None if refresh is None else RefreshToken(refresh, self.clock.wall())
         async with HttpClient(self.clock) as http:
-            settings = client(self.simulator.provider.config, **client_changes)
+            settings = client(self.simulator.provider.config, key, **changes)
             grant = open_grant(settings, profile, http)
             try:
                 answer = await grant.call(sent, Open(), send_timeout=20)
@@ -167,9 +205,7 @@ async def test_a_refused_token_is_looked_into(name: str) -> None:
     assert outcome.outcome is told, outcome
 
 
-RULES = [
-    (name, number) for name in REFRESHED for number in range(len(providers.load(name).errors))
-]
+RULES = [(name, number) for name in REFRESHED for number in range(len(providers.load(name).errors))]
 
 
 @pytest.mark.parametrize(("name", "number"), RULES)
@@ -185,12 +221,30 @@ async def test_every_error_is_understood(name: str, number: int) -> None:
     assert (outcome.outcome, outcome.min_delay) == (rule.outcome, rule.min_delay), outcome
 
 
-@pytest.mark.parametrize("name", WITHOUT_REFRESH_TOKEN)
-async def test_a_signed_grant_has_its_profile(name: str) -> None:
-    """Grants that are signed have no refresh token, so nothing of one is said."""
-    profile = providers.load(name)
-    assert not profile.may_rotate
-    assert (profile.refresh_ttl, profile.refresh_idle_ttl) == (None, None)
+@signed
+async def test_an_assertion_is_taken_and_its_answer_understood(name: str, keys: tuple[Key, Key]) -> None:
+    """Without a refresh token, the client's signature is what the provider verifies."""
+    own, _ = keys
+    caller = Caller(name, client_public_key=own.public, access_ttl=OTHER_TTL)
+    with caller.simulator.serve():
+        outcome = await caller.call(None, own.file)
+
+        assert outcome.outcome is OutcomeClass.SUCCESS, outcome
+        assert outcome.access is not None
+        assert caller.simulator.provider.is_live(outcome.access.value)
+    assert outcome.refresh is None
+    assert outcome.access.ttl == pytest.approx(expected_ttl(caller.profile), abs=30)
+
+
+@signed
+async def test_a_wrong_signature_is_a_misconfiguration(name: str, keys: tuple[Key, Key]) -> None:
+    """There is nothing that could have died."""
+    own, other = keys
+    caller = Caller(name, client_public_key=own.public)
+    with caller.simulator.serve():
+        outcome = await caller.call(None, other.file)
+
+    assert outcome.outcome is OutcomeClass.MISCONFIGURED, outcome
 
 
 # For days: the daemon does what the profile says.
@@ -199,15 +253,19 @@ async def test_a_signed_grant_has_its_profile(name: str) -> None:
 class Days:
     """A daemon with the real grant, and the provider that it calls."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, key: Key) -> None:
         profile = known(name, "https://provider.example/token")
+        is_signed = profile.grant.is_signed
         self.profile = profile
         self.house = House(directory)
         self.provider = self.house.provider
-        self.provider.reconfigure(**_members(played(profile)))
+        self.provider.reconfigure(
+            **_members(played(profile, client_public_key=key.public if is_signed else None))
+        )
         self.http = Loopback(self.provider, self.house.clock)
-        self.seed = consent(self.house)
-        grant: Grant = open_grant(client(self.provider.config), profile, self.http)
+        self.seed = None if is_signed else consent(self.house)
+        settings = client(self.provider.config, key.file if is_signed else None)
+        grant: Grant = open_grant(settings, profile, self.http)
         self.daemon: Daemon = self.house.daemon(profile=profile, seed=self.seed, grant=grant)
 
     @property
@@ -233,9 +291,9 @@ Start = Callable[[str], Days]
 
 
 @pytest.fixture
-def days(tmp_path: Path) -> Start:
+def days(tmp_path: Path, keys: tuple[Key, Key]) -> Start:
     """Start a daemon for a profile."""
-    return lambda name: Days(name, tmp_path)
+    return lambda name: Days(name, tmp_path, keys[0])
 
 
 @mortal
@@ -250,12 +308,12 @@ async def test_days_of_refreshes(name: str, days: Start) -> None:
     record = await run.house.store.record()
     assert record.generation >= 6
     assert run.provider.replayed() == []
-    if run.profile.rotation is Rotation.NEVER:
+    if run.profile.rotation is Rotation.NEVER and run.seed:
         assert record.refresh is not None
         assert record.refresh.value == run.seed
     elif run.profile.rotation is Rotation.ALWAYS:
         assert run.provider.reused() == []
-    spacing = [later - earlier for earlier, later in zip(run.calls, run.calls[1:], strict=False)]
+    spacing = [later - earlier for earlier, later in pairwise(run.calls)]
     assert min(spacing) >= (run.profile.min_interval or 0)
 
 
@@ -271,7 +329,7 @@ async def test_days_of_a_token_that_never_ends(days: Start) -> None:
 
 @mortal
 async def test_days_with_throttling(name: str, days: Start) -> None:
-    """Being asked to wait is no reason to worry: the provider is left alone for as long as it wants, then all is well."""
+    """Being asked to wait is no worry: the provider is left alone for as long as it wants, then all is well."""
     run = days(name)
     await run.run(60)
     rule = next((rule for rule in run.profile.errors if rule.outcome is OutcomeClass.TRANSIENT), None)
@@ -313,6 +371,7 @@ async def test_days_with_a_lost_answer(name: str, days: Start) -> None:
 
     lost, again = run.calls[1:3]
     if run.profile.in_doubt is InDoubt.NO_REPLAY:
+        # Its answer is gone, and with it the only refresh token that was good.
         expires_at = record.access.expires_at or 0
         assert expires_at - 60 <= again <= expires_at + 60
         assert run.daemon.state() is GrantState.DEAD
@@ -329,9 +388,12 @@ async def test_days_until_death(name: str, days: Start) -> None:
     run = days(name)
     await run.run(60)
     run.provider.kill()
+    if run.profile.grant.is_signed:
+        # There is nothing to kill: a refusal can only be about the client.
+        run.provider.add_fault(faults.error(400, "invalid_grant", times=None))
     await run.run(TTL + 300)
 
-    if name in UNTELLABLE:
+    if name in UNTELLABLE or run.profile.grant.is_signed:
         assert run.daemon.state() is GrantState.MISCONFIGURED
         return
     assert run.daemon.state() is GrantState.DEAD
