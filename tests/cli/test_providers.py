@@ -94,7 +94,7 @@ def test_the_list_has_lifetimes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_own_profiles_are_shown_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the configuration defines is there, and what it changes is changed, with no source for that."""
+    """What the configuration defines is there, and what it changes is changed, with itself as the source."""
     listed = json.loads(run(capsys, "list", "-c", str(config), "--json")[1])
     assert set(listed) == {*providers.names(), "crm"}
     assert list(listed) == sorted(listed)
@@ -102,7 +102,7 @@ def test_own_profiles_are_shown_too(config: Path, capsys: pytest.CaptureFixture[
     assert "crm: Our CRM" in run(capsys, "show", "crm", "-c", str(config))[1]
     changed = json.loads(run(capsys, "show", "xero", "-c", str(config), "--json")[1])
     assert (changed["default_ttl"], changed["grace"]) == (300, 1800)
-    assert "default_ttl" not in changed["sources"]
+    assert changed["sources"]["default_ttl"] == "the configuration"
 
 
 def test_the_usual_configuration_is_found(
