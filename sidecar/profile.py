@@ -108,6 +108,8 @@ class ExpiryKind(StrEnum):
     """A date and time; without an offset it is in UTC."""
     NEVER = "never"
     """Not at all, since it never ends."""
+    ABSENT = "absent"
+    """Usually not at all, though it does end: see `default_ttl`. What is said all the same is in seconds."""
 
 
 class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -101,13 +101,13 @@ def _from_profile(name: str) -> Source:
         if "/" in name or name.endswith(".json"):
             raise UsageError(f"{name}: there is no such file") from None
         raise UsageError(f"{name}: {error}; SOURCE can also be a client's credentials.json") from None
-    client = (
-        "      id: YOUR-CLIENT-ID\n"
-        "      # A file that holds the client's secret; it is read again when it changes.\n"
-        "      secret_file: client-secret\n"
-    )
-    provider = name if profile.token_url else "{token_url: https://provider.example/oauth2/token}  # yours"
-    return Source(provider, profile, client, name if profile.token_url else "my-token")
+    client = _KEY if profile.grant.is_signed else _SECRET
+    if profile.token_url:
+        return Source(name, profile, client, name)
+    own = next((note for note in profile.notes if f"{{extends: {name}, " in note), "")
+    shown = re.search(r"\{extends: .*?\}", own)
+    provider = shown[0] if shown else "{token_url: https://provider.example/oauth2/token}"
+    return Source(f"{provider}  # yours", profile, client, "my-token")
 
 
 def _from_file(path: Path) -> Source:
@@ -142,6 +142,7 @@ def _write(found: Source, token: str, *, system_wide: bool) -> str:
             "    # A profile's name (`token-sidecar providers` lists them), or {token_url: …}.\n",
             f"    provider: {found.provider}\n    client:\n{found.client}",
             _SEED.format(token=token) if found.profile.needs_refresh_token else "",
+            _OWN.get(found.profile.grant.value, ""),
             _GOOGLE if found.provider == "google" else "",
             _OUTPUTS.format(file=file),
         )
@@ -162,6 +163,31 @@ store: {url}
 # server: {{host: 127.0.0.1, port: 9640}}
 
 """
+
+_SECRET = """\
+      id: YOUR-CLIENT-ID
+      # A file that holds the client's secret; it is read again when it changes.
+      secret_file: client-secret
+"""
+
+_KEY = """\
+      # For a Google service account `file: key.json` alone, as it was downloaded; elsewhere the client's id and
+      # its private key in PEM. Either is read again when it changes.
+      id: YOUR-CLIENT-ID
+      private_key_file: client-key.pem
+"""
+
+_OWN = {
+    "jwt_bearer": """\
+    # What to ask for, and the user to act for.
+    # scopes: [SCOPE]
+    # subject: somebody@example.com
+""",
+    "github_installation": """\
+    # The number of the installation, as its page's address shows it.
+    installation: "12345678"
+""",
+}
 
 _SEED = """\
     # The refresh token: give it once with `token-sidecar seed {token} --file PATH`, or name a file that is

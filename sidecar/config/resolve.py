@@ -33,7 +33,8 @@ _WAYS = "sqlite:///absolute/path, sqlite:path, postgresql://USER@HOST/DATABASE o
 
 def resolve(file: ConfigFile, context: Context) -> Settings:
     """Fill in what the file leaves out. What can't be worked out is reported, and left harmless."""
-    profiles = {name: _profile(name, token, file, context) for name, token in _tokens(file).items()}
+    own = _own_profiles(file, context)
+    profiles = {name: _profile(name, token, file, own, context) for name, token in _tokens(file).items()}
     state_dir = file.state_dir or default_state_dir(context.env)
     return Settings(
         path=context.path,
@@ -43,6 +44,7 @@ def resolve(file: ConfigFile, context: Context) -> Settings:
             name: token.provider if isinstance(token.provider, str) else INLINE
             for name, token in _tokens(file).items()
         },
+        own_profiles=own,
         namespace=file.namespace,
         state_dir=state_dir,
         store=_store(file.store, state_dir, context),
@@ -90,16 +92,30 @@ def _numeric(identity: str | int | None) -> str | int | None:
     return identity
 
 
-def _profile(name: str, token: TokenSettings, file: ConfigFile, context: Context) -> Profile | None:
-    base = _named_profile(name, token.provider, file, context)
+def _own_profiles(file: ConfigFile, context: Context) -> dict[str, Profile]:
+    found = {}
+    for name, own in file.providers.items():
+        base = own.extends or (name if name in providers.names() else providers.GENERIC)
+        found[name] = _own_profile(own, base, ("providers", name, "extends"), context)
+    return {name: profile for name, profile in found.items() if profile is not None}
+
+
+def _profile(
+    name: str, token: TokenSettings, file: ConfigFile, own: Mapping[str, Profile], context: Context
+) -> Profile | None:
+    base = _named_profile(name, token.provider, file, own, context)
     if base is None:
         return None
-    own = {"grant": token.grant, "auth_method": token.client.auth_method}
-    return providers.override(base, {field: value for field, value in own.items() if value is not None})
+    changes = {"grant": token.grant, "auth_method": token.client.auth_method}
+    return providers.override(base, {field: value for field, value in changes.items() if value is not None})
 
 
 def _named_profile(
-    token: str, provider: str | ProviderSettings | None, file: ConfigFile, context: Context
+    token: str,
+    provider: str | ProviderSettings | None,
+    file: ConfigFile,
+    own: Mapping[str, Profile],
+    context: Context,
 ) -> Profile | None:
     place = ("tokens", token, "provider")
     if provider is None:
@@ -110,9 +126,7 @@ def _named_profile(
     if isinstance(provider, ProviderSettings):
         return _own_profile(provider, provider.extends or providers.GENERIC, (*place, "extends"), context)
     if provider in file.providers:
-        own = file.providers[provider]
-        base = provider if provider in providers.names() else providers.GENERIC
-        return _own_profile(own, own.extends or base, ("providers", provider, "extends"), context)
+        return own.get(provider)
     if provider in providers.names():
         return providers.load(provider)
     if not context.report.spoilt(f"providers.{provider}"):

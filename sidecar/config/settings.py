@@ -420,6 +420,8 @@ class Settings(Group, frozen=True, kw_only=True):
     """Token name → its profile, with the token's own `grant` and `client.auth_method` applied."""
     provider_names: dict[str, str]
     """Token name → the name of its profile, for labels; `inline` where it has none."""
+    own_profiles: dict[str, Profile] = {}
+    """Name → each profile of the file's own `providers`, used or not."""
     namespace: str = "default"
     state_dir: Path
     store: StoreSettings

@@ -7,7 +7,7 @@ with simulator.serve() as url:
 
 from __future__ import annotations
 
-from sidecar.testing import faults
+from sidecar.testing import faults, shapes
 from sidecar.testing.config import ClientAuth, GraceAnswer, ProviderConfig, Rotation
 from sidecar.testing.faults import Delivery, Fault, Reply
 from sidecar.testing.memory import request_token
@@ -35,4 +35,5 @@ __all__ = [
     "faults",
     "fingerprint",
     "request_token",
+    "shapes",
 ]

@@ -16,6 +16,9 @@ from typing import Any
 
 import anyio
 
+from sidecar import providers
+from sidecar.errors import ConfigError
+from sidecar.profile import GrantType
 from sidecar.testing.config import ClientAuth, GraceAnswer, ProviderConfig, Rotation
 from sidecar.testing.files import google_credentials, write_private
 from sidecar.testing.provider import Provider
@@ -27,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     try:
         config = _config(options)
-    except ValueError as mistake:
+    except (ValueError, ConfigError) as mistake:
         raise SystemExit(f"{mistake}") from None
     provider = _provider(config, options.state)
     simulator = Simulator(provider=provider, host=options.host, port=options.port)
@@ -63,7 +66,13 @@ def _write_files(provider: Provider, token_url: str, options: argparse.Namespace
         return
     # A seed whose grant was restored may be in use; a new one would be a login that nobody did.
     if not (options.seed_file.exists() and provider.report().families):
-        write_private(options.seed_file, {"refresh_token": provider.new_grant(options.scope)})
+        write_private(options.seed_file, _seed(provider, options.scope))
+
+
+def _seed(provider: Provider, scope: str) -> dict[str, str]:
+    if provider.config.profile.grant is GrantType.LIVING_TOKEN:
+        return {"access_token": provider.new_living_token(scope)}
+    return {"refresh_token": provider.new_grant(scope)}
 
 
 def _config(options: argparse.Namespace) -> ProviderConfig:
@@ -76,12 +85,13 @@ def _config(options: argparse.Namespace) -> ProviderConfig:
         chosen["client_secret"] = None
     elif options.client_secret_file is not None:
         chosen["client_secret"] = options.client_secret_file.read_text().strip()
+    if options.profile is not None:
+        return ProviderConfig.like(providers.load(options.profile), **chosen)
     return ProviderConfig(**chosen)
 
 
 _CONFIG_OPTIONS = (
     "client_id",
-    "json_body",
     "access_ttl",
     "refresh_ttl",
     "refresh_idle_ttl",
@@ -113,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("process").add_argument
+    add("--profile", metavar="NAME", help="act like this provider; other options change that")
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="0 takes a free one")
     add("--seed-file", type=Path, help="write a new grant's refresh token here, as JSON, mode 0600")
@@ -127,7 +138,6 @@ def _add_client_options(parser: argparse.ArgumentParser) -> None:
     add("--public-client", action="store_true", help="no client secret")
     methods = [method for method in ClientAuth if method is not ClientAuth.NONE]
     add("--client-auth", type=ClientAuth, choices=methods, action="append", help="default: both")
-    add("--json-body", action="store_true", help="take JSON bodies instead of forms")
     add("--scope", default="", help="scopes of the grant in --seed-file, separated by spaces")
 
 
@@ -136,17 +146,27 @@ def _add_token_options(parser: argparse.ArgumentParser) -> None:
     add("--ttl", dest="access_ttl", type=float, help="life of access tokens")
     add("--refresh-ttl", type=float, help="life of a grant, never extended")
     add("--refresh-idle-ttl", type=float, help="life of a refresh token that isn't used")
-    add("--announce-refresh-expiry", action="store_true")
+    add("--announce-refresh-expiry", action="store_true", default=None)
     add("--rotation", type=Rotation, choices=list(Rotation))
     add("--rotate-every", type=int, help="with --rotation sometimes")
     add("--rotation-probability", type=float, help="with --rotation sometimes")
     add("--random-seed", type=int)
-    add("--repeat-refresh-token", action="store_true", help="answer the old refresh token when not rotating")
+    add(
+        "--repeat-refresh-token",
+        action="store_true",
+        default=None,
+        help="answer the old refresh token when not rotating",
+    )
     add("--grace", type=float, help="life of a replaced refresh token; inf for no limit")
-    add("--grace-until-used", action="store_true", help="end the grace when the new pair is used")
+    add(
+        "--grace-until-used",
+        action="store_true",
+        default=None,
+        help="end the grace when the new pair is used",
+    )
     add("--grace-answer", type=GraceAnswer, choices=list(GraceAnswer))
-    add("--no-reuse-detection", dest="reuse_kills_family", action="store_false")
-    add("--kills-old-access-token", action="store_true")
+    add("--no-reuse-detection", dest="reuse_kills_family", action="store_false", default=None)
+    add("--kills-old-access-token", action="store_true", default=None)
     add("--same-token-until", type=float, help="repeat the access token until it has this long left")
     add("--clock-skew", type=float, help="how far the provider's clock is ahead")
 

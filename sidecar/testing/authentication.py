@@ -71,8 +71,13 @@ class Assertions:
         self._now = now
         self._seen: set[str] = set()
 
-    def verified(self, token: str, config: ProviderConfig, error: str = "invalid_client") -> dict[str, Any]:
-        """Return the claims of an assertion that this client made; raises `Refused` with this error."""
+    def verified(
+        self, token: str, config: ProviderConfig, error: str = "invalid_client", *, once: bool = True
+    ) -> dict[str, Any]:
+        """Return the claims of an assertion that this client made; raises `Refused` with this error.
+
+        `once`: it must have a `jti` that wasn't seen before.
+        """
         claims, now = _signed_claims(token, config), self._now()
         problems = (
             (claims is None, "the signature of the assertion is wrong"),
@@ -86,12 +91,12 @@ class Assertions:
                 "the assertion has expired",
             ),
             (claims and claims.get("iat", 0) > now, "the assertion is from the future"),
-            (claims and claims.get("jti") in {*self._seen, None}, "the assertion was used before"),
+            (once and claims and claims.get("jti") in {*self._seen, None}, "the assertion was used before"),
         )
         for wrong, description in problems:
             if wrong or claims is None:
                 raise Refused(error, description, 401 if error == "invalid_client" else 400)
-        self._seen.add(claims["jti"] if claims else "")
+        self._seen.add(claims.get("jti", "") if claims else "")
         return claims or {}
 
 

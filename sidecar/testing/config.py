@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Self
+
+from sidecar import profile as profiles
+from sidecar.profile import AuthMethod, InDoubt, Profile
 
 ACCESS_PREFIX = "sim-at-"
 REFRESH_PREFIX = "sim-rt-"
 CLIENT_SECRET_PREFIX = "sim-cs-"
+USUAL_TTL = 3600.0
 
 
 class Rotation(StrEnum):
@@ -27,6 +33,13 @@ class ClientAuth(StrEnum):
     SECRET_JWT = "client_secret_jwt"
     PRIVATE_KEY_JWT = "private_key_jwt"
     NONE = "none"
+
+
+_ROTATIONS = {
+    profiles.Rotation.NEVER: Rotation.NEVER,
+    profiles.Rotation.SOMETIMES: Rotation.SOMETIMES,
+}
+_METHODS = {AuthMethod.BASIC: ClientAuth.BASIC, AuthMethod.POST: ClientAuth.POST}
 
 
 class GraceAnswer(StrEnum):
@@ -58,10 +71,15 @@ class ProviderConfig:
     client_auth: frozenset[ClientAuth] = frozenset({ClientAuth.BASIC, ClientAuth.POST})
     """Methods accepted of a confidential client; a public one always uses `none`."""
 
-    json_body: bool = False
-    """Take request bodies as JSON instead of forms, as some providers do."""
+    profile: Profile = field(default_factory=Profile)
+    """The provider whose shapes of requests, answers and errors are imitated; see `like` for its behaviour, too."""
 
-    access_ttl: float = 3600.0
+    form_answers: bool = False
+    """Answer as a form, as GitHub does where JSON wasn't asked for."""
+
+    access_ttl: float = USUAL_TTL
+    """`math.inf` is for ever."""
+
     refresh_ttl: float | None = None
     """Counted from the grant; no refresh extends it. None is for ever."""
 
@@ -105,6 +123,32 @@ class ProviderConfig:
 
     clock_skew: float = 0.0
     """How far the provider's clock is ahead; negative is behind. Shifts `Date` and every lifetime."""
+
+    @classmethod
+    def like(cls, profile: Profile, **changes: Any) -> Self:
+        """Behave as a profile says that its provider does; where it says nothing, in the way that hurts most.
+
+        An unknown refresh token rotation rotates, and a replaced refresh token that is used again kills the grant.
+        """
+        lives = math.inf if profile.zero_means_never else profile.default_ttl or USUAL_TTL
+        mild = profile.in_doubt is InDoubt.REPLAY_OK
+        graces = {InDoubt.REPLAY_WINDOW: profile.grace or 0.0, InDoubt.NO_REPLAY: 0.0}
+        told: dict[str, Any] = {
+            "profile": profile,
+            "access_ttl": lives,
+            "refresh_ttl": profile.refresh_ttl,
+            "refresh_idle_ttl": profile.refresh_idle_ttl,
+            "rotation": _ROTATIONS.get(profile.rotation, Rotation.ALWAYS),
+            "grace": graces.get(profile.in_doubt, math.inf),
+            "grace_until_used": profile.survives_until_used,
+            "reuse_kills_family": not mild,
+            "kills_old_access_token": profile.kills_old_access_token,
+        }
+        if profile.auth_method is AuthMethod.NONE:
+            told["client_secret"] = None
+        elif profile.auth_method in _METHODS:
+            told["client_auth"] = frozenset({_METHODS[profile.auth_method]})
+        return cls(**{**told, **changes})
 
     def __post_init__(self) -> None:
         """Refuse what can't be simulated."""

@@ -10,9 +10,14 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from sidecar.profile import BodyKind, Profile
 from sidecar.testing.config import ProviderConfig
 from sidecar.testing.faults import Fault, Reply
 from sidecar.testing.provider import Provider
+from sidecar.testing.shapes import standard_names, unmet
+
+PLAIN = Profile()
+"""Asks for nothing but what the standards say."""
 
 
 @dataclass(slots=True)
@@ -21,6 +26,7 @@ class Request:
 
     method: str
     path: str
+    query: str
     headers: Mapping[str, str]
     body: bytes
 
@@ -40,24 +46,29 @@ class Parameters:
     malformed: str | None = None
 
 
-def parameters(request: Request, *, json_body: bool = False) -> Parameters:
+def parameters(request: Request, profile: Profile = PLAIN) -> Parameters:
     """Read the parameters of an endpoint. One without a value counts as absent (RFC 6749 section 3.2)."""
-    wanted = "application/json" if json_body else "application/x-www-form-urlencoded"
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
+    wanted = _MEDIA.get(profile.body)
+    if wanted and request.headers.get("content-type", "").partition(";")[0].strip().lower() != wanted:
         return Parameters(malformed=f"the body must be {wanted}")
     try:
-        pairs = _pairs(request, json_body=json_body)
+        pairs = standard_names(profile, _pairs(request, profile.body))
     except (ValueError, TypeError):
         return Parameters(malformed=f"the body is not valid {wanted}")
     form = {name: value for name, value in pairs if value}
     repeated = len({name for name, _ in pairs}) < len(pairs)
-    return Parameters(form, "a parameter is given more than once" if repeated else None)
+    problem = "a parameter is given more than once" if repeated else unmet(profile, form, request.headers)
+    return Parameters(form, problem)
 
 
-def _pairs(request: Request, *, json_body: bool) -> list[tuple[str, str]]:
-    if json_body:
+_MEDIA = {BodyKind.FORM: "application/x-www-form-urlencoded", BodyKind.JSON: "application/json"}
+
+
+def _pairs(request: Request, body: BodyKind) -> list[tuple[str, str]]:
+    if body is BodyKind.JSON:
         return [(name, str(value)) for name, value in request.json().items()]
-    return parse_qsl(request.body.decode(), keep_blank_values=True)
+    text = request.query if body is BodyKind.QUERY else request.body.decode()
+    return parse_qsl(text, keep_blank_values=True)
 
 
 def _json_reply(status: int, members: object) -> Reply:

@@ -11,14 +11,19 @@ from sidecar.testing.provider import Exchange, NoAnswer, Provider
 
 
 async def request_token(
-    provider: Provider, form: Mapping[str, str], authorization: str | None = None
+    provider: Provider,
+    form: Mapping[str, str],
+    authorization: str | None = None,
+    *,
+    malformed: str | None = None,
 ) -> Reply:
     """Ask the token endpoint, with the latencies and losses that its faults script.
 
-    Raises `NoAnswer` where a connection would have ended early. A caller that is cancelled has hung up: its
-    request is processed all the same, and the answer counts as cut.
+    `malformed` says what makes the request an invalid_request on sight. Raises `NoAnswer` where a connection would
+    have ended early. A caller that is cancelled has hung up: its request is processed all the same, and the answer
+    counts as cut.
     """
-    exchange = provider.receive(form, authorization)
+    exchange = provider.receive(form, authorization, malformed=malformed)
     try:
         reply = await _converse(exchange)
     except BaseException:

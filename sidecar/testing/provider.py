@@ -8,6 +8,7 @@ and picks the scripted fault, `Exchange.process` runs the token endpoint, then `
 from __future__ import annotations
 
 import json
+import math
 import random
 import secrets
 import threading
@@ -18,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from email.utils import formatdate
 from typing import Any
 
+from sidecar.profile import GrantType
+from sidecar.testing import shapes
 from sidecar.testing.authentication import Assertions, Refused, authenticate, method_used
 from sidecar.testing.config import (
     ACCESS_PREFIX,
@@ -41,7 +44,10 @@ from sidecar.testing.report import (
 REFRESH_TOKEN = "refresh_token"
 CLIENT_CREDENTIALS = "client_credentials"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-KNOWN_GRANT_TYPES = frozenset({REFRESH_TOKEN, CLIENT_CREDENTIALS, JWT_BEARER})
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+LIVING_TOKEN = "fb_exchange_token"
+"""Facebook's name for a grant and for its parameter; `extra_params` and `param_names` have others'."""
+KNOWN_GRANT_TYPES = frozenset({REFRESH_TOKEN, CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE, LIVING_TOKEN})
 
 
 class NoAnswer(ConnectionError):
@@ -226,6 +232,15 @@ class Provider:
             self._touch()
             return refresh.token
 
+    def new_living_token(self, scope: str = "") -> str:
+        """Make a grant that has an access token and no refresh token, and return the former."""
+        with self._instant():
+            family = Family(f"grant-{secrets.token_hex(4)}", self._config.client_id, scope, self.clock())
+            self._families[family.id] = family
+            access = self._new_access_token(family, scope)
+            self._touch()
+            return access.token
+
     def kill(self, which: str | None = None, reason: str = "killed") -> int:
         """End grants, named by refresh token, fingerprint or family id, or all of them; say how many."""
         with self._changed:
@@ -265,7 +280,7 @@ class Provider:
                     "client_id": access.client_id,
                     "scope": access.scope,
                     "iat": int(access.issued),
-                    "exp": int(access.expires_at),
+                    "exp": None if math.isinf(access.expires_at) else int(access.expires_at),
                 }
             refresh = self._refresh_tokens.get(token)
             if refresh is None or refresh.replaced_at is not None or not self._is_usable(refresh):
@@ -363,37 +378,61 @@ class Provider:
             self._touch()
 
     def _answer(self, request: _Request, fault: Fault) -> tuple[Reply, str]:
+        profile = self._config.profile
         try:
-            self._admit(request)
             members, outcome = self._grant(request, repeat=fault.repeat_access_token)
         except Refused as refused:
-            return self._refusal(refused), refused.error
-        return self._json(200, members), outcome
-
-    def _admit(self, request: _Request) -> None:
-        if request.malformed:
-            raise Refused("invalid_request", request.malformed)
-        if request.form.get("grant_type") == JWT_BEARER and request.authorization is None:
-            return  # its assertion says who the client is (RFC 7521 section 4.1)
-        authenticate(self._config, request.form, request.authorization, self._assertions)
+            status, document = shapes.refusal(profile, refused.error, refused.description, refused.status)
+            return self._json(status, document, _challenge(status)), refused.error
+        document = shapes.success(profile, members, self.clock())
+        if not self._config.form_answers:
+            return self._json(200, document), outcome
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        return replace(self._json(200, {}, headers), body=shapes.form_encoded(document)), outcome
 
     def _grant(self, request: _Request, *, repeat: bool) -> tuple[dict[str, Any], str]:
-        grant_type = request.form.get("grant_type")
+        form, profile = request.form, self._config.profile
+        if request.malformed:
+            raise Refused("invalid_request", request.malformed)
+        if profile.grant is GrantType.GITHUB_INSTALLATION:
+            token = (request.authorization or "").removeprefix("Bearer ")
+            # GitHub's assertions have no `jti`, and may be used for as long as they live.
+            self._assertions.verified(token, self._config, once=False)
+            return self._client_credentials("")
+        grant_type = form.get("grant_type")
         if not grant_type:
             raise Refused("invalid_request", "grant_type is missing")
+        if grant_type == JWT_BEARER and request.authorization is None:
+            # Its assertion says who the client is (RFC 7521 section 4.1).
+            claims = self._assertions.verified(form.get("assertion", ""), self._config, "invalid_grant")
+            return self._client_credentials(form.get("scope") or str(claims.get("scope", "")))
+        authenticate(self._config, form, request.authorization, self._assertions)
         if grant_type == REFRESH_TOKEN:
             return self._refresh(request, repeat=repeat)
         if grant_type == CLIENT_CREDENTIALS:
-            return self._client_credentials(request.form.get("scope", ""))
-        if grant_type == JWT_BEARER:
-            claims = self._assertions.verified(
-                request.form.get("assertion", ""), self._config, error="invalid_grant"
-            )
-            return self._client_credentials(str(claims.get("scope", "")))
-        known = "refresh_token, client_credentials and jwt-bearer"
-        raise Refused("unsupported_grant_type", f"this provider knows {known}")
+            return self._client_credentials(form.get("scope", ""))
+        if grant_type == TOKEN_EXCHANGE:
+            return self._exchange(form.get("subject_token"), form.get("scope", ""))
+        if grant_type == profile.extra_params.get("grant_type", LIVING_TOKEN):
+            return self._prolong(form.get(LIVING_TOKEN, ""))
+        raise Refused("unsupported_grant_type", f"this provider knows {', '.join(sorted(KNOWN_GRANT_TYPES))}")
 
     # The grants.
+
+    def _exchange(self, subject: str | None, scope: str) -> tuple[dict[str, Any], str]:
+        """Trade in a token of somebody else's (RFC 8693), whom nobody asks."""
+        if not subject:
+            raise Refused("invalid_request", "subject_token is missing")
+        members = self._members(self._new_access_token(None, scope), None)
+        return {**members, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"}, "issued"
+
+    def _prolong(self, living: str) -> tuple[dict[str, Any], str]:
+        """Exchange an access token, which has to be alive, for another one."""
+        if not self.is_live(living):
+            raise Refused("invalid_grant", "the access token has expired")
+        before = self._access_tokens[living]
+        family = self._families[before.family] if before.family else None
+        return self._members(self._new_access_token(family, before.scope), None), "prolonged"
 
     def _client_credentials(self, scope: str) -> tuple[dict[str, Any], str]:
         if self._config.scopes and not set(scope.split()) <= self._config.scopes:
@@ -584,9 +623,8 @@ class Provider:
         return Reply(status, {**fixed, **(headers or {})}, json.dumps(members).encode())
 
     def _refusal(self, refused: Refused) -> Reply:
-        challenge = {"WWW-Authenticate": 'Basic realm="token"'} if refused.status == 401 else {}  # noqa: PLR2004
         members = {"error": refused.error, "error_description": refused.description}
-        return self._json(refused.status, members, challenge)
+        return self._json(refused.status, members, _challenge(refused.status))
 
     def _family_report(self, family: Family) -> FamilyReport:
         own = [token for token in self._refresh_tokens.values() if token.family == family.id]
@@ -613,7 +651,11 @@ class Provider:
 
 def _seconds(left: float) -> int | float:
     """Round down to whole seconds, as RFC 6749 section 5.1 asks; below one second that would be 0."""
-    return int(left) if left >= 1 else round(left, 3)
+    return int(left) if 1 <= left < math.inf else round(left, 3)
+
+
+def _challenge(status: int) -> dict[str, str]:
+    return {"WWW-Authenticate": 'Basic realm="token"'} if status == 401 else {}  # noqa: PLR2004
 
 
 def _token_uses(token: RefreshToken) -> TokenUses:

@@ -44,7 +44,8 @@ class RequestRecord:
     """Which connection it came by, counted from 1; 0 when there was no network."""
 
     outcome: str
-    """`pending`, `unprocessed`, `issued`, `rotated`, `unrotated`, `same_token`, `grace` or an error code."""
+    """`pending`, `unprocessed`, `issued`, `rotated`, `unrotated`, `same_token`, `grace`, `prolonged`, or an error
+    code."""
 
     status: int | None
     """HTTP status of the answer, once there is one."""

@@ -22,6 +22,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import h11
 
+from sidecar.profile import GrantType, Profile
 from sidecar.testing.config import ProviderConfig
 from sidecar.testing.endpoints import Request, answer_client, answer_control, parameters
 from sidecar.testing.faults import Delivery, Reply
@@ -29,6 +30,7 @@ from sidecar.testing.provider import Exchange, Provider
 
 MAX_REQUEST_BODY = 1_000_000
 CHUNK = 65_536
+INSTALLATION_PATH = "/app/installations/1/access_tokens"
 THREAD_TIMEOUT = 10.0
 
 _DISCONNECTED = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -66,7 +68,7 @@ class Simulator:
     @property
     def token_url(self) -> str:
         """The token endpoint."""
-        return f"{self.url}/token"
+        return self.url + token_path(self.provider.config.profile)
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -183,8 +185,8 @@ class _Connection:
 
     async def _answer(self, request: Request) -> bool:
         """Answer one request; False when the connection is to end."""
-        route = (request.method, request.path)
-        if route == ("POST", "/token"):
+        profile = self._provider.config.profile
+        if request.method == profile.method and request.path == token_path(profile):
             return await self._answer_token(request)
         if request.path.startswith("/_sim/"):
             await self._send(answer_control(self._provider, request))
@@ -195,7 +197,7 @@ class _Connection:
     # The token endpoint, and how its answer travels.
 
     async def _answer_token(self, request: Request) -> bool:
-        asked = parameters(request, json_body=self._provider.config.json_body)
+        asked = parameters(request, self._provider.config.profile)
         exchange = self._provider.receive(
             asked.form,
             request.headers.get("authorization"),
@@ -286,10 +288,17 @@ class _Connection:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def token_path(profile: Profile) -> str:
+    """Tell where the token endpoint is; installations of a GitHub App have one each, of which one is played."""
+    return INSTALLATION_PATH if profile.grant is GrantType.GITHUB_INSTALLATION else "/token"
+
+
 def _request(head: h11.Request, body: bytes) -> Request:
+    target = urlsplit(head.target.decode())
     return Request(
         method=head.method.decode(),
-        path=urlsplit(head.target.decode()).path,
+        path=target.path,
+        query=target.query,
         headers={name.decode(): value.decode("latin-1") for name, value in head.headers},
         body=body,
     )

@@ -198,7 +198,7 @@ def test_a_mistake_in_defaults_is_said_once_and_there(place: Place) -> None:
     ("provider", "problem"),
     [
         ("gogle", "provider: there is no provider profile of this name; did you mean google?"),
-        ("zzz", "provider: there is no provider profile of this name; there are: generic, google"),
+        ("zzz", "provider: there is no provider profile of this name; there are: amazon-lwa, atlassian, "),
         (
             "generic",
             "provider.token_url: is missing; this profile doesn't know its token endpoint, so name it",

@@ -43,6 +43,16 @@ def test_it_ends_by_itself_and_every_promise_was_kept(start: Start) -> None:
     assert demo.processes() == []
 
 
+def test_it_can_be_played_by_a_known_provider(start: Start) -> None:
+    """Xero wants HTTP Basic and ends the old access token at once; readers see the new one soon enough."""
+    demo = start("--for", "10s", "--ttl", "6s", "--provider", "xero")
+    demo.until("gmail: refreshed to generation 2")
+    assert demo.end() == 0
+    assert "behaves as Xero does" in demo.output
+    assert demo.summary["shown to the provider"].endswith("none refused")
+    assert "extends: xero" in (demo.directory / "config.yaml").read_text()
+
+
 def test_nothing_that_it_prints_or_logs_is_a_secret(start: Start) -> None:
     """Output and logs hold no token, and what does is in a private directory that git ignores."""
     demo = start("--for", "30s")

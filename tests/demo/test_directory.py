@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar import config
+from sidecar.cli.demo.cast import cast
 from sidecar.cli.demo.directory import TOKENS, Directory
 from sidecar.errors import UsageError
 
@@ -18,7 +19,9 @@ TOKEN_URL = "http://127.0.0.1:1/token"
 def test_its_configuration_is_right(tmp_path: Path, name: str) -> None:
     """What is written loads without a mistake, wherever the directory is, and publishes what the reader reads."""
     with Directory(tmp_path / name) as directory:
-        settings = config.load(directory.write_config(TOKEN_URL), disk=False).settings
+        settings = config.load(
+            directory.write_config(TOKEN_URL, cast(None, 15).settings), disk=False
+        ).settings
         published = {
             token: tuple(output.file for output in found.outputs) for token, found in settings.tokens.items()
         }

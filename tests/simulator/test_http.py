@@ -19,6 +19,7 @@ import anyio
 import httpx2
 import pytest
 
+from sidecar.profile import BodyKind, Profile
 from sidecar.testing import (
     Delivery,
     Fate,
@@ -114,7 +115,7 @@ def test_malformed_requests_are_invalid(client: httpx2.Client, content: bytes, c
 
 def test_a_provider_can_want_json_bodies() -> None:
     """Then forms are refused."""
-    simulator = Simulator(ProviderConfig(client_secret=None, json_body=True))
+    simulator = Simulator(ProviderConfig(client_secret=None, profile=Profile(body=BodyKind.JSON)))
     members = {"grant_type": "client_credentials", "client_id": "sim-client"}
     with simulator.serve() as url:
         assert httpx2.post(f"{url}/token", json=members).status_code == 200

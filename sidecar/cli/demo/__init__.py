@@ -21,6 +21,7 @@ UNATTENDED = 20.0
         ("token-sidecar demo", "a live table, until Ctrl-C"),
         ("token-sidecar demo --for 20s", "plain lines, and an end"),
         ("token-sidecar demo --ttl 1m", "tokens that live longer"),
+        ("token-sidecar demo --provider xero", "a provider that behaves as Xero does"),
     )
 )
 @click.option(
@@ -30,6 +31,7 @@ UNATTENDED = 20.0
     help="Print plain lines and end after this long, such as 20s. [default: until Ctrl-C; 20s without a terminal]",
 )
 @click.option("--ttl", type=Span(), default="15s", show_default=True, help="How long access tokens live.")
+@click.option("--provider", metavar="NAME", help="Act like this provider, as far as its profile tells.")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
@@ -37,7 +39,7 @@ UNATTENDED = 20.0
     show_default=True,
     help="Where configuration, store, tokens and logs go; what an earlier demo left there is replaced.",
 )
-def demo(length: float | None, ttl: float, directory: Path) -> int:
+def demo(length: float | None, ttl: float, provider: str | None, directory: Path) -> int:
     """See the daemon keep a token alive, against a simulated provider.
 
     Everything is real but the provider, which is simulated on loopback: access tokens that live for seconds, a
@@ -52,14 +54,17 @@ def demo(length: float | None, ttl: float, directory: Path) -> int:
         raise click.BadParameter("between 4s and 24h", param_hint="--ttl")
     from rich.console import Console
 
+    from sidecar.cli.demo.cast import cast
     from sidecar.cli.demo.directory import Directory
     from sidecar.cli.demo.play import Play
     from sidecar.cli.demo.screen import Lines, Table
+
+    played = cast(provider, ttl)
 
     console = Console(highlight=False, markup=False)
     alive = length is None and console.is_terminal and not console.is_dumb_terminal
     if length is None and not alive:
         length = UNATTENDED
     with Directory(directory) as place, Table(console) if alive else Lines(console) as screen:
-        verdict = Play(place, ttl, screen).run(length)
+        verdict = Play(place, played, screen).run(length)
     return 0 if verdict.well else 1

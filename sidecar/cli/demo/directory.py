@@ -57,7 +57,7 @@ server: {{port: 0}} # probes and metrics, on any free port
 providers:
   simulator: # your own provider, or a built-in one (`token-sidecar providers`) such as google
     token_url: {token_url}
-    rotation: always # each refresh answers with a new refresh token, and the old one is spent
+    {provider}
 
 tokens:
   gmail: # the usual case: somebody consented once, and from then on there is a refresh token
@@ -134,15 +134,16 @@ class Directory:
         """Whether state_dir is not in here, because its socket's path would be too long."""
         return self.state_dir.parent != self.path.absolute()
 
-    def write_config(self, token_url: str) -> Path:
-        """Write the configuration and return its path."""
+    def write_config(self, token_url: str, provider: str) -> Path:
+        """Write the configuration and return its path. `provider`: what there is to say of it beside its address."""
         state_dir = "state"
         if self.is_state_elsewhere:
             state_dir = json.dumps(str(self.state_dir).replace("$", "$$"))
         volatile = VOLATILE_STORE if Mounts.read().kind(self.path) in VOLATILE else ""
         path = self.path / "config.yaml"
         path.write_text(
-            CONFIG.format(state_dir=state_dir, token_url=token_url, volatile=volatile), encoding="utf-8"
+            CONFIG.format(state_dir=state_dir, token_url=token_url, provider=provider, volatile=volatile),
+            encoding="utf-8",
         )
         return path
 

@@ -22,12 +22,12 @@ from sidecar.cli.demo.screen import BAD, GOOD, PLAIN, STARTING, Event, Introduct
 from sidecar.cli.demo.verdict import Facts, Verdict, judge
 from sidecar.cli.demo.watch import Watch, standing
 from sidecar.errors import SidecarError
-from sidecar.profile import Profile
 from sidecar.schedule import Policy
 from sidecar.server.client import ControlClient
 from sidecar.server.wire import SOCKET_FILE
 
 if TYPE_CHECKING:
+    from sidecar.cli.demo.cast import Cast
     from sidecar.cli.demo.directory import Directory
     from sidecar.cli.demo.screen import Screen
 
@@ -36,6 +36,8 @@ DAEMON_PAUSE = 1.0
 PROVIDER_PAUSE = 3.0
 """Seconds before what somebody ended is started again."""
 JOIN = 2.5
+SETTLE = 5.0
+"""Seconds in which a token may be refused while its successor is on its way, where a refresh ends the one before."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_PRESS = 0.5
@@ -45,12 +47,12 @@ SAME_PRESS = 0.5
 class Play:
     """One run of the demo."""
 
-    def __init__(self, place: Directory, ttl: float, screen: Screen) -> None:
-        """`ttl`: seconds that access tokens live."""
+    def __init__(self, place: Directory, cast: Cast, screen: Screen) -> None:
+        """`cast`: who plays the provider."""
         self._place = place
-        self._ttl = ttl
+        self._cast = cast
         self._screen = screen
-        self._timing = schedule.timing(Policy(), Profile(), ttl)
+        self._timing = schedule.timing(Policy(), cast.profile, cast.ttl)
         self._began = time.time()
         self._asked_to_end: list[float] = []
         self._simulator = Child("sidecar.testing", place.path, "provider", pause=PROVIDER_PAUSE)
@@ -98,25 +100,28 @@ class Play:
     def _start(self) -> str:
         """Start provider and daemon and say what this is; returns the provider's URL."""
         place = self._place
-        arguments = [f"--ttl={self._ttl:g}", "--rotation=always", "--scope=mail.read"]
-        arguments += [f"--state={place / 'provider.json'}"]
+        arguments = [*self._cast.arguments, "--scope=mail.read", f"--state={place / 'provider.json'}"]
         files = [f"--seed-file={place / 'seed.json'}", f"--client-file={place / 'credentials.json'}"]
         ready = json.loads(self._simulator.start([*arguments, *files], listen=True))
         url: str = ready["url"]
         # A restarted one comes back at the same address, and leaves the files as they are by now.
         self._simulator.arguments = [*arguments, f"--port={url.rpartition(':')[2]}"]
-        self._daemon.start(["run", "--config", str(place.write_config(ready["token_url"]))])
+        config = place.write_config(ready["token_url"], self._cast.settings)
+        self._daemon.start(["run", "--config", str(config)])
         self._screen.introduce(self._introduction(url))
         return url
 
     def _introduction(self, url: str) -> Introduction:
         place = self._place
+        ttl = self._cast.ttl
         text = (
-            f"A simulated OAuth2 provider gives out access tokens that live for {self._ttl:g} s. The daemon, the very\n"
+            f"A simulated OAuth2 provider gives out access tokens that live for {ttl:g} s. The daemon, the very\n"
             f"one that you would deploy, replaces each before it ends: whoever reads the files in\n"
             f"{place.shown('tokens')} always finds at least {self._timing.min_validity:.3g} s left.\n"
             f"Its configuration: {place.shown('config.yaml')}; its log: {place.shown('daemon.log')}"
         )
+        if self._cast.name:
+            text += f"\nThe provider behaves as {self._cast.profile.title} does, as far as that is known."
         if place.is_state_elsewhere:
             text += f"\nIts state_dir is {place.state_dir}: in here its socket's path would be too long."
         # curl takes a proxy from the environment for loopback too.
@@ -160,6 +165,7 @@ class Play:
             {file: self._place / file for files in TOKENS.values() for file in files},
             min_validity=self._timing.min_validity,
             provider=url,
+            settle=SETTLE if self._cast.profile.kills_old_access_token else 0.0,
         )
         asked_daemon = Repeating(ask_daemon, pause=0.2)
         asked_provider = Repeating(lambda: provider.report(url), pause=1.0, share=0.1)
@@ -207,7 +213,7 @@ class Play:
         armed = watch.report.get("faults_armed", 0)
         return Scene(
             elapsed=now - self._began,
-            ttl=self._ttl,
+            ttl=self._cast.ttl,
             rows=rows,
             footer=(
                 ("daemon", *_alive(self._daemon)),
@@ -284,6 +290,7 @@ class Play:
             provider_falls=self._simulator.falls,
             exit_code=exit_code,
             now=time.time(),
+            reuses=self._cast.reuses,
         )
 
 

@@ -111,8 +111,14 @@ class Findings:
 class Reader:
     """Reads and parses a set of files, as applications do: open, read, close."""
 
-    def __init__(self, files: Mapping[str, Path], *, min_validity: float, provider: str) -> None:
-        """`files`: name → path; `provider`: its base URL."""
+    def __init__(
+        self, files: Mapping[str, Path], *, min_validity: float, provider: str, settle: float = 0.0
+    ) -> None:
+        """`files`: name → path; `provider`: its base URL.
+
+        `settle`: seconds in which a token that the provider refuses has to be replaced, to be no finding.
+        """
+        self._settle = settle
         self._files = files
         self._min_validity = min_validity
         self._provider = provider
@@ -176,9 +182,16 @@ class Reader:
             self.findings.shown += live is not None
             ended = seen.expires_at is not None and seen.expires_at < now
             # An expired token is the other thread's finding, and one that was replaced meanwhile is none.
-            if live is False and not ended and self.findings.seen[name].token == seen.token:
+            if live is False and not ended and self._stays(name, seen.token):
                 self.findings.refused[name] = seen.token
                 self.findings.note("refused", name, now)
+
+    def _stays(self, name: str, token: str) -> bool:
+        """Tell whether a file still holds this token when there was time to replace it."""
+        until = time.time() + self._settle
+        while (same := self.findings.seen[name].token == token) and time.time() < until:
+            time.sleep(PAUSE)
+        return same
 
 
 def _parse(name: str, content: bytes) -> tuple[str, float | None]:

@@ -48,6 +48,8 @@ class Facts:
     exit_code: int | None
     """The daemon's, when it was told to stop; None: it wasn't running."""
     now: float
+    reuses: bool = False
+    """Whether this provider's refresh tokens may rightly be used more than once."""
 
 
 @dataclass
@@ -109,7 +111,8 @@ def _used_twice(facts: Facts) -> list[str]:
     for token in facts.report.get("tokens", ()):
         answer_was_lost = meddled and token["answered"] < token["uses"]
         was_refused = not token["replays"] and (facts.tampered or token["family"] in killed)
-        if token["uses"] > 1 and not answer_was_lost and not was_refused:
+        again = token["replays"] if facts.reuses else token["uses"] > 1
+        if again and not answer_was_lost and not was_refused:
             broken.append(f"the refresh token {token['fingerprint']} was used {token['uses']} times")
     return broken
 
