@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests import leaks
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tests.postgres import Server
 
 PROJECT = Path(__file__).parents[1]
+
+# The same examples at each run: whether a change is good must not hang on the dice. CONTRIBUTING.md has the other way.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
