@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.clock import SystemClock
 from sidecar.escrow import Entry, Escrow
 from sidecar.server.client import ControlClient
+from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
 from sidecar.tokens import Record, decode_record
 from tests import leaks
@@ -55,7 +58,7 @@ class Reply(NamedTuple):
 
 
 class Remains(NamedTuple):
-    """What a process left on disk, as it was at its death."""
+    """What a process left in store and escrow, as it was at its death."""
 
     records: dict[str, Record]
     """By token name."""
@@ -325,20 +328,18 @@ class Daemon:
     # What it leaves
 
     def remains(self) -> Remains:
-        """Read store and escrow from a copy, so that it is the next run that has to cope with them."""
+        """Read store and escrow; what is in files from a copy, since it is the next run that has to cope with it."""
         assert self.process is None, "it runs and may change them"
+        url = self.config["store"]
         with tempfile.TemporaryDirectory(dir=self.folder) as copy:
-            for path in self.folder.glob("store.db*"):
-                shutil.copy(path, copy)
+            if url.startswith("sqlite:"):
+                for path in self.store.parent.glob(f"{self.store.name}*"):
+                    shutil.copy(path, copy)
+                url = f"sqlite://{copy}/{self.store.name}"
             shutil.copytree(self.state_dir / "escrow", Path(copy) / "escrow")
             entries = Escrow(Path(copy) / "escrow").entries()
-            with sqlite3.connect(Path(copy) / "store.db") as connection:
-                rows = connection.execute("SELECT key, blob FROM records").fetchall()
-            connection.close()
-        return Remains(
-            {key.partition("/")[2]: decode_record(blob) for key, blob in rows},
-            {entry.key.partition("/")[2]: entry for entry in entries},
-        )
+            records = anyio.run(_records_in, url, f"{self.config.get('namespace', 'default')}/")
+        return Remains(records, {entry.key.partition("/")[2]: entry for entry in entries})
 
     def stored(self, name: str = "gmail") -> Record:
         """Return a token's record as the store has it now."""
@@ -361,6 +362,13 @@ class Daemon:
         finally:
             connection.close()
         return found[0]
+
+
+async def _records_in(url: str, prefix: str) -> dict[str, Record]:
+    async with open_store(url, SystemClock(), create=False) as store:
+        keys = [key for key in await store.keys() if key.startswith(prefix)]
+        found = {key.removeprefix(prefix): await store.load(key) for key in keys}
+    return {name: held.record for name, held in found.items() if held is not None}
 
 
 @pytest.fixture(scope="session")
