@@ -53,6 +53,8 @@ POINTS = (
     "after-rename",
     "after-publish",
 )
+OUT = POINTS[POINTS.index("awaiting-answer") :]
+"""Where the request is in the kernel's hands, and the provider will see it."""
 
 INDEX = re.compile(r"[0-9a-f]{32}\.json")
 """The output index's files; what else is renamed within a directory is an output."""
@@ -68,15 +70,19 @@ class Fate:
         self._point = point
         self._signal: signal.Signals | None = SIGNALS[action]
         self._at_first = action == "kill-first"
-        self._armed = False
+        self._armed = self._out = False
 
     def begin(self, generation: int) -> None:
         """Note that a token of this generation is about to be refreshed."""
         self._armed = self._armed or generation > 0 or self._at_first
+        self._out = False
 
     def meet(self, point: str) -> None:
         """Pass a point."""
-        if self._armed and point == self._point and self._signal is not None:
+        self._out = self._out or point == OUT[0]
+        # A lease that ran out before its call comes past commit and outputs too.
+        come = self._armed and (self._out or self._point not in OUT)
+        if come and point == self._point and self._signal is not None:
             signum, self._signal = self._signal, None
             os.kill(os.getpid(), signum)
 

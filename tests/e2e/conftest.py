@@ -398,8 +398,9 @@ def make_daemon(
 
     def make() -> Daemon:
         module = request.path.stem.removeprefix("test_")
-        made.append(Daemon(home / f"{module}-{next(names)}", run_logs))
-        return made[-1]
+        daemon = Daemon(home / f"{module}-{next(names)}", run_logs)
+        made.append(daemon)
+        return daemon
 
     yield make
     for daemon in made:
@@ -412,9 +413,10 @@ def make_simulator() -> Iterator[MakeSimulator]:
     made: list[Simulator] = []
 
     def make(**config: Any) -> Simulator:
-        made.append(Simulator(ProviderConfig(**config)))
-        made[-1].start()
-        return made[-1]
+        simulator = Simulator(ProviderConfig(**config))
+        made.append(simulator)
+        simulator.start()
+        return simulator
 
     yield make
     for simulator in made:

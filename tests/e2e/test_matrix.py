@@ -1,0 +1,176 @@
+"""Real daemons, killed at every step of a refresh; see docs/reference/crash-matrix.md, which is written from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sidecar.testing import Provider, ProviderConfig
+from tests.e2e import child, matrix
+from tests.e2e.conftest import EAGER, PROJECT, wait_until
+from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Facts, outcome_of, render
+
+if TYPE_CHECKING:
+    from sidecar.tokens import Record
+    from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
+    from tests.postgres import Server
+
+PAGE = PROJECT / "docs" / "reference" / "crash-matrix.md"
+AT_A_TIME = int(os.environ.get("N", "10"))
+
+LEASE, REQUEST_TIMEOUT = 2.0, 0.5
+HOLD = 4.0
+"""In place of `schedule.IN_DOUBT_HOLD`, the six minutes for which a stranger's lost attempt is watched."""
+SLACK = 0.1
+"""Seconds by which a daemon's judgement of the time and the provider's may differ on one machine."""
+LONG = 90.0
+
+SEED, AT_STAKE, NEXT = range(3)
+"""The provider's refresh tokens, in the order in which it made them."""
+
+
+def test_the_points_are_those_that_the_page_describes() -> None:
+    """Every point at which a daemon can be killed has its row, in the order of the way."""
+    assert tuple(matrix.POINTS) == child.POINTS
+
+
+@pytest.mark.timeout(600)
+def test_the_matrix_is_what_its_page_claims(
+    make_daemon: MakeDaemon, make_simulator: MakeSimulator, server: Server, database: str
+) -> None:
+    """Whatever the point, store, restart and provider: a killed daemon's grant comes out as the page says."""
+    stores = {"SQLite": None, "Postgres": server.url(database)}
+
+    def run(cell: Cell) -> Facts:
+        return measured(cell, make_daemon, make_simulator, stores[cell.store])
+
+    # Those that wait longest begin first.
+    order = CELLS[::-1]
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
+        results = dict(zip(order, threads.map(run, order), strict=True))
+
+    assert {cell: facts for cell, facts in results.items() if outcome_of(facts) not in OUTCOMES} == {}
+    if os.environ.get("TOKEN_SIDECAR_WRITE_PAGES"):
+        PAGE.write_text(render(results), encoding="utf-8")
+    assert render(results) == PAGE.read_text(encoding="utf-8"), "look at it, then: make crash-matrix"
+
+
+def measured(
+    cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator, url: str | None
+) -> Facts:
+    """Kill a daemon at a point of its second refresh, start the next one, and watch until all is settled."""
+    simulator, first = make_simulator(**behaviour(cell)), make_daemon()
+    provider = simulator.provider
+    first.config["namespace"] = first.folder.name
+    first.config["store"] = url or first.config["store"]
+    first.add(
+        simulator,
+        **EAGER,
+        lease=f"{LEASE}s",
+        request_timeout=f"{REQUEST_TIMEOUT}s",
+        profile={"in_doubt": "replay_window", "grace": f"{provider.config.grace}s"}
+        if provider.config.grace
+        else {},
+    )
+    begun = time.time()
+    left = die(first, cell.point, provider)
+    print("DIED", time.time() - begun)
+    sent = len(provider.report().requests)
+    used = len(provider.report().tokens) > NEXT
+    then = first if cell.column.restart == "in place" else moved(first, make_daemon())
+    earliest = earliest_guess(then is first, left.records["gmail"])
+
+    then.launch(*(() if then is first else ("hold", str(HOLD))))
+    then.wait_until(
+        lambda: provider.wait_until(partial(is_settled, provider), 0.5), "it is settled", patience=LONG
+    )
+    print("SETTLED", time.time() - begun)
+    then.keep_pages()
+    assert then.stop() == 0
+    lived = judged_alive(then, provider)
+    simulator.stop()
+
+    report = provider.report()
+    at_stake = report.tokens[AT_STAKE]
+    again = [request.at for request in report.requests[sent:] if request.fingerprint == at_stake.fingerprint]
+    entry = left.entries.get("gmail")
+    return Facts(
+        store=held(left),
+        escrow=entry.stage.name.lower() if entry else "none",
+        used=used,
+        doubted=any(line.get("grant") == "in_doubt" for line in then.lines(token="gmail")),
+        resent="never" if not again else "late" if again[0] >= earliest else "at once",
+        calls=at_stake.presented,
+        replays=sum(token.replays for token in report.tokens),
+        lived=lived,
+    )
+
+
+def behaviour(cell: Cell) -> dict[str, Any]:
+    """Choose the provider's times: no life is longer than it has to be for somebody to wait for its end."""
+    if cell.column.restart == "elsewhere":
+        # As in real life, the grace ends before a stranger's doubt does.
+        return {"access_ttl": HOLD, "grace": HOLD / 2 if cell.column.provider == "grace" else 0.0}
+    return {"grace": 120.0} if cell.column.provider == "grace" else {"access_ttl": 6.0}
+
+
+def die(daemon: Daemon, point: str, provider: Provider) -> Remains:
+    """Run until it has killed itself, and the provider is through with what it sent."""
+    daemon.launch(point, "kill")
+    assert daemon.wait(patience=LONG) == -signal.SIGKILL, daemon.text()
+    requests = 2 if point in child.OUT else 1
+    assert provider.wait_until(
+        lambda: len(provider.report().requests) == requests and provider.report().in_flight == 0, LONG
+    )
+    return daemon.remains()
+
+
+def moved(dead: Daemon, daemon: Daemon) -> Daemon:
+    """Configure what runs in another pod: all the same, but for the directories."""
+    daemon.store = dead.store
+    daemon.config = json.loads(json.dumps(dead.config)) | {"state_dir": str(daemon.state_dir)}
+    daemon.change(outputs=[{"file": str(daemon.output()), "format": "gmail-sdk"}])
+    return daemon
+
+
+def earliest_guess(in_place: bool, record: Record) -> float:
+    """Tell until when one that is in doubt and starts now has to wait."""
+    assert record.access is not None
+    assert record.access.expires_at is not None
+    if in_place:
+        return record.access.expires_at - REQUEST_TIMEOUT - SLACK
+    return max(record.access.expires_at, time.time() + HOLD) - SLACK
+
+
+def is_settled(provider: Provider) -> bool:
+    """Tell whether the refresh token that came next was used in turn, or the provider has ended it all."""
+    report = provider.report()
+    return report.families[0].killed is not None or len(report.tokens) > NEXT + 1
+
+
+def judged_alive(daemon: Daemon, provider: Provider) -> bool:
+    """Tell what became of the grant; its daemon, which has ended, must have known and told it."""
+    left = daemon.remains()
+    record = left.records["gmail"]
+    assert left.entries == {}
+    if provider.report().families[0].killed is not None:
+        assert record.is_dead()
+        return False
+    assert record.access is not None
+    assert daemon.published() == record.access.value
+    return True
+
+
+def held(left: Remains) -> str:
+    """Say what the dead daemon's store had of the refresh."""
+    record = left.records["gmail"]
+    if record.generation == 2:
+        return "new"
+    return "old" if record.attempt is None else "intent"
