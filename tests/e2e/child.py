@@ -190,9 +190,8 @@ def no_watches_left(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "OS file watch limit reached")
 
 
-def main() -> None:
-    """Run the daemon."""
-    path, point, argument = sys.argv[1:]
+def run(path: str, point: str, argument: str) -> int:
+    """Run the daemon; returns its exit code."""
     if point == "read-limit":
         replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
     elif point == "hold":
@@ -209,7 +208,8 @@ def main() -> None:
     loaded = config.load(Path(path))
     log.configure("debug")
     anyio.run(app.serve, loaded)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(*sys.argv[1:]))

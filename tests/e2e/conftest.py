@@ -29,6 +29,7 @@ from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
 from sidecar.tokens import Record, decode_record
 from tests import leaks
+from tests.e2e.forks import Forked
 
 PROJECT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
@@ -86,7 +87,9 @@ class Daemon:
         self.out = folder / "out"
         self.path = folder / "config.yaml"
         self.store = folder / "store.db"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.forks: Path | None = None
+        """Where a process listens that forks daemons, see `forks.py`; None: each one starts from nothing."""
         self.powerless = False
         """Run it without root's powers, should the tests have them."""
         self._logs = logs
@@ -152,6 +155,9 @@ class Daemon:
         # Left by an earlier run, it would name that one's port.
         (self.state_dir / "http.json").unlink(missing_ok=True)
         self.log = self._logs / f"{self.folder.name}-{next(self._runs)}.log"
+        if self.forks is not None:
+            self.process = Forked(self.forks, self.log, str(self.path), *hook)
+            return self
         command = [sys.executable, "-m", "sidecar", "run", "--config", str(self.path)]
         if hook:
             command = [sys.executable, str(CHILD), str(self.path), *hook]
@@ -185,7 +191,7 @@ class Daemon:
         assert not ended or condition(), f"it ended before {what}:\n{self.text()}"
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | Forked:
         """The process under way."""
         assert self.process is not None, "it does not run"
         return self.process

@@ -14,10 +14,13 @@ import pytest
 
 from sidecar.testing import Provider, ProviderConfig
 from tests.e2e import child, matrix
-from tests.e2e.conftest import EAGER, PROJECT, wait_until
+from tests.e2e.conftest import EAGER, PROJECT
+from tests.e2e.forks import listening
 from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Facts, outcome_of, render
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.tokens import Record
     from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
     from tests.postgres import Server
@@ -43,17 +46,23 @@ def test_the_points_are_those_that_the_page_describes() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_matrix_is_what_its_page_claims(
-    make_daemon: MakeDaemon, make_simulator: MakeSimulator, server: Server, database: str
+    make_daemon: MakeDaemon, make_simulator: MakeSimulator, home: Path, server: Server, database: str
 ) -> None:
     """Whatever the point, store, restart and provider: a killed daemon's grant comes out as the page says."""
     stores = {"SQLite": None, "Postgres": server.url(database)}
 
     def run(cell: Cell) -> Facts:
-        return measured(cell, make_daemon, make_simulator, stores[cell.store])
+        return measured(cell, make, make_simulator, stores[cell.store])
 
     # Those that wait longest begin first.
     order = CELLS[::-1]
-    with ThreadPoolExecutor(AT_A_TIME) as threads:
+    with listening(home / "forks") as forks, ThreadPoolExecutor(AT_A_TIME) as threads:
+
+        def make() -> Daemon:
+            daemon = make_daemon()
+            daemon.forks = forks
+            return daemon
+
         results = dict(zip(order, threads.map(run, order), strict=True))
 
     assert {cell: facts for cell, facts in results.items() if outcome_of(facts) not in OUTCOMES} == {}
@@ -62,9 +71,7 @@ def test_the_matrix_is_what_its_page_claims(
     assert render(results) == PAGE.read_text(encoding="utf-8"), "look at it, then: make crash-matrix"
 
 
-def measured(
-    cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator, url: str | None
-) -> Facts:
+def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator, url: str | None) -> Facts:
     """Kill a daemon at a point of its second refresh, start the next one, and watch until all is settled."""
     simulator, first = make_simulator(**behaviour(cell)), make_daemon()
     provider = simulator.provider
