@@ -19,8 +19,8 @@ unexport PIP_REQUIRE_HASHES PIP_NO_BUILD_ISOLATION PIP_DRY_RUN PIP_IGNORE_INSTAL
 help: ## What you are reading
 	@echo 'make TARGET [ARGS="…"], for example: make demo, or make pytest ARGS="-k escrow"'
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target meaning; do \
-		printf '  %-10s %s\n' "$$target" "$$meaning"; \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target meaning; do \
+		printf '  %-13s %s\n' "$$target" "$$meaning"; \
 	done
 
 .PHONY: demo
@@ -57,6 +57,10 @@ coverage: $(VENV)/.dev ## The test suite, and what it doesn't reach
 .PHONY: soak
 soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60)
 	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+
+.PHONY: crash-matrix
+crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became of their grants into docs/
+	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair

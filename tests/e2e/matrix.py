@@ -84,7 +84,7 @@ class Facts:
     replays: int
     """How many uses of replaced refresh tokens the provider saw, of this one or any other."""
     lived: bool
-    """The grant was refreshed twice more; else the provider has ended it, and the daemon says that it is dead."""
+    """The refresh token that came next was used in turn; else the provider has ended it all, and the record says so."""
 
 
 OUTCOMES = {
@@ -92,8 +92,8 @@ OUTCOMES = {
     "One call.",
     "kept": "The provider had replaced the refresh token. The next daemon has the new pair, from escrow or from the "
     "store, and makes no call for it. One call.",
-    "resent": "In doubt. The next daemon sends the refresh token again at once, within the grace, and has a living "
-    "pair.",
+    "resent": "In doubt. The next daemon sends the refresh token at once, within the grace, and has a living pair. One "
+    "call, or two if the first had been processed.",
     "late": "In doubt. The next daemon waits (see below), and then sends the refresh token. It had not been used after "
     "all: the grant lives. One call.",
     "**lost**": "In doubt, and waits like *late*. But the refresh token had been replaced, and the new pair is nowhere: "
@@ -109,7 +109,9 @@ def outcome_of(facts: Facts) -> str:
             return "unused"
         case Facts(used=True, doubted=False, resent="never", calls=1, replays=0, lived=True):
             return "kept"
-        case Facts(doubted=True, resent="at once", lived=True) if facts.replays == facts.used:
+        case Facts(used=used, doubted=True, resent="at once", calls=calls, replays=replays, lived=True) if (
+            calls - 1 == replays == used
+        ):
             return "resent"
         case Facts(used=False, doubted=True, resent="late", calls=1, replays=0, lived=True):
             return "late"
@@ -125,8 +127,8 @@ INTRODUCTION = """\
 <!-- Written by `make crash-matrix`; `make test` runs every cell and compares. -->
 
 What becomes of a grant when its daemon dies? Here a real daemon was killed with SIGKILL at each step of a refresh,
-on a real SQLite file and a real PostgreSQL server, and a real next daemon was started and watched until the grant was
-either refreshed twice more or dead. The provider is the [simulator](simulator.md). It rotates, and ends the whole
+on a real SQLite file and a real PostgreSQL server. A real next daemon was started, and watched until it had used the
+refresh token that comes next, or the grant was dead. The provider is the [simulator](simulator.md). It rotates, and ends the whole
 grant when a refresh token that it has replaced is used again (reuse detection).
 
 `make crash-matrix` runs it again and writes this page. `make test` runs it too, every cell, and fails if one comes out
@@ -159,14 +161,14 @@ grace.
 READING = """
 ## How to read it
 
-A death loses the grant only between the moment in which the provider has replaced the refresh token and the one in
-which the new pair is safe; nobody can do without these. They are the [windows](../explanation/rotation.md#the-windows)
-W1 to W3. For a restart in place they last as long as the provider takes to answer, and about a millisecond more; a
-provider with a grace closes them. Where the daemon comes back elsewhere, the commit to the store, a few milliseconds,
-belongs to them too. So keep `state_dir` on a volume that outlives the container, as the pod's `emptyDir` does.
+A death loses the grant only between the moment in which the provider replaces the refresh token and the one in which
+the new pair is safe: no client can close that gap. Its parts are the
+[windows](../explanation/rotation.md#the-windows) W1 to W3. For a restart in place it ends with the write to escrow, about
+a millisecond after the answer came, and a provider with a grace closes it. For a restart elsewhere it ends with the
+commit to the store, some milliseconds later, and the grace doesn't help. So keep `state_dir` on a volume that outlives
+the container, as the pod's `emptyDir` does.
 
-At every other moment nothing is lost, no refresh token is used twice, and the provider is called no more often than
-without the death.
+At every other moment nothing is lost, and the provider gets each refresh token once.
 """
 
 
