@@ -92,13 +92,13 @@ OUTCOMES = {
     "One call.",
     "kept": "The provider had replaced the refresh token. The next daemon has the new pair, from escrow or from the "
     "store, and makes no call for it. One call.",
-    "resent": "In doubt. The next daemon sends the refresh token at once, within the grace, and has a living pair. One "
-    "call, or two if the first had been processed.",
-    "late": "In doubt. The next daemon waits (see below), and then sends the refresh token. It had not been used after "
-    "all: the grant lives. One call.",
-    "**lost**": "In doubt, and waits like *late*. But the refresh token had been replaced, and the new pair is nowhere: "
-    "the second call is refused, and the provider ends what came from the consent. The grant is dead, and a human has "
-    "to consent again. The window it belongs to is named.",
+    "resent": "In doubt. The next daemon sends the refresh token at once, within the grace, and has a living pair. "
+    "One call, or two if the first had been processed.",
+    "late": "In doubt. The next daemon waits (see below), and then sends the refresh token. It had not been used "
+    "after all: the grant lives. One call.",
+    "**lost**": "In doubt, and waits like *late*. But the refresh token had been replaced, and the new pair is "
+    "nowhere: the second call is refused, and the provider ends what came from the consent. The grant is dead, and a "
+    "human has to consent again. The window it belongs to is named.",
 }
 
 
@@ -128,22 +128,23 @@ INTRODUCTION = """\
 
 What becomes of a grant when its daemon dies? Here a real daemon was killed with SIGKILL at each step of a refresh,
 on a real SQLite file and a real PostgreSQL server. A real next daemon was started, and watched until it had used the
-refresh token that comes next, or the grant was dead. The provider is the [simulator](simulator.md). It rotates, and ends the whole
-grant when a refresh token that it has replaced is used again (reuse detection).
+refresh token that comes next, or the grant was dead. The provider is the [simulator](simulator.md). It rotates, and
+ends the whole grant when a refresh token that it has replaced is used again (reuse detection).
 
 `make crash-matrix` runs it again and writes this page. `make test` runs it too, every cell, and fails if one comes out
 otherwise than it is written here. What the steps are for is told in [rotation](../explanation/rotation.md).
 
 ## What can happen
 
-| Outcome | |
+| Outcome | What it is |
 |---|---|
 """
 
 SURROUNDINGS = """
-**In place**: the next daemon has the `state_dir` of the dead one, as a restarted container has. **Elsewhere**: it has an
-empty one, as another pod has, and only the store is the same. **Grace**: the provider takes a replaced refresh token for
-a while longer, and the profile says so (`in_doubt: replay_window`). **No grace**: it doesn't (`no_replay`, the default).
+**In place**: the next daemon has the `state_dir` of the dead one, as a restarted container has. **Elsewhere**: it
+has an empty one, as another pod has, and only the store is the same. **Grace**: the provider takes a replaced refresh
+token for a while longer, and the profile says so (`in_doubt: replay_window`). **No grace**: it doesn't (`no_replay`,
+the default).
 
 Whoever is in doubt waits, because a wrong guess ends the grant, and the access token lives on until then:
 
@@ -163,10 +164,10 @@ READING = """
 
 A death loses the grant only between the moment in which the provider replaces the refresh token and the one in which
 the new pair is safe: no client can close that gap. Its parts are the
-[windows](../explanation/rotation.md#the-windows) W1 to W3. For a restart in place it ends with the write to escrow, about
-a millisecond after the answer came, and a provider with a grace closes it. For a restart elsewhere it ends with the
-commit to the store, some milliseconds later, and the grace doesn't help. So keep `state_dir` on a volume that outlives
-the container, as the pod's `emptyDir` does.
+[windows](../explanation/rotation.md#the-windows) W1 to W3. For a restart in place it ends with the write to escrow,
+about a millisecond after the answer came, and a provider with a grace closes it. For a restart elsewhere it ends with
+the commit to the store, some milliseconds later, and the grace doesn't help. So keep `state_dir` on a volume that
+outlives the container, as the pod's `emptyDir` does.
 
 At every other moment nothing is lost, and the provider gets each refresh token once.
 """

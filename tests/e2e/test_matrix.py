@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sidecar.testing import Provider, ProviderConfig
 from tests.e2e import child, matrix
 from tests.e2e.conftest import EAGER, PROJECT
 from tests.e2e.forks import listening
@@ -21,6 +20,7 @@ from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Facts, outcome_of, render
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sidecar.testing import Provider
     from sidecar.tokens import Record
     from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
     from tests.postgres import Server
@@ -92,7 +92,7 @@ def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator,
     sent = len(provider.report().requests)
     used = len(provider.report().tokens) > NEXT
     then = first if cell.column.restart == "in place" else moved(first, make_daemon())
-    earliest = earliest_guess(then is first, left.records["gmail"])
+    earliest = earliest_guess(cell, left.records["gmail"])
 
     then.launch(*(() if then is first else ("hold", str(HOLD))))
     then.wait_until(
@@ -145,11 +145,11 @@ def moved(dead: Daemon, daemon: Daemon) -> Daemon:
     return daemon
 
 
-def earliest_guess(in_place: bool, record: Record) -> float:
+def earliest_guess(cell: Cell, record: Record) -> float:
     """Tell until when one that is in doubt and starts now has to wait."""
     assert record.access is not None
     assert record.access.expires_at is not None
-    if in_place:
+    if cell.column.restart == "in place":
         return record.access.expires_at - REQUEST_TIMEOUT - SLACK
     return max(record.access.expires_at, time.time() + HOLD) - SLACK
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidecar.errors import SidecarError
+from tests import leaks
 from tests.e2e.conftest import EAGER, PATIENCE, Daemon, MakeDaemon, wait_until
 
 if TYPE_CHECKING:
@@ -93,6 +98,88 @@ def test_a_reload_takes_a_changed_login(
     with pytest.raises(SidecarError, match="store: changes only at a restart"):
         daemon.control.reload()
     assert daemon.stop() == 0
+
+
+def sealed(daemon: Daemon) -> Path:
+    """Have a daemon seal what it stores with a new key; returns the key's file."""
+    key = daemon.folder / "store.key"
+    key.write_bytes(base64.b64encode(os.urandom(32)))
+    key.chmod(0o600)
+    daemon.config["store"] = {"url": daemon.config["store"], "encryption_keys": [str(key)]}
+    return key
+
+
+def kept(daemon: Daemon, server: Server, database: str) -> dict[str, bytes]:
+    """Return every byte that the database's rows and the escrow's entries hold, by where it is."""
+    rows = server.sql("SELECT key, version, blob FROM token_sidecar_records", database=database)
+    entries = {path.name: path.read_bytes() for path in (daemon.state_dir / "escrow").iterdir()}
+    return {f"{row['key']} {row['version']}": row["blob"] for row in rows} | entries
+
+
+def secrets_in(content: dict[str, bytes]) -> list[leaks.Leak]:
+    """Find the tokens that can be read there."""
+    return [leak for place, data in content.items() for leak in leaks.in_bytes(data, place)]
+
+
+def die_with_an_answer(daemon: Daemon) -> None:
+    """Run until the second answer is in escrow and nowhere else."""
+    daemon.launch("after-escrow", "kill")
+    assert daemon.wait() == -signal.SIGKILL, daemon.text()
+
+
+def test_a_sealed_pair_outlives_its_daemon(
+    make: Begin, simulator: Simulator, server: Server, database: str
+) -> None:
+    """With keys, neither the rows nor the escrow of a killed daemon hold a readable token, and none is lost."""
+    daemon = make()
+    daemon.add(simulator, **EAGER)
+    sealed(daemon)
+    die_with_an_answer(daemon)
+    left = kept(daemon, server, database)
+    assert len(left) == 2
+    assert secrets_in(left) == []
+
+    daemon.start()
+
+    daemon.wait_until(lambda: daemon.status()["generation"] >= 3, "it goes on")
+    assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
+    left = kept(daemon, server, database)
+    assert len(left) == 1
+    assert secrets_in(left) == []
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another key"])
+def test_without_its_key_a_record_is_left_alone(
+    make: Begin, simulator: Simulator, server: Server, database: str, instead: str
+) -> None:
+    """A key that is missing at a restart is told with the way out; nothing is written or sent until it is back."""
+    daemon = make()
+    daemon.add(simulator, **EAGER)
+    key = sealed(daemon)
+    die_with_an_answer(daemon)
+    before, calls = kept(daemon, server, database), refreshes(simulator)
+    aside = key.rename(key.with_suffix(".aside"))
+    if instead == "nothing":
+        daemon.launch()
+        assert daemon.wait() == 2
+    else:
+        key.write_bytes(base64.b64encode(os.urandom(32)))
+        daemon.start(probe="/livez")
+        daemon.wait_until(
+            lambda: "is sealed with the key" in daemon.status()["reason"], "it says what it lacks"
+        )
+        assert daemon.answers("/startupz", 503)
+        assert daemon.stop() == 0
+    assert str(key) in daemon.text()
+    assert (kept(daemon, server, database), refreshes(simulator)) == (before, calls)
+
+    aside.rename(key)
+    daemon.start()
+
+    daemon.wait_until(lambda: daemon.status()["generation"] >= 3, "it goes on with the pair from escrow")
+    assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
 
 
 def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
