@@ -119,11 +119,12 @@ def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator,
 
 
 def behaviour(cell: Cell) -> dict[str, Any]:
-    """Choose the provider's times: no life is longer than it has to be for somebody to wait for its end."""
+    """Choose the provider's times: where somebody waits for the end of a life, it is short."""
     if cell.column.restart == "elsewhere":
         # As in real life, the grace ends before a stranger's doubt does.
         return {"access_ttl": HOLD, "grace": HOLD / 2 if cell.column.provider == "grace" else 0.0}
-    return {"grace": 120.0} if cell.column.provider == "grace" else {"access_ttl": 6.0}
+    # So long that a back-off alone doesn't look like the wait for the expiry.
+    return {"grace": 120.0} if cell.column.provider == "grace" else {"access_ttl": 12.0}
 
 
 def die(daemon: Daemon, point: str, provider: Provider) -> Remains:
