@@ -13,31 +13,28 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e import child, matrix
-from tests.e2e.conftest import EAGER, PROJECT
+from tests.e2e.conftest import EAGER, PROJECT, wait_until
 from tests.e2e.forks import listening
 from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Facts, outcome_of, render
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sidecar.testing import Provider
+    from sidecar.testing import Provider, TokenUses
     from sidecar.tokens import Record
     from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
     from tests.postgres import Server
 
 PAGE = PROJECT / "docs" / "reference" / "crash-matrix.md"
-AT_A_TIME = 20
+AT_A_TIME = 24
 """Cells: most of their time is spent waiting."""
 
 LEASE, REQUEST_TIMEOUT = 2.0, 0.5
-HOLD = 4.0
+HOLD = 6.0
 """In place of `schedule.IN_DOUBT_HOLD`, the six minutes for which a stranger's lost attempt is watched."""
 SLACK = 0.1
 """Seconds by which a daemon's judgement of the time and the provider's may differ on one machine."""
 LONG = 90.0
-
-SEED, AT_STAKE, NEXT = range(3)
-"""The provider's refresh tokens, in the order in which it made them."""
 
 
 def test_the_points_are_those_that_the_page_describes() -> None:
@@ -88,31 +85,33 @@ def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator,
         if provider.config.grace
         else {},
     )
-    left = die(first, cell.point, provider)
-    sent = len(provider.report().requests)
-    used = len(provider.report().tokens) > NEXT
+    left = die(first, cell.point)
+    at_stake = at_stake_in(left.records["gmail"], cell.point)
+    wait_until(lambda: has_seen(provider, cell.point, at_stake), what="the provider is done", patience=LONG)
+    sent, used = len(provider.report().requests), uses_of(at_stake, provider).replaced
     then = first if cell.column.restart == "in place" else moved(first, make_daemon())
     earliest = earliest_guess(cell, left.records["gmail"])
 
     then.launch(*(() if then is first else ("hold", str(HOLD))))
     then.wait_until(
-        lambda: provider.wait_until(partial(is_settled, provider), 0.5), "it is settled", patience=LONG
+        lambda: provider.wait_until(partial(is_settled, provider, at_stake), 0.5),
+        "it is settled",
+        patience=LONG,
     )
     assert then.stop() == 0
     lived = judged_alive(then, provider)
     simulator.stop()
 
     report = provider.report()
-    at_stake = report.tokens[AT_STAKE]
-    again = [request.at for request in report.requests[sent:] if request.fingerprint == at_stake.fingerprint]
+    again = [request.at for request in report.requests[sent:] if request.fingerprint == at_stake]
     entry = left.entries.get("gmail")
     return Facts(
-        store=held(left),
+        store=held(left.records["gmail"], at_stake),
         escrow=entry.stage.name.lower() if entry else "none",
         used=used,
         doubted=any(line.get("grant") == "in_doubt" for line in then.lines(token="gmail")),
         resent="never" if not again else "late" if again[0] >= earliest else "at once",
-        calls=at_stake.presented,
+        calls=uses_of(at_stake, provider).presented,
         replays=sum(token.replays for token in report.tokens),
         lived=lived,
     )
@@ -127,15 +126,30 @@ def behaviour(cell: Cell) -> dict[str, Any]:
     return {"grace": 120.0} if cell.column.provider == "grace" else {"access_ttl": 12.0}
 
 
-def die(daemon: Daemon, point: str, provider: Provider) -> Remains:
-    """Run until it has killed itself, and the provider is through with what it sent."""
+def die(daemon: Daemon, point: str) -> Remains:
+    """Run until it has killed itself."""
     daemon.launch(point, "kill")
     assert daemon.wait(patience=LONG) == -signal.SIGKILL, daemon.text()
-    requests = 2 if point in child.OUT else 1
-    assert provider.wait_until(
-        lambda: len(provider.report().requests) == requests and provider.report().in_flight == 0, LONG
-    )
     return daemon.remains()
+
+
+def at_stake_in(record: Record, point: str) -> str:
+    """Name the refresh token that was about to be used, or was used last."""
+    if record.attempt is not None:
+        return record.attempt.fingerprint
+    assert record.refresh is not None
+    return record.replaced[-1] if point in child.OUT else record.refresh.fingerprint
+
+
+def uses_of(fingerprint: str, provider: Provider) -> TokenUses:
+    """Return what the provider knows of one refresh token."""
+    return next(token for token in provider.report().tokens if token.fingerprint == fingerprint)
+
+
+def has_seen(provider: Provider, point: str, at_stake: str) -> bool:
+    """Tell whether the provider is through with whatever the dead daemon had sent."""
+    out = point in child.OUT
+    return provider.report().in_flight == 0 and uses_of(at_stake, provider).presented == int(out)
 
 
 def moved(dead: Daemon, daemon: Daemon) -> Daemon:
@@ -155,10 +169,11 @@ def earliest_guess(cell: Cell, record: Record) -> float:
     return max(record.access.expires_at, time.time() + HOLD) - SLACK
 
 
-def is_settled(provider: Provider) -> bool:
+def is_settled(provider: Provider, at_stake: str) -> bool:
     """Tell whether the refresh token that came next was used in turn, or the provider has ended it all."""
     report = provider.report()
-    return report.families[0].killed is not None or len(report.tokens) > NEXT + 1
+    later = [token.fingerprint for token in report.tokens].index(at_stake) + 1
+    return report.families[0].killed is not None or any(token.replaced for token in report.tokens[later:])
 
 
 def judged_alive(daemon: Daemon, provider: Provider) -> bool:
@@ -174,9 +189,9 @@ def judged_alive(daemon: Daemon, provider: Provider) -> bool:
     return True
 
 
-def held(left: Remains) -> str:
+def held(record: Record, at_stake: str) -> str:
     """Say what the dead daemon's store had of the refresh."""
-    record = left.records["gmail"]
-    if record.generation == 2:
+    assert record.refresh is not None
+    if record.refresh.fingerprint != at_stake:
         return "new"
     return "old" if record.attempt is None else "intent"
