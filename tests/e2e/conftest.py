@@ -128,6 +128,13 @@ class Daemon:
         token = {**self.config["tokens"][name], **settings}
         self.config["tokens"][name] = {key: value for key, value in token.items() if value is not None}
 
+    def join(self, first: Daemon, name: str = "gmail") -> None:
+        """Take part in another daemon's token: its settings without its seed, and a file of one's own."""
+        token: dict[str, Any] = json.loads(json.dumps(first.config["tokens"][name]))
+        del token["seed"]
+        token["outputs"][0]["file"] = str(self.output(name))
+        self.config["tokens"][name] = token
+
     def _write(self, path: Path, content: str) -> None:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o600)
@@ -330,15 +337,22 @@ class Daemon:
         with tempfile.TemporaryDirectory(dir=self.folder) as copy:
             for path in self.folder.glob("store.db*"):
                 shutil.copy(path, copy)
-            shutil.copytree(self.state_dir / "escrow", Path(copy) / "escrow")
-            entries = Escrow(Path(copy) / "escrow").entries()
             with sqlite3.connect(Path(copy) / "store.db") as connection:
                 rows = connection.execute("SELECT key, blob FROM records").fetchall()
             connection.close()
         return Remains(
             {key.partition("/")[2]: decode_record(blob) for key, blob in rows},
-            {entry.key.partition("/")[2]: entry for entry in entries},
+            self.escrowed(),
         )
+
+    def escrowed(self) -> dict[str, Entry]:
+        """Read what is in escrow, by token name, from a copy; of a process that stands still or is dead."""
+        if not (self.state_dir / "escrow").exists():
+            return {}
+        with tempfile.TemporaryDirectory(dir=self.folder) as copy:
+            shutil.copytree(self.state_dir / "escrow", Path(copy) / "escrow")
+            entries = Escrow(Path(copy) / "escrow").entries()
+        return {entry.key.partition("/")[2]: entry for entry in entries}
 
     def stored(self, name: str = "gmail") -> Record:
         """Return a token's record as the store has it now."""

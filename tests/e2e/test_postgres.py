@@ -38,21 +38,15 @@ def refreshes(simulator: Simulator) -> int:
     return len(simulator.provider.report().requests)
 
 
-def join(daemon: Daemon, first: Daemon) -> Daemon:
-    """Give a daemon the first one's token, without its seed."""
-    daemon.config["tokens"] = json.loads(json.dumps(first.config["tokens"]))
-    token = daemon.config["tokens"]["gmail"]
-    del token["seed"]
-    token["outputs"][0]["file"] = str(daemon.output())
-    return daemon
-
-
 def test_daemons_share_a_grant(make: Begin, simulator: Simulator) -> None:
     """Three daemons refresh one rotating grant as often as one would, and no refresh token is sent twice."""
     first = make()
     first.add(simulator, **EAGER, lease="3s")
     first.start()
-    others = [join(make(), first).start() for _ in range(2)]
+    others = [make() for _ in range(2)]
+    for daemon in others:
+        daemon.join(first)
+        daemon.start()
     wait_until(lambda: refreshes(simulator) >= 6, what="six refreshes")
     assert first.stop() == 0
     so_far = refreshes(simulator)
