@@ -3,6 +3,7 @@
 `child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
 to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
 `child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
+`child.py CONFIG poll SECONDS` runs it with this for the time that a record may go unread.
 `child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import anyio
 import watchfiles
 
-from sidecar import app, config, pulse, scheduler, watch
+from sidecar import app, config, pulse, schedule, scheduler, watch
 from sidecar.clients import http
 from sidecar.escrow import Escrow, Slip, Stage
 from sidecar.ledger import Ledger
@@ -156,6 +157,8 @@ def main() -> None:
     path, point, argument = sys.argv[1:]
     if point == "read-limit":
         replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
+    elif point == "poll":
+        replaced(schedule, "QUIET_POLL", float(argument))
     elif point == "deaf":
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):

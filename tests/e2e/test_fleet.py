@@ -88,9 +88,7 @@ def judge(fleet: Fleet) -> None:
     assert min(came.intervals) > fleet.plan.soonest - 1
     assert seen.violations == []
     # Nothing that was gained was lost: the record has had every answer of its grant.
-    record = fleet.readers.record
-    assert record is not None
-    living = [family for family in fleet.provider.report().families if family.killed is None]
-    assert [family.refreshes for family in living] == [record.generation]
+    assert fleet.record is not None
+    assert [family.refreshes for family in fleet.living()] == [fleet.record.generation]
     assert tally.strikes["outages"] == fleet.plan.outages
     assert min(tally.strikes[kind] for kind in ("kills", "stops", "restarts")) > 0

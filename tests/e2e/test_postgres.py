@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -89,30 +91,63 @@ def test_a_reload_takes_a_changed_login(
     assert daemon.stop() == 0
 
 
+class Meter:
+    """Counts what one role asks of the server, message by message: its log is complete for that role."""
+
+    def __init__(self, server: Server) -> None:
+        self.user = f"counted_{secrets.token_hex(4)}"
+        self._log = server.data / "log"
+        self._skip = 0
+        server.sql(
+            f"CREATE ROLE {self.user} LOGIN SUPERUSER",
+            f"ALTER ROLE {self.user} SET log_min_duration_statement = 0",
+            f"ALTER ROLE {self.user} SET log_parameter_max_length = 0",
+        )
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._skip += len(self.asked())
+
+    def asked(self) -> list[str]:
+        """Return each message since then: how it was sent, and the first word of its statement.
+
+        Binding is left out: it comes along with each execution.
+        """
+        lines = self._log.read_text(encoding="utf-8").splitlines()
+        found = (
+            re.search(r"duration: \S+ ms  (parse|execute|statement)\b[^:]*: (\S+)", line) for line in lines
+        )
+        return [f"{one[1]} {one[2]}" for one in found if one][self._skip :]
+
+
 def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
-    """A refresh takes two writes; idle, there is only the poll."""
-    user = f"counted_{secrets.token_hex(4)}"
-    server.sql(
-        f"CREATE ROLE {user} LOGIN SUPERUSER",
-        f"ALTER ROLE {user} SET log_statement = 'all'",
-        f"ALTER ROLE {user} SET log_parameter_max_length = 0",
-    )
-    daemon = make(user=user)
-    daemon.add(simulator)
+    """A refresh takes two statements, the lease and the commit; no other, and no transaction but theirs."""
+    meter = Meter(server)
+    daemon = make(user=meter.user)
+    daemon.add(simulator, **EAGER)
     daemon.start()
-    log = server.data / "log"
-
-    def seen() -> list[str]:
-        lines = log.read_text(encoding="utf-8").splitlines()
-        lines = [line.partition("__: ")[2] for line in lines if "execute __asyncpg" in line]
-        return [line.split()[0] for line in lines if "token_sidecar_records" in line]
-
-    before = len(seen())
-    assert daemon.control.refresh("gmail", rejected=daemon.status()["fingerprint"]).refreshed
-    spent = seen()[before:]
-    assert sorted(one for one in spent if one != "SELECT") == ["UPDATE", "UPDATE"]
-    assert spent.count("SELECT") <= 3
+    wait_until(lambda: refreshes(simulator) == 2, what="statements are prepared, which is done once")
+    wait_until(lambda: "UPDATE" in meter.asked()[-1], what="it is committed")
+    meter.reset()
+    so_far = refreshes(simulator)
+    wait_until(lambda: refreshes(simulator) == so_far + 4, what="four refreshes")
     assert daemon.stop() == 0
+    assert meter.asked() == ["execute UPDATE", "execute UPDATE"] * (refreshes(simulator) - so_far)
+
+
+def test_what_idling_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
+    """While nothing is due the record is read once in each interval, and nothing else is asked."""
+    meter, interval = Meter(server), 2.0
+    daemon = make(user=meter.user)
+    daemon.add(simulator)
+    daemon.start("poll", str(interval))
+    wait_until(lambda: meter.asked()[-1] == "execute SELECT", what="the first poll")
+    meter.reset()
+    began = time.monotonic()
+    wait_until(lambda: len(meter.asked()) == 4, what="four polls")
+    assert time.monotonic() - began > 3 * interval
+    assert daemon.stop() == 0
+    assert set(meter.asked()) == {"execute SELECT"}
 
 
 def test_commands_read_it_without_a_daemon(
