@@ -15,13 +15,14 @@ import pytest
 from sidecar.escrow import Stage
 from sidecar.testing import faults
 from sidecar.tokens import decode_record
+from tests import postgres
 from tests.e2e.conftest import Daemon, wait_until
 from tests.e2e.wire import Wire
 
 if TYPE_CHECKING:
     from sidecar.testing import Simulator
     from sidecar.tokens import Record
-    from tests.e2e.conftest import MakeSimulator
+    from tests.e2e.conftest import MakeDaemon, MakeSimulator
     from tests.postgres import Server
 
 Property = Callable[[str, object], None]
@@ -43,6 +44,9 @@ SHORT = Length(outage=16, life=60, refresh_at=0.1)
 LONG = Length(
     outage=60 * min(10.0, float(os.environ.get("TOKEN_SIDECAR_SOAK_MINUTES", "10"))), life=400, refresh_at=0.1
 )
+
+
+Case = Callable[["Daemon", "Simulator", "Place", str, Length], str]
 
 
 class Place:
@@ -114,19 +118,33 @@ class Place:
             self.server.start()
 
 
+@contextmanager
+def place_on(server: Server, database: str) -> Iterator[Place]:
+    """Put a network before a database."""
+    wire = Wire(server.port)
+    try:
+        yield Place(server, database, wire)
+    finally:
+        wire.close()
+
+
+def on(place: Place, daemon: Daemon) -> Daemon:
+    """Have a daemon keep its records there."""
+    daemon.config |= {"store": place.url, "namespace": "outages"}
+    return daemon
+
+
 @pytest.fixture
 def place(server: Server, database: str) -> Iterator[Place]:
     """Give an empty database behind a network."""
-    wire = Wire(server.port)
-    yield Place(server, database, wire)
-    wire.close()
+    with place_on(server, database) as place:
+        yield place
 
 
 @pytest.fixture
 def begun(daemon: Daemon, place: Place) -> Daemon:
     """Give a daemon on that database."""
-    daemon.config |= {"store": place.url, "namespace": "outages"}
-    return daemon
+    return on(place, daemon)
 
 
 def calls(simulator: Simulator) -> int:
@@ -147,22 +165,14 @@ def test_no_lease_no_call(
     begun: Daemon, make_simulator: MakeSimulator, place: Place, way: str, record_property: Property
 ) -> None:
     """While the database is away nobody is called, readers keep their token; the refresh follows its return."""
-    be_away_before_the_lease(begun, make_simulator(access_ttl=SHORT.life), place, way, SHORT, record_property)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize("way", ["stopped", "silent"])
-def test_no_lease_no_call_for_long(
-    begun: Daemon, make_simulator: MakeSimulator, place: Place, way: str, record_property: Property
-) -> None:
-    """The same for ten minutes, in which the token dies."""
-    be_away_before_the_lease(begun, make_simulator(access_ttl=LONG.life), place, way, LONG, record_property)
+    record_property(
+        "figures", be_away_before_the_lease(begun, make_simulator(access_ttl=SHORT.life), place, way, SHORT)
+    )
 
 
 def be_away_before_the_lease(
-    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length, record_property: Property
-) -> None:
+    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length
+) -> str:
     """Take the database away from a fresh token on, and bring it back when one has long been due."""
     daemon.add(simulator, refresh_at=length.refresh_at)
     daemon.start()
@@ -173,10 +183,7 @@ def be_away_before_the_lease(
     with place.away(way):
         began = time.time()
         daemon.wait_until(
-            lambda: (
-                daemon.status()["grant_state"] == "store_unavailable"
-                or "the store " in daemon.status()["reason"]
-            ),
+            lambda: "the store " in daemon.status()["reason"],
             "it misses its store",
             patience=length.life,
         )
@@ -194,7 +201,7 @@ def be_away_before_the_lease(
     assert simulator.provider.is_live(daemon.published())
     assert daemon.stop() == 0
     assert simulator.provider.reused() == []
-    record_property("figures", f"away for {back - began:.0f} s; refreshed {followed:.1f} s after its return")
+    return f"away for {back - began:.0f} s; refreshed {followed:.1f} s after its return"
 
 
 # It goes between answer and commit
@@ -205,22 +212,12 @@ def test_a_pair_outlives_outage_and_process(
     begun: Daemon, simulator: Simulator, place: Place, way: str, record_property: Property
 ) -> None:
     """What was answered while the database was gone is published, outlives SIGTERM and SIGKILL, and is committed."""
-    be_away_before_the_commit(begun, simulator, place, way, SHORT, record_property)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize("way", ["stopped", "silent", "mute"])
-def test_a_pair_outlives_outage_and_process_for_long(
-    begun: Daemon, simulator: Simulator, place: Place, way: str, record_property: Property
-) -> None:
-    """The same for ten minutes."""
-    be_away_before_the_commit(begun, simulator, place, way, LONG, record_property)
+    record_property("figures", be_away_before_the_commit(begun, simulator, place, way, SHORT))
 
 
 def be_away_before_the_commit(
-    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length, record_property: Property
-) -> None:
+    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length
+) -> str:
     """Take the database away while a request is under way, and end the daemon twice before bringing it back."""
     daemon.add(simulator)
     simulator.provider.add_fault(faults.latency(before=4, skip=1))
@@ -263,9 +260,7 @@ def be_away_before_the_commit(
     assert daemon.escrowed() == {}
     assert place.record().generation == 3
     assert simulator.provider.reused() == []
-    record_property(
-        "figures", f"away for {back - began:.0f} s; the pair was there {landed:.1f} s after its return"
-    )
+    return f"away for {back - began:.0f} s; the pair was there {landed:.1f} s after its return"
 
 
 def hold_back_sigterm(daemon: Daemon, *, until: float) -> None:
@@ -275,6 +270,30 @@ def hold_back_sigterm(daemon: Daemon, *, until: float) -> None:
     pass_until(until)
     assert daemon.running.poll() is None
     assert daemon.answers("/livez")
+
+
+# For long
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_ten_minutes_away(
+    make_daemon: MakeDaemon, make_simulator: MakeSimulator, record_property: Property
+) -> None:
+    """The same for ten minutes, in which the first token dies; all at once, each with a server of its own."""
+
+    def live(case: Case, life: float, way: str) -> str:
+        with postgres.running() as server, place_on(server, server.database()) as place:
+            daemon = on(place, make_daemon())
+            figure = case(daemon, make_simulator(access_ttl=life), place, way, LONG)
+            return f"{case.__name__}, {way}: {figure}"
+
+    cases: list[tuple[Case, float, str]] = [
+        *((be_away_before_the_lease, LONG.life, way) for way in ("stopped", "silent")),
+        *((be_away_before_the_commit, 3600.0, way) for way in ("stopped", "silent", "mute")),
+    ]
+    with ThreadPoolExecutor(len(cases)) as threads:
+        record_property("figures", "\n".join(threads.map(live, *zip(*cases, strict=True))))
 
 
 # It dies in the middle of a commit
