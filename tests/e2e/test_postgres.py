@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Begin = Callable[..., Daemon]
 
+POLL = "execute SELECT pg_is_in_recovery"
+WRITE = "execute UPDATE token_sidecar_records"
+
 
 @pytest.fixture
 def make(make_daemon: MakeDaemon, server: Server, database: str) -> Callable[..., Daemon]:
@@ -109,13 +112,14 @@ class Meter:
         self._skip += len(self.asked())
 
     def asked(self) -> list[str]:
-        """Return each message since then: how it was sent, and the first word of its statement.
+        """Return each message since then: how it was sent, and the first two words of its statement.
 
         Binding is left out: it comes along with each execution.
         """
         lines = self._log.read_text(encoding="utf-8").splitlines()
         found = (
-            re.search(r"duration: \S+ ms  (parse|execute|statement)\b[^:]*: (\S+)", line) for line in lines
+            re.search(r"duration: \S+ ms  (parse|execute|statement)\b[^:]*: (\w+ \w+)", line)
+            for line in lines
         )
         return [f"{one[1]} {one[2]}" for one in found if one][self._skip :]
 
@@ -126,13 +130,13 @@ def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server,
     daemon = make(user=meter.user)
     daemon.add(simulator, **EAGER)
     daemon.start()
-    wait_until(lambda: refreshes(simulator) == 2, what="statements are prepared, which is done once")
-    wait_until(lambda: "UPDATE" in meter.asked()[-1], what="it is committed")
+    wait_until(lambda: refreshes(simulator) >= 2, what="statements are prepared, which is done once")
+    wait_until(lambda: meter.asked().count(WRITE) == 2 * refreshes(simulator), what="they are committed")
     meter.reset()
     so_far = refreshes(simulator)
     wait_until(lambda: refreshes(simulator) == so_far + 4, what="four refreshes")
     assert daemon.stop() == 0
-    assert meter.asked() == ["execute UPDATE", "execute UPDATE"] * (refreshes(simulator) - so_far)
+    assert meter.asked() == 2 * (refreshes(simulator) - so_far) * [WRITE]
 
 
 def test_what_idling_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
@@ -141,13 +145,13 @@ def test_what_idling_costs(make: Begin, simulator: Simulator, server: Server, da
     daemon = make(user=meter.user)
     daemon.add(simulator)
     daemon.start("poll", str(interval))
-    wait_until(lambda: meter.asked()[-1] == "execute SELECT", what="the first poll")
+    wait_until(lambda: meter.asked()[-1] == POLL, what="the first poll")
     meter.reset()
     began = time.monotonic()
-    wait_until(lambda: len(meter.asked()) == 4, what="four polls")
+    wait_until(lambda: len(meter.asked()) >= 4, what="four polls")
     assert time.monotonic() - began > 3 * interval
     assert daemon.stop() == 0
-    assert set(meter.asked()) == {"execute SELECT"}
+    assert set(meter.asked()) == {POLL}
 
 
 def test_commands_read_it_without_a_daemon(
