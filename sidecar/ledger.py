@@ -79,7 +79,7 @@ class Ledger:
         self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
         self._mine = False
-        """Whether what the store was last seen to hold was written by this one."""
+        """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
 
     @property
@@ -135,6 +135,7 @@ class Ledger:
         known = self._held
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
+            self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
             version = await self._store.write(self._key, healed, expected=stored.version if stored else None)
             self._keep(healed, version)
@@ -235,4 +236,5 @@ class Ledger:
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)
         self._looked_at = self._unmoved_since = self._clock.boot()
-        self._mine = True
+        # One with an attempt is read whenever it matters: whose it is, and what is left of the lease.
+        self._mine = record.attempt is None
