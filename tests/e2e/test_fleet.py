@@ -85,7 +85,7 @@ def judge(fleet: Fleet) -> None:
     assert came.unanswered <= tally.sent
     assert seen.doubted <= tally.sent
     # Nobody refreshes what somebody has refreshed; a second is for the way from the provider's clock to the daemon's.
-    assert min(came.intervals) > fleet.plan.soonest - 1
+    assert min(came.intervals, default=fleet.plan.life) > fleet.plan.soonest - 1
     assert seen.violations == []
     # Nothing that was gained was lost: the record has had every answer of its grant.
     assert fleet.record is not None
