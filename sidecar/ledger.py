@@ -60,6 +60,7 @@ class Ledger:
         "_held",
         "_key",
         "_looked_at",
+        "_mine",
         "_store",
         "_token",
         "_unmoved_since",
@@ -77,6 +78,8 @@ class Ledger:
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
+        self._mine = False
+        """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
 
     @property
@@ -102,6 +105,15 @@ class Ledger:
         return self._looked_at - self._unmoved_since
 
     @property
+    def unread(self) -> float:
+        """Seconds since the store was seen to hold the record that is known; infinite where others wrote it.
+
+        Until a poll is due, one's own record need not be read again: if somebody has replaced it, the lease, which
+        names the version that it replaces, is not given.
+        """
+        return self._clock.boot() - self._looked_at if self._mine and self.debt is None else float("inf")
+
+    @property
     def unpersisted(self) -> bool:
         """Whether a restart of the machine would lose a token now."""
         return self.debt is not None and self.debt.rotation
@@ -123,6 +135,7 @@ class Ledger:
         known = self._held
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
+            self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
             version = await self._store.write(self._key, healed, expected=stored.version if stored else None)
             self._keep(healed, version)
@@ -130,9 +143,14 @@ class Ledger:
             self._watch(stored)
             self._held = stored
 
+    def distrust(self) -> None:
+        """Have the record read at the next turn: somebody else has written it, or may have."""
+        self._mine = False
+
     async def write(self, record: Record, *, lease: float = 0.0) -> None:
         """Replace the record that was last read. Raises `Conflict` or `StoreError`."""
         expected = self._held.version if self._held else None
+        self.distrust()
         self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
 
     async def renew(self, record: Record, *, lease: float) -> None:
@@ -185,6 +203,7 @@ class Ledger:
 
     async def _commit(self, debt: Debt) -> str:
         expected = self._held.version if self._held else None
+        self.distrust()
         record, lease, outcome = debt.record, 0.0, "committed"
         for _ in range(RACES):
             try:
@@ -212,6 +231,10 @@ class Ledger:
         if moved or now - self._looked_at > OUT_OF_SIGHT:
             self._unmoved_since = now
         self._looked_at = now
+        self._mine = self._mine and not moved
 
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)
+        self._looked_at = self._unmoved_since = self._clock.boot()
+        # One with an attempt is read whenever it matters: whose it is, and what is left of the lease.
+        self._mine = record.attempt is None

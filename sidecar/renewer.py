@@ -165,7 +165,8 @@ class Renewer:
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
-            await self._ledger.sync()
+            if self._forced is not None or self._ledger.unread >= self._poll_interval():
+                await self._ledger.sync()
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
             await self._clear_unsent()
@@ -368,7 +369,9 @@ class Renewer:
             self._publisher.retry_delay(),
         )
         at = min([at, *(now + delay for delay in delays if delay is not None)])
-        poll = now + schedule.poll_interval(self.record, self._times())
+        poll = self._poll_interval()
+        if self._ledger.unread < poll:
+            poll -= self._ledger.unread
         # By the wall clock again, which the scheduler looks at.
         ahead = now - self._around.clock.wall()
         self._next_wake = at - ahead
@@ -379,7 +382,8 @@ class Renewer:
                 view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did or self._obstacle)
             )
         )
-        return Wake(min(at, poll) - ahead, urgency=view.expires_at if view.expires_at is not None else at)
+        urgency = view.expires_at if view.expires_at is not None else at
+        return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
     # What else may change the record
 
@@ -429,7 +433,10 @@ class Renewer:
         around = self._around
         ledger = Ledger(self.setup.name, self.setup.key, around.store, around.emit, around.clock)
         await ledger.sync()
-        return await self._plant(ledger, seeding, origin=origin, force=force)
+        try:
+            return await self._plant(ledger, seeding, origin=origin, force=force)
+        finally:
+            self._ledger.distrust()
 
     async def _plant(self, ledger: Ledger, seeding: Seeding, *, origin: str, force: bool = False) -> str:
         record = ledger.record
@@ -540,6 +547,9 @@ class Renewer:
 
     def _times(self) -> Timing:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
+
+    def _poll_interval(self) -> float:
+        return schedule.poll_interval(self.record, self._times())
 
     def _owns_attempt(self, record: Record | None) -> bool:
         return (

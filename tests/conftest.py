@@ -76,6 +76,27 @@ class LeakCheck:
             terminalreporter.line(f"no secret in {self._searched} logs and pages")
 
 
+class Figures:
+    """Shows what tests recorded as their `figures`, whether they passed or not."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take them from the report, which comes from parallel processes too."""
+        if report.when == "call":
+            self._found += [
+                (report.nodeid, str(text)) for name, text in report.user_properties if name == "figures"
+            ]
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Show them at the end."""
+        if self._found:
+            terminalreporter.section("figures")
+        for name, text in self._found:
+            terminalreporter.line(f"{name}\n{text}\n")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """Run a PostgreSQL server for the tests of this process."""
@@ -97,3 +118,4 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check where the results come together."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(LeakCheck(config), "leak-check")
+        config.pluginmanager.register(Figures(), "figures")

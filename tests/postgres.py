@@ -84,9 +84,7 @@ class Server:
         self, *statements: str, database: str = "postgres", user: str = "postgres"
     ) -> list[Any]:
         """Do the same within an event loop."""
-        connection = await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user=user, database=database, ssl=False, password="unused"
-        )
+        connection = await self.connect(database, user=user)
         try:
             rows: list[Any] = []
             for statement in statements:
@@ -94,6 +92,12 @@ class Server:
             return rows
         finally:
             await connection.close()
+
+    async def connect(self, database: str = "postgres", *, user: str = "postgres") -> Any:
+        """Open a connection of one's own."""
+        return await asyncpg.connect(
+            host="127.0.0.1", port=self.port, user=user, database=database, ssl=False, password="unused"
+        )
 
     def database(self) -> str:
         """Make an empty database, and return its name."""

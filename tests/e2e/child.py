@@ -5,6 +5,7 @@ to itself, when it refreshes a token that was refreshed before; `kill-first` doe
 there are, in the order of the way. They lie in what all stores share, so that it works on any of them.
 `child.py CONFIG hold SECONDS` runs it with another hold for a stranger's lost attempt, which is six minutes.
 `child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
+`child.py CONFIG poll SECONDS` runs it with this for the time that a record may go unread.
 `child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
 """
 
@@ -196,6 +197,8 @@ def run(path: str, point: str, argument: str) -> int:
         replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
     elif point == "hold":
         replaced(schedule, "IN_DOUBT_HOLD", float(argument))
+    elif point == "poll":
+        replaced(schedule, "QUIET_POLL", float(argument))
     elif point == "deaf":
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):

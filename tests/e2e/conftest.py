@@ -134,6 +134,13 @@ class Daemon:
         token = {**self.config["tokens"][name], **settings}
         self.config["tokens"][name] = {key: value for key, value in token.items() if value is not None}
 
+    def join(self, first: Daemon, name: str = "gmail") -> None:
+        """Take part in another daemon's token: its settings without its seed, and a file of one's own."""
+        token: dict[str, Any] = json.loads(json.dumps(first.config["tokens"][name]))
+        del token["seed"]
+        token["outputs"][0]["file"] = str(self.output(name))
+        self.config["tokens"][name] = token
+
     def _write(self, path: Path, content: str) -> None:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o600)
@@ -342,10 +349,17 @@ class Daemon:
                 for path in self.store.parent.glob(f"{self.store.name}*"):
                     shutil.copy(path, copy)
                 url = f"sqlite://{copy}/{self.store.name}"
+            records = anyio.run(_records_in, url, f"{self.config.get('namespace', 'default')}/")
+        return Remains(records, self.escrowed())
+
+    def escrowed(self) -> dict[str, Entry]:
+        """Read what is in escrow, by token name, from a copy; of a process that stands still or is dead."""
+        if not (self.state_dir / "escrow").exists():
+            return {}
+        with tempfile.TemporaryDirectory(dir=self.folder) as copy:
             shutil.copytree(self.state_dir / "escrow", Path(copy) / "escrow")
             entries = Escrow(Path(copy) / "escrow").entries()
-            records = anyio.run(_records_in, url, f"{self.config.get('namespace', 'default')}/")
-        return Remains(records, {entry.key.partition("/")[2]: entry for entry in entries})
+        return {entry.key.partition("/")[2]: entry for entry in entries}
 
     def stored(self, name: str = "gmail") -> Record:
         """Return a token's record as the store has it now."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from tests.postgres import Server
 
 Begin = Callable[..., Daemon]
+
+POLL = "execute SELECT pg_is_in_recovery"
+WRITE = "execute UPDATE token_sidecar_records"
 
 
 @pytest.fixture
@@ -43,21 +48,15 @@ def refreshes(simulator: Simulator) -> int:
     return len(simulator.provider.report().requests)
 
 
-def join(daemon: Daemon, first: Daemon) -> Daemon:
-    """Give a daemon the first one's token, without its seed."""
-    daemon.config["tokens"] = json.loads(json.dumps(first.config["tokens"]))
-    token = daemon.config["tokens"]["gmail"]
-    del token["seed"]
-    token["outputs"][0]["file"] = str(daemon.output())
-    return daemon
-
-
 def test_daemons_share_a_grant(make: Begin, simulator: Simulator) -> None:
     """Three daemons refresh one rotating grant as often as one would, and no refresh token is sent twice."""
     first = make()
     first.add(simulator, **EAGER, lease="3s")
     first.start()
-    others = [join(make(), first).start() for _ in range(2)]
+    others = [make() for _ in range(2)]
+    for daemon in others:
+        daemon.join(first)
+        daemon.start()
     wait_until(lambda: refreshes(simulator) >= 6, what="six refreshes")
     assert first.stop() == 0
     so_far = refreshes(simulator)
@@ -182,30 +181,64 @@ def test_without_its_key_a_record_is_left_alone(
     assert simulator.provider.reused() == []
 
 
+class Meter:
+    """Counts what one role asks of the server, message by message: its log is complete for that role."""
+
+    def __init__(self, server: Server) -> None:
+        self.user = f"counted_{secrets.token_hex(4)}"
+        self._log = server.data / "log"
+        self._skip = 0
+        server.sql(
+            f"CREATE ROLE {self.user} LOGIN SUPERUSER",
+            f"ALTER ROLE {self.user} SET log_min_duration_statement = 0",
+            f"ALTER ROLE {self.user} SET log_parameter_max_length = 0",
+        )
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._skip += len(self.asked())
+
+    def asked(self) -> list[str]:
+        """Return each message since then: how it was sent, and the first two words of its statement.
+
+        Binding is left out: it comes along with each execution.
+        """
+        lines = self._log.read_text(encoding="utf-8").splitlines()
+        found = (
+            re.search(r"duration: \S+ ms  (parse|execute|statement)\b[^:]*: (\w+ \w+)", line)
+            for line in lines
+        )
+        return [f"{one[1]} {one[2]}" for one in found if one][self._skip :]
+
+
 def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
-    """A refresh takes two writes; idle, there is only the poll."""
-    user = f"counted_{secrets.token_hex(4)}"
-    server.sql(
-        f"CREATE ROLE {user} LOGIN SUPERUSER",
-        f"ALTER ROLE {user} SET log_statement = 'all'",
-        f"ALTER ROLE {user} SET log_parameter_max_length = 0",
-    )
-    daemon = make(user=user)
-    daemon.add(simulator)
+    """A refresh takes two statements, the lease and the commit; no other, and no transaction but theirs."""
+    meter = Meter(server)
+    daemon = make(user=meter.user)
+    daemon.add(simulator, **EAGER)
     daemon.start()
-    log = server.data / "log"
-
-    def seen() -> list[str]:
-        lines = log.read_text(encoding="utf-8").splitlines()
-        lines = [line.partition("__: ")[2] for line in lines if "execute __asyncpg" in line]
-        return [line.split()[0] for line in lines if "token_sidecar_records" in line]
-
-    before = len(seen())
-    assert daemon.control.refresh("gmail", rejected=daemon.status()["fingerprint"]).refreshed
-    spent = seen()[before:]
-    assert sorted(one for one in spent if one != "SELECT") == ["UPDATE", "UPDATE"]
-    assert spent.count("SELECT") <= 3
+    wait_until(lambda: refreshes(simulator) >= 2, what="statements are prepared, which is done once")
+    wait_until(lambda: meter.asked().count(WRITE) == 2 * refreshes(simulator), what="they are committed")
+    meter.reset()
+    so_far = refreshes(simulator)
+    wait_until(lambda: refreshes(simulator) == so_far + 4, what="four refreshes")
     assert daemon.stop() == 0
+    assert meter.asked() == 2 * (refreshes(simulator) - so_far) * [WRITE]
+
+
+def test_what_idling_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
+    """While nothing is due the record is read once in each interval, and nothing else is asked."""
+    meter, interval = Meter(server), 2.0
+    daemon = make(user=meter.user)
+    daemon.add(simulator)
+    daemon.start("poll", str(interval))
+    wait_until(lambda: meter.asked()[-1] == POLL, what="the first poll")
+    meter.reset()
+    began = time.monotonic()
+    wait_until(lambda: len(meter.asked()) >= 4, what="four polls")
+    assert time.monotonic() - began > 3 * interval
+    assert daemon.stop() == 0
+    assert set(meter.asked()) == {POLL}
 
 
 def test_commands_read_it_without_a_daemon(

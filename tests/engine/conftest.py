@@ -173,7 +173,7 @@ class FaultyStore:
         self.down = False
         self.lose_replies = 0
         self.fail_writes = 0
-        self.writes = 0
+        self.loads = self.writes = 0
         self.kill_at: Callable[[Record], bool] | None = None
 
     async def __aenter__(self) -> Self:
@@ -190,6 +190,7 @@ class FaultyStore:
 
     async def load(self, key: str) -> Held | None:
         self._check()
+        self.loads += 1
         return await self.inner.load(key)
 
     async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:

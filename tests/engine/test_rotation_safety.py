@@ -9,6 +9,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from sidecar import rotation
 from sidecar.errors import SeedError, StoreError
 from sidecar.events import CallFinished, CommitFinished, GrantDied, SeedRefused
 from sidecar.ports import Foreign, Seeding
@@ -336,6 +337,24 @@ async def test_a_provider_that_kills_the_old_token_is_published_before_the_commi
     house.store.write = watching  # type: ignore[method-assign]
     await daemon.run(10)
     assert seen == [1]
+
+
+async def test_a_write_that_was_not_read_is_found_by_the_lease(house: House) -> None:
+    """A record that somebody replaced since it was written is read before anything of it is sent."""
+    daemon = house.daemon(seed=house.provider.new_grant(), policy=Policy(refresh_at=0.0001, min_interval=10))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 15)
+        await anyio.sleep(5)
+        record, loads = await house.store.record(), house.store.loads
+        seeding = Seeding(RefreshToken(house.provider.new_grant(), house.clock.wall()))
+        planted = rotation.seeded(
+            record, seeding, client_id=record.client_id, endpoint=record.endpoint, ttl=None
+        )
+        await house.store.edit(planted)
+    assert house.store.loads == loads + 1
+    assert record.refresh is not None
+    assert house.provider.uses(record.refresh.value) == 0
+    assert house.provider.uses(seeding.refresh.value) == 1
 
 
 async def test_a_rolled_back_store_is_healed_by_who_knows_better(house: House) -> None:
