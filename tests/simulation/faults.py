@@ -41,7 +41,9 @@ STORE = (
     Chance("late", 0.03, SLOW),
     Chance("late-reply", 0.02, SLOW),
     Chance("lost-reply", 0.03),
+    Chance("severed", 0.002, (5, 60, 200, 900)),
 )
+"""Severed: the reply is lost because this daemon loses its way to the store, for so many seconds."""
 CONNECT = (*ANYWHERE, FROZEN, Chance("unreachable", 0.05), Chance("late", 0.08, SLOW))
 SEND = (*ANYWHERE, Chance("frozen", 0.008, (5, 60, 400)))
 """Behind the gate: to stand still here is window W5."""

@@ -39,7 +39,7 @@ PATIENCE = 3600.0
 AFTERWARDS = 5
 """For how many lives of an access token it is watched then."""
 MOURNING = 60.0
-"""Seconds until a human consents anew to a grant that died."""
+"""Seconds until a human consents anew to a grant that died, or whose record is gone."""
 
 MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - files in it are private
 
@@ -77,13 +77,13 @@ class History:
     async def live(self) -> None:
         """Live through trouble, then through peace."""
         world, scenario = self.world, self.world.scenario
-        async with self._inhabited():
-            await self._trouble()
+        async with self._inhabited() as humans:
+            await self._trouble(humans)
             world.script.calm = True
             world.provider.clear_faults()
-            world.down_until = 0.0
+            world.down_until = min(world.down_until, world.now())
             for host in world.hosts:
-                host.cut_off_until = host.frozen_until = 0.0
+                host.cut_off_until = min(host.cut_off_until, world.now())
                 if scenario.steps_clocks:
                     host.clock.wrong_by = 0.0
             for token in world.tokens:
@@ -105,12 +105,12 @@ class History:
             raise Verdict("progress", f"long after the last fault {reason}")
 
     @contextlib.asynccontextmanager
-    async def _inhabited(self) -> AsyncIterator[None]:
+    async def _inhabited(self) -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             for host in list(self.world.hosts):
                 nursery.start_soon(self._dwell, host)
             nursery.start_soon(self._watch)
-            yield
+            yield nursery
             nursery.cancel_scope.cancel()
 
     async def _dwell(self, host: Host) -> None:
@@ -180,7 +180,8 @@ class History:
             self.world.remember()
             for token in self.world.tokens:
                 record = self.judge.record(token.name)
-                if record is None or not record.is_dead():
+                # A record that is missing is not made anew from a seed that may be spent: that is a human's decision.
+                if record is not None and not record.is_dead():
                     died.pop(token.name, None)
                 elif self.world.now() - died.setdefault(token.name, self.world.now()) > MOURNING:
                     await self._consent(token, 0)
@@ -189,23 +190,23 @@ class History:
 
     # What happens beside the ports
 
-    async def _trouble(self) -> None:
+    async def _trouble(self, humans: trio.Nursery) -> None:
         world = self.world
         for entry in world.script.timed:
             await trio.sleep(max(0.0, entry.at - trio.current_time()))
             if trio.current_time() >= world.scenario.troubled:
                 return
-            if await self._happen(entry):
+            if self._happen(entry, humans):
                 world.script.happened.append(entry)
                 world.note(f"! {entry}")
         await trio.sleep(max(0.0, world.scenario.troubled - trio.current_time()))
 
-    async def _happen(self, entry: Disturbance) -> bool:
+    def _happen(self, entry: Disturbance, humans: trio.Nursery) -> bool:
         host, token = self.world.host(entry.place), self.world.token(entry.place)
         if host is not None:
             return not host.abandoned and self._befall(host, entry)
         if token is not None:
-            return await self._concern(token, entry)
+            return self._concern(token, entry, humans)
         return entry.place == "world" and self._shake(entry)
 
     def _shake(self, entry: Disturbance) -> bool:
@@ -214,8 +215,7 @@ class History:
             case "outage":
                 world.down_until = max(world.down_until, world.now() + entry.value)
             case "suspended":
-                world.suspended += entry.value
-                world.woke_at = world.now()
+                world.sleep(entry.value)
                 self.judge.troubled()
             case "rollback":
                 for token in world.fall_back(entry.value):
@@ -228,7 +228,7 @@ class History:
         world = self.world
         match entry.what:
             case "cut-off":
-                host.cut_off_until = max(host.cut_off_until, world.now() + entry.value)
+                world.cut_off(host, entry.value)
             case "frozen":
                 world.freeze(host, entry.value)
             case "killed" | "replaced" if host.process is not None:
@@ -244,14 +244,15 @@ class History:
                 return False
         return True
 
-    async def _concern(self, token: Token, entry: Disturbance) -> bool:
+    def _concern(self, token: Token, entry: Disturbance, humans: trio.Nursery) -> bool:
         world = self.world
         match entry.what:
             case "deleted":
                 world.rows._rows.pop(token.key, None)
                 self.judge.fell_back(token.name)
             case "consent":
-                await self._consent(token, int(entry.value))
+                # Whoever gives it may have to wait for a daemon that stands still; nothing else waits for them.
+                humans.start_soon(self._consent, token, int(entry.value))
             case "new-seed":
                 token.file = world.provider.new_grant()
                 token.seeds.append(token.file)

@@ -67,10 +67,12 @@ class Call:
     token: str
     refresh: str
     lineage: str
+    seeds: tuple[str, ...]
+    """Those that the record had seen by then."""
     began: float
     """True time, in Unix seconds."""
     fate: str = "pending"
-    """pending | lost | caught | answered (without a new refresh token) | refused."""
+    """pending | lost | caught | answered (without a new refresh token) | refused | dead."""
     ended: float = float("inf")
     frozen: bool = False
     """Whether the caller stood still between the lease check and the first byte (window W5)."""
@@ -154,7 +156,8 @@ class Judge:
         """Judge a request before it leaves."""
         case, now = self.cases[token], self.world.now()
         acted_on = process.renewers[token].record
-        call = Call(process, token, refresh.fingerprint, acted_on.lineage if acted_on else "", now)
+        lineage, seeds = (acted_on.lineage, acted_on.seeds) if acted_on is not None else ("", ())
+        call = Call(process, token, refresh.fingerprint, lineage, seeds, now)
         self._judge_pace(case, now)
         self._judge_silence(case, process, token, refresh)
         if not self.replays:
@@ -173,9 +176,11 @@ class Judge:
         world.note(f"{call.by.host.name} gets {answer.status} for {call.token}, {fate}", loud=fate != "caught")
         if fate != "caught":
             call.fate = fate
-        if fate == "answered":
-            # It was not replaced, so whatever was lost before was no rotation.
+        if fate in {"answered", "dead"}:
+            # It was not replaced, so whatever was lost before was no rotation. Or that is settled, with the grant.
             case.uses[call.refresh].clear()
+        if fate == "dead":
+            case.caught.pop(call.refresh, None)
         asked = answer.headers.get("retry-after")
         case.silence[call.by] = call.began + float(asked) if asked else 0.0
         self.answers[call.by, call.token] = call, answer
@@ -194,6 +199,12 @@ class Judge:
             case.caught[call.successor] = call
             if not in_escrow:
                 case.in_hand.add(call.successor)
+
+    def drops(self, process: Process, token: str) -> None:
+        """Note that a process died with an answer in its hands (window W2), unless it is in escrow."""
+        call, _ = self.answers.pop((process, token), (None, None))
+        if call is not None:
+            call.lost(self.world.now())
 
     def written(self, process: Process, token: str, record: Record) -> None:
         """Note what a record in the store now says about leaving the provider alone."""
@@ -226,7 +237,7 @@ class Judge:
     # single-use
 
     def _judge_second_use(self, case: Case, call: Call, earlier: Call, record: Record | None) -> None:
-        if earlier.fate in {"answered", "refused"}:
+        if earlier.fate in {"answered", "refused", "dead"}:
             return
         if earlier.frozen:
             self.excused["W5"] += 1
@@ -298,6 +309,9 @@ class Judge:
         record, now = self.record(token), self.world.now()
         if record is None or record.refresh is None or record.refresh.value != refresh.value:
             return
+        if not self.world.kind.profile.may_rotate and self.world.able_since(process.host) == float("inf"):
+            # What can't rotate goes on without the store, and without knowing what is in there.
+            return
         self.judged["dead-silence"] += 1
         asked = case.requests > 0
         case.requests = 0
@@ -368,14 +382,20 @@ class Judge:
             self._drop(case, pair, "W3")
             return
         if case.fell_back_at > call.ended:
-            self._judge_forgotten(case, pair, call, knowing)
+            self._judge_forgotten(name, case, pair, knowing)
             return
         raise Verdict("survival", f"the pair {pair}, which {call.by.host.name} caught, is nowhere any more")
 
-    def _judge_forgotten(self, case: Case, pair: str, call: Call, knowing: list[Process]) -> None:
+    def _judge_forgotten(self, name: str, case: Case, pair: str, knowing: list[Process]) -> None:
+        call = case.caught[pair]
         for process in knowing:
             if self._able_for(process.host, case.fell_back_at) > HEALING:
                 raise Verdict("healing", f"{process.host.name} knows {pair}, which the store lost, and keeps it")
+        record = self.record(name)
+        if record is not None and set(record.seeds) - set(call.seeds):
+            # A human consented anew meanwhile, and the newest consent wins.
+            self._drop(case, pair, "W6")
+            return
         for process in case.wise:
             if process is call.by and not process.dead and process not in knowing:
                 raise Verdict("healing", f"{process.host.name} had {pair}, which the store lost, and gave it up")
@@ -474,7 +494,7 @@ class Judge:
 def _meaning(answer: Answer) -> tuple[str | None, str]:
     """Tell the new refresh token in an answer, and what the answer is worth."""
     if 300 <= answer.status < 500 or answer.status == 503:
-        return None, "refused"
+        return None, "dead" if b"invalid_grant" in answer.body else "refused"
     try:
         members = json.loads(answer.body)
     except ValueError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import trio
 
-from sidecar.errors import EscrowError, NoAnswer, NotSent, OutputError, StoreError
+from sidecar.errors import EscrowError, NoAnswer, NotSent, OutputError, StoreError, Unwritten
 from sidecar.escrow import Escrow, Slip
 from sidecar.ports import Answer, Gate, Held, Holding, Publication, Seeding
 from sidecar.testing import NoAnswer as Cut
@@ -54,11 +54,13 @@ class Connection:
             self._judge.hindered(token, hit)
             await _before(world, process, hit)
             if hit is not None and hit.what == "refused":
-                raise StoreError("connection refused")
+                raise Unwritten("connection refused")
             world.reach_store(process.host)
             result = await act()
             await _after(world, process, hit)
-            if hit is not None and hit.what == "lost-reply":
+            if hit is not None and hit.what == "severed":
+                world.cut_off(process.host, hit.value)
+            if hit is not None and hit.what in {"lost-reply", "severed"}:
                 raise StoreError("the reply was lost")
             return result
         raise AssertionError("a process that is dead goes no further")
@@ -178,12 +180,16 @@ class GuardedSlip(Slip):
     def answered(self, answer: Answer) -> None:
         def keep() -> None:
             Slip.answered(self, answer)
-            self._vault.judge.keeps(self._vault.process, self._name, in_escrow=True)
+            judge.keeps(process, self._name, in_escrow=True)
 
+        judge, process = self._vault.judge, self._vault.process
         try:
             self._vault.struck(self._name, "keep", keep)
         except EscrowError:
-            self._vault.judge.keeps(self._vault.process, self._name, in_escrow=False)
+            judge.keeps(process, self._name, in_escrow=False)
+            raise
+        except BaseException:
+            judge.drops(process, self._name)
             raise
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from sidecar.errors import StoreError
+from sidecar.errors import Unwritten
 from sidecar.schedule import Policy
 from sidecar.stores.memory import MemoryStore
 from sidecar.testing import Provider
@@ -201,7 +201,7 @@ class World:
 
     def reach_store(self, host: Host) -> None:
         if self.now() < max(self.down_until, host.cut_off_until):
-            raise StoreError("connection refused")
+            raise Unwritten("connection refused")
 
     def kill(self, process: Process, down_for: float, *, replaced: bool) -> None:
         process.host.down_for, process.host.replaced = down_for, replaced
@@ -209,6 +209,17 @@ class World:
 
     def freeze(self, host: Host, seconds: float) -> None:
         host.frozen_until = max(host.frozen_until, self.now() + seconds)
+
+    def cut_off(self, host: Host, seconds: float) -> None:
+        host.cut_off_until = max(host.cut_off_until, self.now() + seconds)
+
+    def sleep(self, seconds: float) -> None:
+        """Put all machines to sleep: timers stand still, the world goes on."""
+        for host in self.hosts:
+            if host.frozen_until > self.now():
+                host.frozen_until += seconds
+        self.suspended += seconds
+        self.woke_at = self.now()
 
     async def stand(self, host: Host) -> bool:
         """Stand still for as long as the host is frozen; returns whether it was."""
