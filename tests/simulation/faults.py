@@ -41,7 +41,7 @@ STORE = (
     Chance("late", 0.03, SLOW),
     Chance("late-reply", 0.02, SLOW),
     Chance("lost-reply", 0.03),
-    Chance("severed", 0.002, (5, 60, 200, 900)),
+    Chance("severed", 0.004, (5, 60, 200, 900)),
 )
 """Severed: the reply is lost because this daemon loses its way to the store, for so many seconds."""
 CONNECT = (*ANYWHERE, FROZEN, Chance("unreachable", 0.05), Chance("late", 0.08, SLOW))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import tempfile
 import time
@@ -256,7 +257,6 @@ class History:
             case "new-seed":
                 token.file = world.provider.new_grant()
                 token.seeds.append(token.file)
-                self.judge.troubled(token.name)
             case "old-seed":
                 token.file = token.seeds[int(entry.value) % len(token.seeds)]
             case "refused":
@@ -280,7 +280,6 @@ class History:
         if process is None or process.scheduler is None:
             return
         token.seeds.append(value)
-        self.judge.troubled(token.name)
         seeding = Seeding(RefreshToken(value, process.host.clock.wall()))
         with contextlib.suppress(SidecarError, Killed):
             await process.renewers[token.name].plant(seeding, origin="command")
@@ -294,25 +293,30 @@ class History:
             return
         shown = process.host.shelves.get(token.name)
         if shown and process.renewers[token.name].refuse(shown[-1].access.fingerprint):
-            self.judge.asked_for(token.name)
+            self.judge.asked_for(process, token.name)
             process.scheduler.wake(token.name)
 
 
-def live(scenario: Scenario, plan: Sequence[Disturbance] | None = None) -> Outcome:
-    """Live one whole history; a promise that was broken is in the outcome, and nothing is raised."""
+def live(
+    scenario: Scenario, plan: Sequence[Disturbance] | None = None, *, until: float = math.inf
+) -> Outcome:
+    """Live one history, by the dice or by a plan, to its end, or until so many seconds have passed.
+
+    A promise that was broken is in the outcome; nothing is raised.
+    """
     script = Script(scenario, plan)
     begun: list[History] = []
+    lasted: list[float] = []
     verdict, began = None, time.process_time()
 
-    async def main(directory: str) -> float:
+    async def main(directory: str) -> None:
         begun.append(History(scenario, script, Path(directory)))
         try:
-            await begun[0].live()
+            with trio.move_on_at(until):
+                await begun[0].live()
         finally:
             lasted.append(trio.current_time())
-        return trio.current_time()
 
-    lasted: list[float] = []
     try:
         with tempfile.TemporaryDirectory(dir=MEMORY) as directory, loaded(scenario.seed):
             trio.run(main, directory, clock=trio.testing.MockClock(autojump_threshold=0))

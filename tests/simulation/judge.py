@@ -89,6 +89,7 @@ class Case:
     """What is known of one grant."""
 
     uses: dict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
+    pending: list[Call] = field(default_factory=list)
     caught: dict[str, Call] = field(default_factory=dict)
     """Newest refresh tokens whose answer reached a living process in whole."""
     in_hand: set[str] = field(default_factory=set)
@@ -102,8 +103,9 @@ class Case:
     silence: dict[Process, float] = field(default_factory=dict)
     silent_until: float = 0.0
     """Until when the provider asked to be left alone, as far as the record knows."""
-    requests: int = 0
-    """How many calls were asked for by hand and not made yet."""
+    requested: set[Process] = field(default_factory=set)
+    """Who was asked for a refresh by hand, and has not called since."""
+    lineage: str = ""
     calls: deque[float] = field(default_factory=deque)
     seen: tuple[_Row | None, Record | None] = (None, None)
 
@@ -165,6 +167,7 @@ class Judge:
                 self.judged["single-use"] += 1
                 self._judge_second_use(case, call, earlier, acted_on)
         case.uses[refresh.fingerprint].append(call)
+        case.pending.append(call)
         return call
 
     def receives(self, call: Call, answer: Answer) -> None:
@@ -173,7 +176,8 @@ class Judge:
         successor, fate = _meaning(answer)
         call.ended = world.now()
         call.successor = fingerprint(successor) if successor else None
-        world.note(f"{call.by.host.name} gets {answer.status} for {call.token}, {fate}", loud=fate != "caught")
+        well = fate in {"caught", "answered"}
+        world.note(f"{call.by.host.name} gets {answer.status} for {call.token}, {fate}", loud=not well)
         if fate != "caught":
             call.fate = fate
         if fate in {"answered", "dead"}:
@@ -207,8 +211,11 @@ class Judge:
             call.lost(self.world.now())
 
     def written(self, process: Process, token: str, record: Record) -> None:
-        """Note what a record in the store now says about leaving the provider alone."""
+        """Note what a record in the store now says: whose it is, and how long to leave the provider alone."""
         case = self.cases[token]
+        if record.lineage != case.lineage:
+            case.lineage = record.lineage
+            self.troubled(token)
         if record.backoff is None:
             case.silent_until = 0.0
         elif case.silence.get(process) and record.attempt is None:
@@ -230,9 +237,9 @@ class Judge:
         case.silent_until = 0.0
         self.troubled(token)
 
-    def asked_for(self, token: str) -> None:
-        """Note that somebody asked for a refresh by hand."""
-        self.cases[token].requests += 1
+    def asked_for(self, process: Process, token: str) -> None:
+        """Note that somebody asked a daemon for a refresh by hand."""
+        self.cases[token].requested.add(process)
 
     # single-use
 
@@ -313,8 +320,8 @@ class Judge:
             # What can't rotate goes on without the store, and without knowing what is in there.
             return
         self.judged["dead-silence"] += 1
-        asked = case.requests > 0
-        case.requests = 0
+        asked = process in case.requested
+        case.requested.discard(process)
         if record.is_dead() and not asked:
             raise Verdict("dead-silence", f"{process.host.name} sends {refresh.fingerprint}, which is dead")
         if self.world.scenario.steps_clocks or process.renewers[token]._ledger.alone:
@@ -447,22 +454,16 @@ class Judge:
         """Tell whether the provider gives answers, and nobody waits for one that was lost."""
         if record is None or record.access is None or record.is_dead() or record.backoff is not None:
             return False
+        case.pending = [call for call in case.pending if call.fate == "pending"]
+        if any(self.world.now() - call.began > RETRY for call in case.pending):
+            return False
         if record.access.ttl != self.world.scenario.ttl or record.access.repeated_at is not None:
             return False
         attempt = record.attempt
         if attempt is None:
             return True
         holder = self.world.host(attempt.instance)
-        waits = any(
-            call.fate == "pending" and self.world.now() - call.began > RETRY
-            for call in case.uses.get(attempt.fingerprint, ())
-        )
-        return (
-            attempt.in_doubt_since is None
-            and not waits
-            and holder is not None
-            and self._able_for(holder) >= 0
-        )
+        return attempt.in_doubt_since is None and holder is not None and self._able_for(holder) >= 0
 
     # progress
 

@@ -86,7 +86,7 @@ class Scenario:
             replicas=dice.choice([1, 2, 2, 3] if mild else [1, 2, 3, 3, 4, 5]),
             tokens=dice.choice([1, 2, 3]) if mild else dice.choice([1, 1, 2]),
             ttl=dice.choice([60.0, 60.0, 120.0]) if mild else dice.choice([60.0, 300.0, 900.0]),
-            troubled=dice.choice([4, 6, 8]) * 3600.0 if mild else 2400.0,
+            troubled=dice.choice([2, 3, 4]) * 3600.0 if mild else 2400.0,
             roughness=dice.choice([0.01, 0.03, 0.1]) if mild else dice.choice([0.3, 1.0, 1.0]),
             steps_clocks=dice.random() < 0.15,
         )
