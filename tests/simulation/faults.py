@@ -24,6 +24,7 @@ class Chance(NamedTuple):
 DOWN = (0.1, 1, 10, 60, 250)
 STILL = (2, 20, 100, 250)
 SLOW = (0.01, 0.3, 3, 10)
+AWAY = (5, 60, 200, 900)
 
 KILLED, KILLED_AFTER = Chance("killed", 0.004, DOWN), Chance("killed-after", 0.004, DOWN)
 """SIGKILL on the way into a port, and on the way out; the value is how long it takes to start again, in place."""
@@ -33,7 +34,17 @@ FROZEN, FROZEN_AFTER = Chance("frozen", 0.003, STILL), Chance("frozen-after", 0.
 
 ANYWHERE = (KILLED, KILLED_AFTER, REPLACED, REPLACED_AFTER)
 
-STORE = (
+LOAD = (
+    *ANYWHERE,
+    FROZEN,
+    FROZEN_AFTER,
+    Chance("refused", 0.01),
+    Chance("late", 0.02, SLOW),
+    Chance("late-reply", 0.01, SLOW),
+    Chance("lost-reply", 0.01),
+    Chance("severed", 0.001, AWAY),
+)
+WRITE = (
     *ANYWHERE,
     FROZEN,
     FROZEN_AFTER,
@@ -41,7 +52,7 @@ STORE = (
     Chance("late", 0.03, SLOW),
     Chance("late-reply", 0.02, SLOW),
     Chance("lost-reply", 0.03),
-    Chance("severed", 0.004, (5, 60, 200, 900)),
+    Chance("severed", 0.015, AWAY),
 )
 """Severed: the reply is lost because this daemon loses its way to the store, for so many seconds."""
 CONNECT = (*ANYWHERE, FROZEN, Chance("unreachable", 0.05), Chance("late", 0.08, SLOW))

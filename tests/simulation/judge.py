@@ -41,8 +41,8 @@ STRANDED = 60.0
 """Seconds of undisturbed life within which a daemon must have committed what it holds."""
 HEALING = 90.0
 """The same for noticing that the store fell back: a look a minute, and a retry or two."""
-SETTLING = 45.0
-"""The same for a refresh that is due: the scheduler's tick, and a turn."""
+SETTLING = 75.0
+"""The same for a refresh that is due, or was made elsewhere: a look a minute, and a turn."""
 RETRY = 5.0
 """Seconds that a fault at a port may cost beside its own length: the longest pause between two tries."""
 COST_COUNTS = 120.0

@@ -50,7 +50,7 @@ class Connection:
     async def _asked(self, key: str, port: str, act: Callable[[], Awaitable[T]]) -> T:
         world, process, token = self._world, self._process, _name(key)
         with process.mortal():
-            hit = world.draw(process, token, port, faults.STORE)
+            hit = world.draw(process, token, port, faults.LOAD if port == "load" else faults.WRITE)
             self._judge.hindered(token, hit)
             await _before(world, process, hit)
             if hit is not None and hit.what == "refused":
