@@ -261,7 +261,8 @@ class Judge:
             raise Verdict("single-use", f"{who} sends {what} again, whose answer it has caught or awaits")
         elif earlier.fate == "caught" and self._could_commit(earlier):
             raise Verdict(
-                "single-use", f"{who} sends {what}, whose answer {earlier.by.host.name} has had time to commit"
+                "single-use",
+                f"{who} sends {what}, whose answer {earlier.by.host.name} has had time to commit",
             )
         if not own and since < IN_DOUBT_HOLD - 1:
             raise Verdict("single-use", f"{who} sends {what}, which {earlier.by.host.name} used a moment ago")
@@ -273,7 +274,9 @@ class Judge:
             if not self._knows_spent(process, call):
                 continue
             if process is call.by:
-                raise Verdict("single-use", f"{process.host.name} sends {call.refresh}, and knows that it is spent")
+                raise Verdict(
+                    "single-use", f"{process.host.name} sends {call.refresh}, and knows that it is spent"
+                )
             if self._able_for(process.host, case.fell_back_at) > HEALING:
                 raise Verdict(
                     "single-use",
@@ -397,7 +400,9 @@ class Judge:
         call = case.caught[pair]
         for process in knowing:
             if self._able_for(process.host, case.fell_back_at) > HEALING:
-                raise Verdict("healing", f"{process.host.name} knows {pair}, which the store lost, and keeps it")
+                raise Verdict(
+                    "healing", f"{process.host.name} knows {pair}, which the store lost, and keeps it"
+                )
         record = self.record(name)
         if record is not None and set(record.seeds) - set(call.seeds):
             # A human consented anew meanwhile, and the newest consent wins.
@@ -405,7 +410,9 @@ class Judge:
             return
         for process in case.wise:
             if process is call.by and not process.dead and process not in knowing:
-                raise Verdict("healing", f"{process.host.name} had {pair}, which the store lost, and gave it up")
+                raise Verdict(
+                    "healing", f"{process.host.name} had {pair}, which the store lost, and gave it up"
+                )
         if not knowing:
             self._drop(case, pair, "W6")
 

@@ -99,7 +99,9 @@ class Script:
         found, at = [], dice.expovariate(scenario.roughness / 40)
         while at < scenario.troubled:
             [chance] = dice.choices(menu, weights)
-            found.append(Disturbance(self._whom(dice, chance), int(at), chance.what, dice.choice(chance.values)))
+            found.append(
+                Disturbance(self._whom(dice, chance), int(at), chance.what, dice.choice(chance.values))
+            )
             at += max(1.0, dice.expovariate(scenario.roughness / 40))
         return found
 

@@ -46,9 +46,7 @@ def kind_of(name: str, ttl: float) -> Kind:
         case "until-used":
             return Kind(
                 Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_UNTIL_USED),
-                ProviderConfig(
-                    access_ttl=ttl, rotation=always, grace=float("inf"), grace_until_used=True
-                ),
+                ProviderConfig(access_ttl=ttl, rotation=always, grace=float("inf"), grace_until_used=True),
             )
         case _:
             return Kind(

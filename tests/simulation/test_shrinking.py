@@ -16,9 +16,9 @@ from sidecar.renewer import Renewer
 from sidecar.stores.memory import MemoryStore
 from sidecar.tokens import Record
 from tests.simulation.history import Outcome, live
-from tests.simulation.plan import Disturbance, read, written
+from tests.simulation.plan import read, written
 from tests.simulation.scenario import Scenario
-from tests.simulation.shrinking import report, shrunk, told
+from tests.simulation.shrinking import shrunk, told
 
 FEW_FAULTS, FEW_LINES, FEW_SEEDS = 5, 40, 40
 
@@ -32,7 +32,9 @@ def compares_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def heeds_no_lease(patch: pytest.MonkeyPatch) -> None:
     """A daemon that takes every attempt for its own."""
-    patch.setattr(Renewer, "_owns_attempt", lambda _, record: record is not None and record.attempt is not None)
+    patch.setattr(
+        Renewer, "_owns_attempt", lambda _, record: record is not None and record.attempt is not None
+    )
 
 
 def forgets_escrow(patch: pytest.MonkeyPatch) -> None:
@@ -88,7 +90,7 @@ def _settled_once(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return settle
 
 
-BROKEN = {
+BROKEN: dict[Break, set[str]] = {
     compares_nothing: {"single-use", "survival"},
     heeds_no_lease: {"single-use"},
     forgets_escrow: {"single-use", "survival"},

@@ -51,11 +51,9 @@ def renewals(outcomes: list[Outcome]) -> int:
     return sum(outcome.renewals for outcome in outcomes)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("share", range(SHARES))
-def test_no_trouble_breaks_a_promise(
-    share: int, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_trouble_breaks_a_promise(share: int, record_property: Callable[[str, object], None]) -> None:
     """Kills, outages, lost answers, new consents and the rest burn and lose no token; in peace all becomes well."""
     outcomes = lived(
         map(Scenario.of, itertools.count(1000 * share)),

@@ -192,9 +192,7 @@ class World:
         """Tell since when a host could work undisturbed; infinite while it can't."""
         if host.process is None or host.process.dead:
             return float("inf")
-        since = max(
-            host.process.born, host.frozen_until, host.cut_off_until, self.down_until, self.woke_at
-        )
+        since = max(host.process.born, host.frozen_until, host.cut_off_until, self.down_until, self.woke_at)
         return since if since <= self.now() else float("inf")
 
     # Blows
