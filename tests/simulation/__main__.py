@@ -37,10 +37,10 @@ def figures(outcomes: list[Outcome]) -> str:
     judged = sum((outcome.judged for outcome in outcomes), start=type(outcomes[0].judged)())
     excused = sum((outcome.excused for outcome in outcomes), start=type(outcomes[0].excused)())
     calls = sum(outcome.calls for outcome in outcomes)
+    told = f"{len(outcomes)} histories of {hours:.1f} h, {renewals} renewals, {calls} calls"
     return "\n".join(
         [
-            f"{len(outcomes)} histories of {hours:.1f} h, {renewals} renewals, {calls} calls, "
-            f"{faults.total()} faults; {renewals / max(took, 0.001):.0f} renewals/s",
+            f"{told}, {faults.total()} faults; {renewals / max(took, 0.001):.0f} renewals/s",
             "faults: " + _listed(faults),
             "judged: " + _listed(judged),
             "excused by a window: " + _listed(excused),

@@ -101,7 +101,7 @@ class History:
         # A back-off that was written by a clock that was ahead lasts for so much longer.
         until = trio.current_time() + PATIENCE * (2 if self.world.scenario.steps_clocks else 1)
         while (reason := self.judge.unwell()) and trio.current_time() < until:
-            await trio.sleep(15)
+            await trio.sleep(15)  # noqa: ASYNC110 - the judge looks from outside, and nobody rings for it
         if reason:
             raise Verdict("progress", f"long after the last fault {reason}")
 
