@@ -28,7 +28,7 @@ from tests.simulation.judge import Judge, Verdict
 from tests.simulation.plan import Disturbance, Plan, Script
 from tests.simulation.ports import Connection, Line, SeedFile, Vault, Window
 from tests.simulation.scenario import Scenario
-from tests.simulation.world import EPOCH, MOST_HOSTS, Host, Killed, Process, Token, World
+from tests.simulation.world import MOST_HOSTS, Host, Killed, Process, Token, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,9 @@ AFTERWARDS = 5
 """For how many lives of an access token it is watched then."""
 MOURNING = 60.0
 """Seconds until a human consents anew to a grant that died, or whose record is gone."""
+
+LOOK = 5.0
+"""Seconds between two looks at everything."""
 
 MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108 - files in it are private
 
@@ -99,11 +102,12 @@ class History:
 
     async def _become_well(self) -> None:
         # A back-off that was written by a clock that was ahead lasts for so much longer.
-        until = trio.current_time() + PATIENCE * (2 if self.world.scenario.steps_clocks else 1)
-        while (reason := self.judge.unwell()) and trio.current_time() < until:
-            await trio.sleep(15)  # noqa: ASYNC110 - the judge looks from outside, and nobody rings for it
-        if reason:
-            raise Verdict("progress", f"long after the last fault {reason}")
+        patience = PATIENCE * (2 if self.world.scenario.steps_clocks else 1)
+        for _ in range(int(patience / LOOK)):
+            if not self.judge.unwell():
+                return
+            await trio.sleep(LOOK)
+        raise Verdict("progress", f"long after the last fault {self.judge.unwell()}")
 
     @contextlib.asynccontextmanager
     async def _inhabited(self) -> AsyncIterator[trio.Nursery]:
@@ -187,7 +191,7 @@ class History:
                 elif self.world.now() - died.setdefault(token.name, self.world.now()) > MOURNING:
                     await self._consent(token, 0)
                     died.pop(token.name)
-            await trio.sleep(5)
+            await trio.sleep(LOOK)
 
     # What happens beside the ports
 
@@ -362,8 +366,3 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
     return [error]
-
-
-def seconds(at: float) -> float:
-    """Turn an instant into seconds of the history."""
-    return at - EPOCH

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -262,13 +261,3 @@ async def _after(world: World, process: Process, hit: Disturbance | None) -> Non
 
 def _name(key: str) -> str:
     return key.partition("/")[2]
-
-
-def new_refresh_token(answer: Answer) -> str | None:
-    """Read the new refresh token off an answer that a client can make sense of."""
-    try:
-        members = json.loads(answer.body)
-    except ValueError:
-        return None
-    found = members.get("refresh_token") if answer.status == 200 else None
-    return found if isinstance(found, str) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 
@@ -105,7 +104,7 @@ def told(outcome: Outcome) -> list[str]:
     return lines
 
 
-def report(found: Outcome, *, seconds: float = 60.0, tell: Callable[[Outcome], list[str]] = told) -> str:
+def report(found: Outcome, *, seconds: float = 60.0) -> str:
     """Say what was broken, how it comes about, and how to live it again."""
     short = shrunk(found, seconds=seconds)
     return "\n".join(
@@ -113,7 +112,7 @@ def report(found: Outcome, *, seconds: float = 60.0, tell: Callable[[Outcome], l
             f"{found.verdict}",
             "",
             f"Shortest history found ({len(short.plan)} faults of {len(found.plan)}):",
-            *tell(short),
+            *told(short),
             f"{short.lasted:9.2f}  {short.verdict}",
             "",
             f"Live it again: {found.scenario.command()}",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from sidecar import ledger, rotation, schedule
+from sidecar import ledger, renewer, rotation, schedule
 from sidecar.errors import StoreError
 from sidecar.ledger import Debt
 from sidecar.renewer import Renewer
@@ -59,12 +59,24 @@ def trusts_a_lost_reply(patch: pytest.MonkeyPatch) -> None:
 
 def is_impatient(patch: pytest.MonkeyPatch) -> None:
     """A daemon that never leaves a provider alone."""
-    real = schedule.decide
+    patch.setattr(schedule, "decide", _blind_to(schedule.decide, "backoff"))
 
+
+def mourns_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that goes on asking for a grant that is dead."""
+    patch.setattr(schedule, "decide", _blind_to(schedule.decide, "dead"))
+
+
+def _blind_to(real: Callable[..., schedule.Decision], field: str) -> Callable[..., schedule.Decision]:
     def decide(record: Record | None, *rest: Any) -> schedule.Decision:
-        return real(replace(record, backoff=None) if record is not None else None, *rest)
+        return real(replace(record, **{field: None}) if record is not None else None, *rest)
 
-    patch.setattr(schedule, "decide", decide)
+    return decide
+
+
+def turns_in_circles(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that asks a store that is away again and again."""
+    patch.setattr(renewer, "STORE_RETRY", 0.02)
 
 
 def is_late(patch: pytest.MonkeyPatch) -> None:
@@ -98,6 +110,8 @@ BROKEN: dict[Break, set[str]] = {
     heals_nothing: {"single-use", "healing", "survival"},
     trusts_a_lost_reply: {"single-use"},
     is_impatient: {"back-off", "pace"},
+    mourns_nobody: {"dead-silence"},
+    turns_in_circles: {"pace"},
     is_late: {"freshness"},
     gives_up: {"survival", "freshness", "progress", "single-use"},
 }

@@ -16,6 +16,7 @@ from sidecar.errors import Unwritten
 from sidecar.schedule import Policy
 from sidecar.stores.memory import MemoryStore
 from sidecar.testing import Provider
+from tests.simulation.faults import Chance
 from tests.simulation.plan import Disturbance, Script
 from tests.simulation.scenario import Kind, Scenario, kind_of
 
@@ -136,7 +137,6 @@ class World:
         self.script = script
         self.directory = directory
         self.kind: Kind = kind_of(scenario.kind, scenario.ttl)
-        self.dice = random.Random(f"{scenario.seed}/world")  # noqa: S311 - dice, no secrets
         self.suspended = 0.0
         self.woke_at = 0.0
         self.down_until = 0.0
@@ -239,9 +239,9 @@ class World:
         if what == "frozen":
             self.freeze(process.host, hit.value)
 
-    def draw(self, process: Process, token: str, port: str, menu: Sequence[object]) -> Disturbance | None:
+    def draw(self, process: Process, token: str, port: str, menu: Sequence[Chance]) -> Disturbance | None:
         """Ask the script about one visit of a port."""
-        hit = self.script.at(f"{process.host.name}/{token}/{port}", menu)  # type: ignore[arg-type]
+        hit = self.script.at(f"{process.host.name}/{token}/{port}", menu)
         if hit is not None:
             self.note(f"! {hit}")
         return hit
