@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS ?=
 SOAK_MINUTES ?= 60
+SIM_RENEWALS ?=
 
 # A surrounding environment chooses where packages come from (indexes, certificates, proxies), never where they go.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONWARNINGS VIRTUAL_ENV
@@ -55,8 +56,16 @@ coverage: $(VENV)/.dev ## The test suite, and what it doesn't reach
 	$(BIN)/coverage report
 
 .PHONY: soak
-soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60)
-	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60) or as many SIM_RENEWALS as asked
+	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) TOKEN_SIDECAR_SIM_RENEWALS=$(SIM_RENEWALS) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+
+SIM_OPTIONS := kind replicas tokens ttl troubled roughness steps_clocks plan
+uppercase = $(shell printf '%s' '$(1)' | tr a-z A-Z)
+
+.PHONY: sim
+sim: $(VENV)/.dev ## Live the simulated history of a SEED, and tell it (KIND=, REPLICAS=, … PLAN=)
+	@$(BIN)/python -m tests.simulation $(or $(SEED),1) $(foreach option,$(SIM_OPTIONS),\
+		$(if $($(call uppercase,$(option))),--$(subst _,-,$(option)) '$($(call uppercase,$(option)))')) $(ARGS)
 
 .PHONY: crash-matrix
 crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became of their grants into docs/

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecar.errors import Conflict, StoreError
+from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
 from sidecar.ports import Held
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
@@ -43,7 +43,7 @@ class Debt(msgspec.Struct):
     rotation: bool
     """Whether it holds tokens that exist nowhere else, or only a note of how a call failed."""
     alone: bool
-    """Whether its refresh token is among them: nobody else can send that one."""
+    """Whether its refresh token is certainly among them: nobody else can send that one."""
     failures: int = 0
 
     def retry_delay(self) -> float:
@@ -181,7 +181,8 @@ class Ledger:
             attempt.id,
             slips=[*(older.slips if older else ()), slip],
             rotation=rotation or (older is not None and older.rotation),
-            alone=replaced or (older is not None and older.alone),
+            # A predecessor may have died with its commit made, and others may use that refresh token by now.
+            alone=not late and (replaced or (older is not None and older.alone)),
             failures=int(late) + (older.failures if older else 0),
         )
 
@@ -194,6 +195,8 @@ class Ledger:
             outcome = await self._commit(debt)
         except StoreError as error:
             debt.failures += 1
+            # Any other fault may have come behind a commit that was made, and that others act on by now.
+            debt.alone = debt.alone and isinstance(error, Unwritten)
             self._emit(CommitFinished(self._token, self._store.kind, "failed", str(error)))
             raise
         self.debt = None

@@ -106,7 +106,7 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
     processes where the store is shared; a `write` that returned is durable (it survives SIGKILL and, unless
     `volatile`, power loss) and is seen by every later `load`. Every method may raise `StoreError` for a fault
     that a later call may not meet; after such a fault (or a cancellation) a write may or may not have happened,
-    and the caller finds out by `load`.
+    and the caller finds out by `load`. `Unwritten` says that it certainly has not.
     """
 
     kind: str

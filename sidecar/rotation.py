@@ -22,6 +22,7 @@ from sidecar.tokens import (
     Orphan,
     OutcomeClass,
     Record,
+    RefreshToken,
     new_id,
 )
 
@@ -269,7 +270,7 @@ def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
     descends = ours.lineage == theirs.lineage and ours.generation > theirs.generation
     if descends and (not other or other in ours.replaced):
         return Verdict.OVERWRITE
-    if mine in theirs.spent or any(orphan.refresh.fingerprint == mine for orphan in theirs.orphans):
+    if knows(theirs, ours.refresh):
         return Verdict.YIELD
     return Verdict.YIELD_AND_KEEP
 
@@ -294,12 +295,13 @@ def with_orphan(theirs: Record, ours: Record) -> Record:
 
 
 def with_orphans_of(ours: Record, theirs: Record | None) -> Record:
-    """Keep the orphans of the record that ours is written over."""
+    """Keep the orphans of the record that ours is written over, and its pair, if that is none of ours."""
     if theirs is None:
         return ours
-    known = {orphan.refresh.fingerprint for orphan in ours.orphans} | ours.spent
-    known |= {ours.refresh.fingerprint} if ours.refresh else set()
-    missing = tuple(orphan for orphan in theirs.orphans if orphan.refresh.fingerprint not in known)
+    found = theirs.orphans
+    if theirs.refresh is not None and theirs.lineage != ours.lineage:
+        found = (*found, Orphan(theirs.lineage, theirs.refresh))
+    missing = tuple(orphan for orphan in found if not knows(ours, orphan.refresh))
     return replace(ours, orphans=(*ours.orphans, *missing)) if missing else ours
 
 
@@ -309,5 +311,16 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
         return True
     if stored.lineage == known.lineage:
         return stored.generation < known.generation
-    # Every lineage starts with a seed and remembers all seeds before: this one is an ancestor of what we know.
-    return len(stored.seeds) < len(known.seeds) and known.seeds[: len(stored.seeds)] == stored.seeds
+    if known.seeds[: len(stored.seeds)] != stored.seeds:
+        return False
+    # Every lineage starts with a seed and remembers all seeds before: this one is an ancestor of what we know. Or
+    # somebody took the same seed again for want of a record, and doesn't know what had come of it.
+    lost = known.refresh is not None and not knows(stored, known.refresh)
+    return len(stored.seeds) < len(known.seeds) or lost
+
+
+def knows(record: Record, refresh: RefreshToken) -> bool:
+    """Tell whether a record holds this refresh token, keeps it, or remembers it as spent."""
+    held = {orphan.refresh.fingerprint for orphan in record.orphans} | record.spent
+    held |= {record.refresh.fingerprint} if record.refresh else set()
+    return refresh.fingerprint in held

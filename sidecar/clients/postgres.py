@@ -114,6 +114,8 @@ class Fault(Exception):
         """The server's code (PostgreSQL, appendix A); empty where it did not speak."""
         self.transient = transient
         """Whether connecting again a moment later may succeed."""
+        self.refused = bool(sqlstate) and sqlstate not in TRANSIENT and not sqlstate.startswith("08")
+        """Whether it is certain that nothing was changed: nothing was asked, or the server said no."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -259,7 +261,7 @@ class Postgres:
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement, as one transaction, and return its rows. Raises `Fault`.
 
-        After a `Fault` it may or may not have happened.
+        After a `Fault` it may or may not have happened, unless that says that it was `refused`.
         """
         return await self._call(lambda: self.fetch_within(statement, *arguments))
 
@@ -289,7 +291,7 @@ class Postgres:
 
     async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Have `work` done on a connection. Once it has its turn, nothing but the end of its time cancels it."""
-        fault = Fault("earlier calls took all the time", WAIT)
+        fault, asked = Fault("earlier calls took all the time", WAIT), False
         with anyio.move_on_after(self._patience) as limit:
             async with self._turn:
                 limit.shield = True
@@ -298,6 +300,7 @@ class Postgres:
                 )
                 try:
                     await self._connected(limit)
+                    asked = True
                     return await work()
                 except Fault as error:
                     fault = error
@@ -308,6 +311,7 @@ class Postgres:
                 except BaseException:
                     self._drop()
                     raise
+        fault.refused = fault.refused or not asked
         # Raised here, where nothing is handled: asyncpg's errors hold what was sent, and would come along.
         raise fault
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sidecar.errors import ConfigError, StoreError, StoreMissing
+from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -248,10 +248,12 @@ class PostgresStore(RecordStore):
         return bool(rows[0]["there"])
 
     def _fault(self, fault: Fault) -> StoreError:
-        kind = StoreMissing if fault.sqlstate == "42P01" else StoreError
+        kind = Unwritten if fault.refused else StoreError
+        if fault.sqlstate == "42P01":
+            kind = StoreMissing
         remedy = fault.remedy
         if fault.sqlstate == "42501" and "GRANT" not in remedy:
-            return StoreError(
+            return kind(
                 f"the store {self._place}: {self._role} lacks a right there; {self._sql.grants(self._role)}"
             )
         if fault.sqlstate in {"42703", "42P01"} and "migrate" not in remedy:

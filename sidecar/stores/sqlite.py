@@ -23,7 +23,7 @@ import anyio
 from anyio import to_thread
 
 from sidecar.clock import boot_id
-from sidecar.errors import ConfigError, StoreError, StoreMissing
+from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -66,6 +66,8 @@ SETTINGS = (
 )
 
 WAITING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+ROLLED_BACK = {*WAITING, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+"""With these, a write has certainly not happened."""
 
 LOOK_AT_DISK = "look at the disk, its quota, this process's file size limit and dmesg"
 MOVED = (
@@ -393,10 +395,11 @@ class SqliteStore(RecordStore):
     def _explained(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         reason, remedy = MOVED if name == "SQLITE_READONLY_DBMOVED" else FAULTS.get(_code(error), REFUSED)
-        return self._fault(reason.format(name=name, error=error), remedy.format(uid=os.geteuid()))
+        kind = Unwritten if _code(error) in ROLLED_BACK else StoreError
+        return self._fault(reason.format(name=name, error=error), remedy.format(uid=os.geteuid()), kind)
 
-    def _fault(self, reason: str, remedy: str) -> StoreError:
-        return StoreError(f"the store {self.path}: {reason}; {remedy}")
+    def _fault(self, reason: str, remedy: str, kind: type[StoreError] = StoreError) -> StoreError:
+        return kind(f"the store {self.path}: {reason}; {remedy}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import anyio
 import pytest
 import trio.testing
 
-from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError
+from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError, Unwritten
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
 from sidecar.ports import Answer, Foreign, Gate, Held, Holding, Publication, Sealer, Seeding
@@ -223,7 +223,7 @@ class FaultyStore:
 
     def _check(self) -> None:
         if self.down:
-            raise StoreError("connection refused")
+            raise Unwritten("connection refused")
 
 
 @dataclass

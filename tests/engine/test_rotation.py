@@ -331,6 +331,34 @@ def test_a_store_that_lost_a_seed_is_recognised() -> None:
     assert not rolled_back(second, first)
 
 
+def test_a_seed_that_was_taken_twice_is_recognised() -> None:
+    """A record was lost, and somebody took its spent seed again: who has the pair that came of it knows better."""
+    seeding = Seeding(refresh_token(0))
+    ours = seeded(None, seeding, client_id="c", endpoint="e", ttl=None)
+    ours = replace(ours, generation=1, refresh=refresh_token(1), replaced=(refresh_token(0).fingerprint,))
+    theirs = seeded(None, seeding, client_id="c", endpoint="e", ttl=None)
+    assert rolled_back(theirs, ours)
+    assert not rolled_back(ours, theirs)
+    forced = seeded(ours, seeding, client_id="c", endpoint="e", ttl=None)
+    assert not rolled_back(forced, ours)
+
+
+def test_a_pair_that_came_of_a_seed_taken_twice_is_kept() -> None:
+    """Of two pairs that came of one seed nobody knows which the provider prefers."""
+    seeding = Seeding(refresh_token(0))
+    ours, theirs = (
+        replace(
+            seeded(None, seeding, client_id="c", endpoint="e", ttl=None),
+            generation=1,
+            refresh=refresh_token(number),
+            replaced=(refresh_token(0).fingerprint,),
+        )
+        for number in (1, 2)
+    )
+    [orphan] = with_orphans_of(ours, theirs).orphans
+    assert orphan.refresh == refresh_token(2)
+
+
 def ledger(store: Any) -> Ledger:
     """A ledger on a store, and nobody listening."""
     return Ledger("gmail", "test/gmail", store, lambda _: None, store._clock)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
 from sidecar import rotation
-from sidecar.errors import SeedError, StoreError
+from sidecar.errors import SeedError, StoreError, Unwritten
+from sidecar.escrow import Slip
 from sidecar.events import CallFinished, CommitFinished, GrantDied, SeedRefused
-from sidecar.ports import Foreign, Seeding
+from sidecar.ports import Foreign, Held, Seeding, Store
 from sidecar.profile import ErrorRule, InDoubt, Profile, Rotation
 from sidecar.schedule import Policy
 from sidecar.testing import faults
@@ -25,7 +27,7 @@ from sidecar.tokens import (
     RefreshToken,
     fingerprint,
 )
-from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, House
+from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, FaultyStore, House, Killed
 
 GRACEFUL = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_WINDOW, grace=60)
 UNTIL_USED = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_UNTIL_USED)
@@ -431,6 +433,78 @@ async def test_a_long_outage_does_not_let_a_replica_pass_the_holder_of_the_pair(
     assert sum(len(daemon.grant.calls) for daemon in others) <= 2
     assert house.provider.replayed() == []
     assert {daemon.view.grant_state for daemon in (holder, *others)} == {GrantState.OK}
+
+
+async def test_a_commit_that_may_have_been_made_is_not_built_upon(house: House) -> None:
+    """Its reply is lost along with the way to the store: only the other replica, which sees the pair, uses it."""
+    cut_off, other = house.daemon(seed=house.provider.new_grant()), house.daemon()
+    await cut_off.run(60)
+    house.provider.add_fault(faults.latency(after=1))
+    cut_off.scheduler.wake("gmail")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cut_off.run, 20000)
+        await cut_off.grant.called(2)
+        severed = Severed(house.store)
+        cut_off.renewer._ledger._store = cast("Store", severed)
+        tasks.start_soon(other.run, 19000)
+        await anyio.sleep(7000)
+        assert len(other.grant.calls) >= 2
+        assert len(cut_off.grant.calls) == 2
+        severed.away = False
+        await anyio.sleep(60)
+        assert cut_off.state() is GrantState.OK
+    assert house.provider.replayed() == []
+
+
+async def test_what_a_predecessor_may_have_committed_is_not_built_upon(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it could clear its escrow, and started again without the store: others may use that pair."""
+    holder, other = house.daemon(seed=house.provider.new_grant(), instance="one"), house.daemon()
+
+    def killed(_: Slip) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Slip, "release", killed)
+    await holder.die()
+    monkeypatch.undo()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other.run, 3500)
+        successor = house.daemon(instance="one")
+        severed = Severed(house.store)
+        successor.renewer._ledger._store = cast("Store", severed)
+        tasks.start_soon(successor.run, 3500)
+        await anyio.sleep(3400)
+        assert len(other.grant.calls) == 1
+        assert successor.grant.calls == []
+        severed.away = False
+    assert house.provider.replayed() == []
+
+
+class Severed:
+    """One daemon's way to the store, which breaks with the next write: that is made, and nobody learns of it."""
+
+    kind = "memory"
+    volatile = True
+
+    def __init__(self, store: FaultyStore) -> None:
+        self.store = store
+        self.away = True
+        self.lost = 0
+
+    async def load(self, key: str) -> Held | None:
+        if self.away:
+            raise Unwritten("connection refused")
+        return await self.store.load(key)
+
+    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        if self.away and self.lost:
+            raise Unwritten("connection refused")
+        version = await self.store.write(key, record, expected=expected, lease=lease)
+        if self.away:
+            self.lost += 1
+            raise StoreError("the reply was lost")
+        return version
 
 
 async def test_a_replica_does_not_replay_what_a_stranger_may_have_used(house: House) -> None:
