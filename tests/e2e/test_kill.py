@@ -146,13 +146,14 @@ def storm(daemon: Daemon, simulator: Simulator, rng: random.Random, *, rounds: i
         for name in names:
             record, entry = left.records[name], left.entries.get(name)
             generation = record.generation
-            assert generation >= gained[name], f"{name} lost a generation that it had"
             assert provider.is_live(daemon.published(name)), f"{name}: what readers have is no living token"
             if entry is not None:
                 if entry.stage is Stage.SENT:
                     doubted.add(entry.attempt.fingerprint)
                 if entry.stage is Stage.ANSWERED:
+                    # Not committed yet, perhaps because it was killed twice before it came to that.
                     generation = entry.base.generation + 1
+            assert generation >= gained[name], f"{name} lost a generation that it had"
             gained[name] = generation
         daemon.launch()
         daemon.wait_until(lambda: len(daemon.lines(event="starting")) == tokens, "it has read its escrow")
