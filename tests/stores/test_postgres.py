@@ -22,7 +22,7 @@ import pytest
 
 from sidecar.clients import postgres
 from sidecar.clock import SystemClock
-from sidecar.errors import ConfigError, Conflict, StoreError, StoreMissing
+from sidecar.errors import ConfigError, Conflict, StoreError, StoreMissing, Unwritten
 from sidecar.stores import migration, open_store
 from sidecar.stores.postgres import SCHEMA, PostgresStore
 from sidecar.tokens import Record, RefreshToken
@@ -245,7 +245,7 @@ async def test_only_a_primary_will_do(server: Server, database: str, standby: Se
         await store.write(KEY, RECORD, expected=None)
     for attrs in ("read-write", "primary", "any"):
         async with open_store(standby.url(database, target_session_attrs=attrs), SystemClock()) as store:
-            with pytest.raises(StoreError, match="no primary"):
+            with pytest.raises(Unwritten, match="no primary"):
                 await store.load(KEY)
 
 
@@ -610,8 +610,9 @@ async def test_a_lost_reply_is_found_out_by_a_load(server: Server, store: Store,
             # Once before, so that the statement is known to the server and the answer is the only one.
             version = await far.write(KEY, RECORD, expected=version)
             wire.cut = True
-            with pytest.raises(StoreError, match=r"connection broke|reached"):
+            with pytest.raises(StoreError, match=r"connection broke|reached") as caught:
                 await far.write(KEY, Record(lineage="second"), expected=version)
+            assert not isinstance(caught.value, Unwritten)
             wire.cut = False
             found = await far.load(KEY)
         tasks.cancel_scope.cancel()
