@@ -32,6 +32,10 @@ kubelet's longest restart back-off (5 min): its holder may come back with the pa
 SHORTEST_LEASE = 1.0
 """No default goes below: a window of replay that is over sooner is no use, and polls follow the lease."""
 
+CLOCKS_APART = 0.25
+"""Share of a window of replay that is given away for a stranger's use of the refresh token: its beginning was
+written by another machine's clock."""
+
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
 MIN_INTERVAL_FLOOR = 1.0
@@ -106,7 +110,8 @@ def timing(policy: Policy, profile: Profile, ttl: float | None) -> Timing:
 
 def _default_lease(profile: Profile, life: float) -> float:
     lease = min(max(life / 8, 3.0), 60.0)
-    return max(min(lease, profile.grace / 2), SHORTEST_LEASE) if profile.grace else lease
+    # A third: when it ends without a word, others have to have time to send the same within the window.
+    return max(min(lease, profile.grace / 3), SHORTEST_LEASE) if profile.grace else lease
 
 
 def _min_interval(policy: Policy, profile: Profile, life: float) -> float:
@@ -169,6 +174,11 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
     since = attempt.in_doubt_since if attempt.in_doubt_since is not None else attempt.started_at
     if not attempt.fingerprint or profile.in_doubt is InDoubt.REPLAY_OK:
         return since
+    # From a lease to the first byte there are two thirds of it at most, and that byte has to leave within the window.
+    left = since + (profile.grace or 0.0) - seen.now - times.lease * 2 / 3
+    margin = 0.0 if seen.own else (profile.grace or 0.0) * CLOCKS_APART
+    if profile.in_doubt is InDoubt.REPLAY_WINDOW and left >= margin:
+        return since
     # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
     expiry = record.access.expires_at if record.access else None
     if not seen.own:
@@ -176,9 +186,6 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
         # it really was can't be read off its clock, nor off ours while the store was out of sight.
         return max(expiry or since, seen.now + IN_DOUBT_HOLD - seen.watched)
     if profile.in_doubt is InDoubt.REPLAY_UNTIL_USED:
-        return since
-    # A lease bounds the way from here to the first byte, which has to leave within the window.
-    if profile.in_doubt is InDoubt.REPLAY_WINDOW and seen.now + times.lease <= since + (profile.grace or 0.0):
         return since
     return max(since, since if expiry is None else expiry - times.request_timeout)
 

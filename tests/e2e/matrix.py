@@ -150,11 +150,11 @@ Whoever is in doubt waits, because a wrong guess ends the grant, and the access 
 
 - in place, until the access token is about to expire. Readers have a valid one until then;
 - elsewhere, until it has expired and the record was watched for six minutes without being written. Readers have no
-  valid token in between. A grace that is over by then, as one of seconds is, doesn't help; one of half an hour may.
+  valid token in between.
 
-So that nobody has to wait for hours, the matrix takes six seconds in place of the six minutes, and for restarts
-elsewhere a grace of half of that. In place, *resent* stands for a next daemon that comes while the grace lasts; one
-that comes later waits as without a grace.
+So that nobody has to wait for hours, the matrix takes six seconds in place of the six minutes. *Resent* stands for a
+next daemon that comes while the grace lasts (elsewhere: while three quarters of it last, and once the dead one's lease
+has ended); one that comes later waits as without a grace.
 
 ## The matrix
 """
@@ -165,9 +165,9 @@ READING = """
 A death loses the grant only between the moment in which the provider replaces the refresh token and the one in which
 the new pair is safe: no client can close that gap. Its parts are the
 [windows](../explanation/rotation.md#the-windows) W1 to W3. For a restart in place it ends with the write to escrow,
-about a millisecond after the answer came, and a provider with a grace closes it. For a restart elsewhere it ends with
-the commit to the store, some milliseconds later, and a short grace doesn't help. So keep `state_dir` on a volume that
-outlives the container, as the pod's `emptyDir` does.
+about a millisecond after the answer came; for one elsewhere with the commit to the store, some milliseconds later.
+So keep `state_dir` on a volume that outlives the container, as the pod's `emptyDir` does. A provider with a grace
+closes the gap either way.
 
 At every other moment nothing is lost, and the provider gets each refresh token once.
 """

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e import child, matrix
 from tests.e2e.conftest import EAGER, PROJECT, wait_until
 from tests.e2e.forks import listening
-from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Facts, outcome_of, render
+from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Column, Facts, outcome_of, render
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,8 @@ def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator,
         store=held(left.records["gmail"], at_stake),
         escrow=entry.stage.name.lower() if entry else "none",
         used=used,
-        doubted=any(line.get("grant") == "in_doubt" for line in then.lines(token="gmail")),
+        doubted=any(line.get("grant") == "in_doubt" for line in then.lines(token="gmail"))
+        or is_resent_unseen(cell, left.records["gmail"]),
         resent="never" if not again else "late" if again[0] >= earliest else "at once",
         calls=uses_of(at_stake, provider).presented,
         replays=sum(token.replays for token in report.tokens),
@@ -117,13 +118,17 @@ def measured(cell: Cell, make_daemon: MakeDaemon, make_simulator: MakeSimulator,
     )
 
 
+def is_resent_unseen(cell: Cell, record: Record) -> bool:
+    """Tell whether doubt begins, with the end of a stranger's lease, in the turn that sends again and ends it."""
+    return cell.column == Column("elsewhere", "grace") and record.attempt is not None
+
+
 def behaviour(cell: Cell) -> dict[str, Any]:
     """Choose the provider's times: where somebody waits for the end of a life, it is short."""
-    if cell.column.restart == "elsewhere":
-        # As in real life, the grace ends before a stranger's doubt does.
-        return {"access_ttl": HOLD, "grace": HOLD / 2 if cell.column.provider == "grace" else 0.0}
-    # So long that a back-off alone doesn't look like the wait for the expiry.
-    return {"grace": 120.0} if cell.column.provider == "grace" else {"access_ttl": 12.0}
+    if cell.column.provider == "grace":
+        return {"grace": 120.0}
+    # In place so long that a back-off alone doesn't look like the wait for the expiry.
+    return {"access_ttl": HOLD if cell.column.restart == "elsewhere" else 12.0}
 
 
 def die(daemon: Daemon, point: str) -> Remains:

@@ -517,6 +517,19 @@ async def test_a_replica_does_not_replay_what_a_stranger_may_have_used(house: Ho
     assert stranger.grant.calls == []
 
 
+async def test_a_replica_replays_within_the_grace_what_a_dead_one_took_with_it(tmp_path: Path) -> None:
+    """The holder is gone with the answer and its `state_dir`; once its lease has ended the provider is asked again."""
+    house = House(tmp_path, grace=60)
+    holder = house.daemon(profile=GRACEFUL, seed=house.provider.new_grant(), instance="one")
+    house.store.kill_at = lambda record: record.generation == 1
+    await holder.die()
+    stranger = house.daemon(profile=GRACEFUL, instance="two")
+    await stranger.run(60)
+    assert [round(at - EPOCH) for at in stranger.grant.calls] == [20]
+    assert (stranger.state(), stranger.view.generation) == (GrantState.OK, 1)
+    assert [family.killed for family in house.provider.report().families] == [None]
+
+
 async def test_a_lost_reply_to_a_renewal_does_not_give_the_lease_away(house: House) -> None:
     """The holder waits four minutes for its answer; nobody calls meanwhile, though one reply was lost."""
     house.provider.add_fault(faults.latency(after=250))

@@ -264,7 +264,7 @@ class Judge:
                 "single-use",
                 f"{who} sends {what}, whose answer {earlier.by.host.name} has had time to commit",
             )
-        if not own and since < IN_DOUBT_HOLD - 1:
+        if not own and since < IN_DOUBT_HOLD - 1 and not self._within_grace(call, earlier):
             raise Verdict("single-use", f"{who} sends {what}, which {earlier.by.host.name} used a moment ago")
         self.excused["W3" if earlier.fate == "caught" else "W1"] += 1
 
@@ -301,10 +301,8 @@ class Judge:
         own = earlier.by.host is call.by.host
         if own and doubt is InDoubt.REPLAY_UNTIL_USED:
             return
-        if own and doubt is InDoubt.REPLAY_WINDOW:
-            grace = world.kind.profile.grace or 0.0
-            if call.began <= earlier.began + grace + self._error:
-                return
+        if self._within_grace(call, earlier):
+            return
         left = (record.access.expires_at or 0.0) - call.began
         early = world.scenario.ttl / 24 if own else 0.0
         if left > early + self._error:
@@ -312,6 +310,13 @@ class Judge:
                 "single-use",
                 f"{call.by.host.name} sends {call.refresh} in doubt, {left:.0f} s before the access token's end",
             )
+
+    def _within_grace(self, call: Call, earlier: Call) -> bool:
+        """Tell whether the provider forgives it, whoever asks again."""
+        profile = self.world.kind.profile
+        if profile.in_doubt is not InDoubt.REPLAY_WINDOW:
+            return False
+        return call.began <= earlier.began + (profile.grace or 0.0) + self._error
 
     # dead-silence, back-off, pace
 
