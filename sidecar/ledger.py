@@ -82,6 +82,12 @@ class Ledger:
         """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
 
+    def twin(self) -> Ledger:
+        """Make another ledger of the same token, which knows what the store was last seen to hold and owes nothing."""
+        made = Ledger(self._token, self._key, self._store, self._emit, self._clock)
+        made._held = self._held
+        return made
+
     @property
     def record(self) -> Record | None:
         """The truth to act on: what is owed to the store, else what it was last seen to hold."""
@@ -128,8 +134,12 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self) -> None:
-        """Settle what is owed, then read what is there. Raises `StoreError`."""
+    async def sync(self, *, hold: float = 0.0) -> None:
+        """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
+
+        `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
+        no attempt, which everybody sees.
+        """
         await self.settle()
         stored = await self._store.load(self._key)
         known = self._held
@@ -137,8 +147,9 @@ class Ledger:
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
             self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
-            version = await self._store.write(self._key, healed, expected=stored.version if stored else None)
-            self._keep(healed, version)
+            expected = stored.version if stored else None
+            version = await self._store.write(self._key, healed, expected=expected, lease=hold)
+            self._held = Held(healed, version, lease_left=hold)
         else:
             self._watch(stored)
             self._held = stored

@@ -188,9 +188,27 @@ class Publication(msgspec.Struct, frozen=True):
     refresh: RefreshToken | None
     lineage: str
     generation: int
+    seeds: int = 0
+    """How many seeds the record has consumed."""
     client_id: str = ""
     token_url: str = ""
     scopes: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> Mark:
+        """How far the record had come."""
+        return Mark(self.lineage, self.generation, self.seeds, self.access.issued_at)
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a record had come when it was published: what a store that falls back is recognised by."""
+
+    lineage: str
+    generation: int
+    seeds: int
+    """How many seeds it had consumed."""
+    issued_at: float
+    """When its access token was issued, in Unix seconds."""
 
 
 class Foreign(msgspec.Struct, frozen=True):
@@ -216,6 +234,8 @@ class Holding(msgspec.Struct, frozen=True):
     """Set when the content is a readable token that was not published by us."""
     problem: str | None = None
     """Why it cannot be used, in words."""
+    mark: Mark | None = None
+    """What this `state_dir` published there last, or was about to, whatever is there now."""
 
 
 class Output(Protocol):

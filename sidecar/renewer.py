@@ -7,6 +7,7 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,10 +38,10 @@ from sidecar.events import (
 )
 from sidecar.ledger import Ledger
 from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store
-from sidecar.profile import Profile
+from sidecar.profile import InDoubt, Profile
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Policy, Refresh, Situation, Wait
-from sidecar.standing import Troubles, remedy, standing, with_record
+from sidecar.standing import Troubles, fallen_back, remedy, standing, with_record
 from sidecar.tokens import ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Renewer:
         "_blank",
         "_did",
         "_failed_credentials",
+        "_fallen_back",
         "_first_seen",
         "_forced",
         "_found_dead",
@@ -138,6 +140,7 @@ class Renewer:
         self._first_seen: tuple[str, float] | None = None
         """Name of the present access token, and by how much wall was ahead of boot-time clock when it was met."""
         self._overdue = False
+        self._fallen_back = ""
         self._store_trouble = ""
         self._obstacle = ""
         self._seed_problem = ""
@@ -152,10 +155,12 @@ class Renewer:
         occupy a worker.
         """
         self._take_over()
-        self._did, self._store_trouble, self._obstacle = [], "", ""
+        self._did = []
         self._forced, self._refused = self._refused, None
         raced = not await self._load()
         await self._publish()
+        # Not before: whoever asks meanwhile is told what was found the last time.
+        self._obstacle = ""
         decision = self._decide()
         if isinstance(decision, Refresh) and not raced and self._may_call():
             raced = not await self._renew(late)
@@ -165,14 +170,21 @@ class Renewer:
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
-            if self._forced is not None or self._ledger.unread >= self._poll_interval():
-                await self._ledger.sync()
+            if (
+                self._forced is not None
+                or self._store_trouble
+                or self._ledger.unread >= self._poll_interval()
+            ):
+                await self._ledger.sync(hold=self._hold())
+                self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
+            await self._compare()
             await self._clear_unsent()
             await self._take_seed()
             await self._take_adoption()
         except Conflict:
+            self._store_trouble = ""
             return False
         except StoreError as error:
             self._store_trouble = str(error)
@@ -188,6 +200,7 @@ class Renewer:
             own=self._owns_attempt(record),
             watched=self._ledger.watched,
             forced=self._is_forced(record),
+            fallen_back=bool(self._fallen_back),
         )
         return schedule.decide(record, self._times(), self.setup.profile, seen)
 
@@ -338,6 +351,9 @@ class Renewer:
         record, now = self.record, self._now()
         if record is None or record.access is None or record.access.seconds_left(now) <= 0:
             return
+        if self._fallen_back:
+            # What the readers have is newer; and it must not be forgotten what that was.
+            return
         if self._ledger.unpersisted and not self._may_publish_uncommitted(now):
             return
         publication = Publication(
@@ -346,6 +362,7 @@ class Renewer:
             refresh=record.refresh,
             lineage=record.lineage,
             generation=record.generation,
+            seeds=len(record.seeds),
             client_id=record.client_id,
             token_url=self.setup.grant.token_url,
             scopes=self.setup.scopes or tuple((record.access.scope or "").split()),
@@ -387,6 +404,15 @@ class Renewer:
 
     # What else may change the record
 
+    async def _compare(self) -> None:
+        """Hold what the store has against what this `state_dir` published from it, before and after a restart."""
+        record, self._fallen_back = self.record, ""
+        if not self._may_be_spent(record):
+            return
+        mark = await self._publisher.mark()
+        if mark is not None and rotation.behind(record, mark):
+            self._fallen_back = fallen_back(self.setup.name, record, mark)
+
     async def _clear_unsent(self) -> None:
         """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
         record = self._ledger.record
@@ -415,13 +441,10 @@ class Renewer:
 
     async def _is_new(self, seeding: Seeding) -> bool:
         record = self._ledger.record
-        if record is not None:
-            return seeding.fingerprint not in record.spent
-        if self.setup.profile.may_rotate and await self._publisher.knows_a_lineage():
-            raise SeedError(
-                "the store has no record of this token although this daemon published it before, so the seed may be "
-                f"spent; restore the store, or give a new one: token-sidecar seed {self.setup.name} --file FILE"
-            )
+        if record is not None and seeding.fingerprint in record.spent:
+            return False
+        if self._fallen_back:
+            raise SeedError(self._fallen_back)
         return True
 
     async def plant(self, seeding: Seeding, *, origin: str, force: bool = False) -> str:
@@ -430,15 +453,25 @@ class Renewer:
         Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
         """
         # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
-        around = self._around
-        ledger = Ledger(self.setup.name, self.setup.key, around.store, around.emit, around.clock)
+        ledger = self._ledger.twin()
         await ledger.sync()
+        passed_over = None
+        with suppress(SeedError, ConfigError):
+            passed_over = await self.setup.seed.read() if self.setup.seed is not None else None
         try:
-            return await self._plant(ledger, seeding, origin=origin, force=force)
+            return await self._plant(ledger, seeding, origin=origin, force=force, passed_over=passed_over)
         finally:
             self._ledger.distrust()
 
-    async def _plant(self, ledger: Ledger, seeding: Seeding, *, origin: str, force: bool = False) -> str:
+    async def _plant(
+        self,
+        ledger: Ledger,
+        seeding: Seeding,
+        *,
+        origin: str,
+        force: bool = False,
+        passed_over: Seeding | None = None,
+    ) -> str:
         record = ledger.record
         if record is not None and seeding.fingerprint in record.spent and not force:
             raise SeedError(
@@ -451,6 +484,7 @@ class Renewer:
             client_id=self.setup.grant.client_id(),
             endpoint=self.setup.grant.endpoint,
             ttl=self.setup.refresh_token_ttl or self.setup.profile.refresh_ttl,
+            passed_over=passed_over,
         )
         await ledger.write(planted)
         self._around.emit(Seeded(self.setup.name, origin, seeding.fingerprint, planted.lineage))
@@ -458,7 +492,7 @@ class Renewer:
 
     async def _take_adoption(self) -> None:
         found, record = await self._publisher.foreign(), self._ledger.record
-        if found is None or record is None or self._ledger.debt is not None:
+        if found is None or record is None or self._ledger.debt is not None or self._fallen_back:
             return
         output, foreign = found
         held_elsewhere = (
@@ -588,6 +622,18 @@ class Renewer:
             return False
         return not self._store_trouble or self._ledger.alone or self._may_go_without_lease()
 
+    def _may_be_spent(self, record: Record | None) -> bool:
+        """Tell whether the refresh token may be one that was used, should the store have lost what followed."""
+        profile = self.setup.profile
+        if not profile.needs_refresh_token or profile.in_doubt is InDoubt.REPLAY_OK or self._ledger.alone:
+            return False
+        return profile.may_rotate if record is None else rotation.may_rotate(record, profile)
+
+    def _hold(self) -> float:
+        """Seconds for which the record is left alone, should the store turn out to have lost it."""
+        record = self.record
+        return schedule.hold(record, self._times(), self._now()) if self._may_be_spent(record) else 0.0
+
     def _may_go_without_lease(self) -> bool:
         # By the profile, not by what was seen: a provider may rotate every other time, or once a day.
         return self.setup.refresh_without_store or not self.setup.profile.may_rotate
@@ -606,6 +652,10 @@ class Renewer:
             store=self._store_trouble
             or ("its first turn is still to come" if self._found_dead is None else ""),
             seed=self._seed_problem,
+            healed=schedule.HEALED
+            if record is not None and not record.attempt and ledger.lease_left > 0
+            else "",
+            fallen_back=self._fallen_back,
             unpersisted=ledger.overdue,
             unanswered=self._overdue if self._owns_attempt(record) else ledger.lease_left <= 0,
         )

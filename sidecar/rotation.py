@@ -28,7 +28,7 @@ from sidecar.tokens import (
 
 if TYPE_CHECKING:
     from sidecar.outcomes import Outcome
-    from sidecar.ports import Foreign, Seeding
+    from sidecar.ports import Foreign, Mark, Seeding
     from sidecar.profile import Profile
     from sidecar.tokens import AccessToken
 
@@ -43,12 +43,22 @@ def begun(client_id: str, endpoint: str) -> Record:
 
 
 def seeded(
-    old: Record | None, seeding: Seeding, *, client_id: str, endpoint: str, ttl: float | None
+    old: Record | None,
+    seeding: Seeding,
+    *,
+    client_id: str,
+    endpoint: str,
+    ttl: float | None,
+    passed_over: Seeding | None = None,
 ) -> Record:
     """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
 
     `ttl`: life of the refresh token in seconds from the moment it was issued, where that is known beforehand.
+    `passed_over`: an older seed that is still lying about, and must not come after this one.
     """
+    seeds = old.seeds if old else ()
+    if passed_over is not None:
+        seeds = _appended(seeds, passed_over.fingerprint)
     refresh = seeding.refresh
     if refresh.expires_at is None and ttl is not None:
         refresh = replace(refresh, expires_at=refresh.issued_at + ttl)
@@ -58,7 +68,7 @@ def seeded(
         refresh=refresh,
         client_id=client_id,
         endpoint=endpoint,
-        seeds=_appended(old.seeds if old else (), seeding.fingerprint),
+        seeds=_appended(seeds, seeding.fingerprint),
         replaced=_replaced(old) if old else (),
         orphans=old.orphans if old else (),
         history=old.history if old else (),
@@ -267,12 +277,20 @@ def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
     mine, other = ours.refresh.fingerprint, theirs.refresh.fingerprint if theirs.refresh else ""
     if mine == other:
         return _by_generation(ours, theirs)
-    descends = ours.lineage == theirs.lineage and ours.generation > theirs.generation
-    if descends and (not other or other in ours.replaced):
+    if _descends(ours, theirs):
         return Verdict.OVERWRITE
     if knows(theirs, ours.refresh):
         return Verdict.YIELD
     return Verdict.YIELD_AND_KEEP
+
+
+def _descends(ours: Record, theirs: Record) -> bool:
+    """Tell whether our refresh token came of theirs, which is spent then."""
+    ahead = ours.generation - theirs.generation
+    if ours.lineage != theirs.lineage or ahead <= 0:
+        return False
+    # Further back than what a record remembers, a branch is out of the question: that took a call a moment ago.
+    return theirs.refresh is None or theirs.refresh.fingerprint in ours.spent or ahead >= SPENT_LENGTH
 
 
 def _by_generation(ours: Record, theirs: Record) -> Verdict:
@@ -295,11 +313,11 @@ def with_orphan(theirs: Record, ours: Record) -> Record:
 
 
 def with_orphans_of(ours: Record, theirs: Record | None) -> Record:
-    """Keep the orphans of the record that ours is written over, and its pair, if that is none of ours."""
+    """Keep the orphans of the record that ours is written over, and its own pair unless ours came of it."""
     if theirs is None:
         return ours
     found = theirs.orphans
-    if theirs.refresh is not None and theirs.lineage != ours.lineage:
+    if theirs.refresh is not None and not _descends(ours, theirs):
         found = (*found, Orphan(theirs.lineage, theirs.refresh))
     missing = tuple(orphan for orphan in found if not knows(ours, orphan.refresh))
     return replace(ours, orphans=(*ours.orphans, *missing)) if missing else ours
@@ -324,3 +342,18 @@ def knows(record: Record, refresh: RefreshToken) -> bool:
     held = {orphan.refresh.fingerprint for orphan in record.orphans} | record.spent
     held |= {record.refresh.fingerprint} if record.refresh else set()
     return refresh.fingerprint in held
+
+
+def behind(record: Record | None, mark: Mark | None) -> bool:
+    """Tell whether a store holds less than what was published from it, so that its refresh token may be spent.
+
+    A record with anything in it that was issued later is newer, whatever it counts: somebody used it, and it lives.
+    """
+    if record is None or mark is None:
+        return mark is not None
+    issued = (part.issued_at for part in (record.access, record.refresh) if part is not None)
+    if max(issued, default=0.0) > mark.issued_at:
+        return False
+    if len(record.seeds) != mark.seeds:
+        return len(record.seeds) < mark.seeds
+    return record.lineage == mark.lineage and record.generation < mark.generation

@@ -38,6 +38,7 @@ written by another machine's clock."""
 
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
+HEALED = "the store fell back and was healed; for a minute, another instance may know a newer record still"
 MIN_INTERVAL_FLOOR = 1.0
 """However a policy is set, the provider is not called more often than this for one token."""
 
@@ -157,13 +158,15 @@ class Situation(msgspec.Struct, frozen=True):
     jitter: float
     """In [0, 1); see `jitter`."""
     lease_left: float = 0.0
-    """Seconds for which the record's attempt is still protected."""
+    """Seconds for which the record's attempt is still protected; without one, a healed record is."""
     own: bool = False
     """Whether that attempt was begun by this instance, or by a predecessor that is proven dead."""
     watched: float = 0.0
     """Seconds for which this instance has seen the record, and nobody write it."""
     forced: bool = False
     """Whether a human or an application said that the access token is refused."""
+    fallen_back: bool = False
+    """Whether the store holds less than what was published from it, and nobody here has the rest."""
 
 
 def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
@@ -199,6 +202,10 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
         return Wait(now + close_poll(times), "the grant is dead")
     if record.attempt is not None and not seen.own and seen.lease_left > 0:
         return Wait(now + min(seen.lease_left, close_poll(times)), "another instance is refreshing it")
+    if record.attempt is None and seen.lease_left > 0:
+        return Wait(now + seen.lease_left, HEALED)
+    if seen.fallen_back and not seen.forced:
+        return Wait(now + close_poll(times), "the store fell back")
     backoff = record.backoff
     if backoff is not None and now < backoff.not_before and not _may_force(record, forced=seen.forced):
         return Wait(backoff.not_before, backoff.reason)
@@ -224,6 +231,17 @@ def _when(record: Record, times: Timing, profile: Profile, seen: Situation) -> f
 def _may_force(record: Record, *, forced: bool) -> bool:
     # A provider that asked to be left alone is left alone, whoever asks.
     return forced and record.backoff is not None and record.backoff.outcome is not OutcomeClass.TRANSIENT
+
+
+def hold(record: Record | None, times: Timing, now: float) -> float:
+    """Tell for how long what a store lost is left alone once it was written again, in seconds.
+
+    Until every instance that runs has looked, since one may know more; but no longer than the readers can wait.
+    """
+    if record is None or record.access is None:
+        return 0.0
+    spare = record.access.seconds_left(now) - times.min_validity - times.lease
+    return max(0.0, min(QUIET_POLL + CLOSE_POLL, spare))
 
 
 def close_poll(times: Timing) -> float:

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from sidecar.errors import Conflict
 from sidecar.ledger import Ledger
 from sidecar.outcomes import Outcome
-from sidecar.ports import Foreign, Seeding
+from sidecar.ports import Foreign, Mark, Seeding
 from sidecar.profile import Profile, Rotation
 from sidecar.rotation import (
     CONFIRMATION_DELAY,
     Verdict,
     adopted,
+    behind,
     concluded,
     intended,
     rebound,
@@ -357,6 +358,44 @@ def test_a_pair_that_came_of_a_seed_taken_twice_is_kept() -> None:
     )
     [orphan] = with_orphans_of(ours, theirs).orphans
     assert orphan.refresh == refresh_token(2)
+
+
+def test_a_branch_that_is_healed_over_is_kept() -> None:
+    """After a failover two replicas rotated by turns: which pair lives is unknown, so neither is thrown away."""
+    common = Record("l", 3, refresh=refresh_token(3), replaced=("x",))
+    known = Record("l", 5, refresh=refresh_token(5), replaced=("x", refresh_token(3).fingerprint))
+    branch = Record("l", 4, refresh=refresh_token(40), replaced=("x", refresh_token(3).fingerprint))
+    assert rolled_back(branch, known)
+    assert [orphan.refresh for orphan in with_orphans_of(known, branch).orphans] == [refresh_token(40)]
+    assert with_orphans_of(known, common) == known
+
+
+def test_an_ancestor_beyond_memory_is_no_branch() -> None:
+    """A copy from days ago holds a refresh token that nobody remembers: spent all the same, and written over."""
+    ours = Record("l", 500, refresh=refresh_token(5), replaced=tuple(f"r{n}" for n in range(64)))
+    theirs = Record("l", 2, refresh=refresh_token(2))
+    assert reconcile(ours, "a", theirs) is Verdict.OVERWRITE
+    assert with_orphans_of(ours, theirs) == ours
+
+
+@given(records, records)
+def test_a_record_is_not_behind_itself_nor_its_past(one: Record, other: Record) -> None:
+    """What was published from a record never holds up that record, nor what it counts more than."""
+    access = access_token(1)
+    one, other = replace(one, access=access), replace(other, access=access)
+    mark = Mark(one.lineage, one.generation, len(one.seeds), access.issued_at)
+    assert not behind(one, mark)
+    if behind(other, mark):
+        assert not behind(one, Mark(other.lineage, other.generation, len(other.seeds), access.issued_at))
+    assert behind(None, mark)
+    assert not behind(None, None)
+
+
+def test_a_record_with_something_younger_is_not_behind() -> None:
+    """Somebody used it since, and it lives."""
+    record = Record("l", 2, access=access_token(9), refresh=refresh_token(0))
+    assert behind(record, Mark("l", 3, 0, access_token(9).issued_at))
+    assert not behind(record, Mark("l", 3, 0, access_token(9).issued_at - 1))
 
 
 def ledger(store: Any) -> Ledger:

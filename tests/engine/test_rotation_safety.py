@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
-from sidecar import rotation
+from sidecar import rotation, schedule
 from sidecar.errors import SeedError, StoreError, Unwritten
 from sidecar.escrow import Slip
 from sidecar.events import CallFinished, CommitFinished, GrantDied, SeedRefused
 from sidecar.ports import Foreign, Held, Seeding, Store
 from sidecar.profile import ErrorRule, InDoubt, Profile, Rotation
 from sidecar.schedule import Policy
+from sidecar.testing import Rotation as ProviderRotation
 from sidecar.testing import faults
 from sidecar.tokens import (
     AccessState,
@@ -27,7 +28,7 @@ from sidecar.tokens import (
     RefreshToken,
     fingerprint,
 )
-from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, FaultyStore, House, Killed
+from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, Daemon, FaultyStore, House, Killed
 
 GRACEFUL = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_WINDOW, grace=60)
 UNTIL_USED = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_UNTIL_USED)
@@ -386,6 +387,150 @@ async def test_an_emptied_store_does_not_bring_a_spent_seed_back(house: House) -
     assert successor.grant.calls == []
     assert "restore the store" in successor.of(SeedRefused)[0].reason
     assert successor.state() is GrantState.UNSEEDED
+
+
+async def fallen_back(house: House, **options: Any) -> tuple[Daemon, Record]:
+    """Let a daemon refresh three times, and put the record of after the first time back; returns both."""
+    daemon = house.daemon(seed=house.provider.new_grant(), instance="one", **options)
+    await daemon.run(60)
+    old = await house.store.record()
+    await daemon.run(7000)
+    assert (await house.store.record()).generation == 3
+    await house.store.edit(old)
+    return daemon, old
+
+
+async def test_a_restarted_daemon_does_not_trust_a_store_that_fell_back(house: House) -> None:
+    """What was published tells that the refresh token in the store is spent: nothing is sent, nor published."""
+    daemon, old = await fallen_back(house)
+    published = len(daemon.shelf.publications)
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(86400)
+    assert successor.grant.calls == []
+    assert len(daemon.shelf.publications) == published
+    assert successor.state() is GrantState.IN_DOUBT
+    assert "generation 3 was published here, and it holds generation 1" in successor.view.reason
+    assert "token-sidecar seed gmail" in successor.view.reason
+    assert await house.store.record() == old
+
+
+async def test_a_hold_ends_when_the_newer_record_is_back(house: House) -> None:
+    """Another daemon, or a restored copy, brings it: the next turn goes on from there."""
+    daemon, _ = await fallen_back(house)
+    newest = daemon.renewer.record
+    assert newest is not None
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(60)
+    await house.store.edit(newest)
+    await successor.run(7000)
+    assert house.provider.replayed() == []
+    assert (await house.store.record()).generation > 3
+    assert successor.state() is GrantState.OK
+
+
+async def test_a_hold_is_dared_by_a_human_once(house: House) -> None:
+    """`refresh NAME` sends what the store holds, and a new seed ends the hold without that."""
+    daemon, old = await fallen_back(house)
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(60)
+    assert old.access is not None
+    assert successor.renewer.refuse(old.access.fingerprint)
+    successor.scheduler.wake("gmail")
+    await successor.run(600)
+    assert len(successor.grant.calls) == 1
+    fresh = house.provider.new_grant()
+    await successor.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    successor.scheduler.wake("gmail")
+    await successor.run(60)
+    assert successor.state() is GrantState.OK
+    assert house.provider.uses(fresh) == 1
+
+
+async def test_a_store_from_before_the_last_consent_brings_no_spent_seed_back(house: House) -> None:
+    """Restored from before a re-seed, it does not know that the seed was used; what was published does."""
+    daemon = house.daemon(seed=house.provider.new_grant(), instance="one")
+    await daemon.run(60)
+    old = await house.store.record()
+    second = house.provider.new_grant()
+    daemon.renewer.setup.seed.value = second  # type: ignore[union-attr]
+    daemon.scheduler.wake("gmail")
+    await daemon.run(60)
+    await house.store.edit(old)
+    successor = house.daemon(seed=second, instance="one", shelf=daemon.shelf)
+    await successor.run(7000)
+    assert successor.grant.calls == []
+    assert "of an older lineage" in successor.view.reason
+    assert house.provider.uses(second) == 1
+
+
+async def test_a_grant_that_can_not_be_burnt_is_not_held(tmp_path: Path) -> None:
+    """Where a refresh token may be sent again, a store that fell back holds up nobody."""
+    house = House(tmp_path, rotation=ProviderRotation.NEVER)
+    daemon, _ = await fallen_back(house, profile=STEADY)
+    successor = house.daemon(profile=STEADY, instance="one", shelf=daemon.shelf)
+    await successor.run(7000)
+    assert len(successor.grant.calls) >= 2
+    assert successor.state() is GrantState.OK
+
+
+async def test_who_heals_waits_for_who_knows_more(house: House) -> None:
+    """A replica that missed the last rotation brings back a spent token; it uses that only after all have looked."""
+    newest = house.daemon(seed=house.provider.new_grant())
+    await newest.run(60)
+    first = await house.store.record()
+    laggard = house.daemon()
+    await newest.run(3000)
+    await laggard.run(60)
+    second = third = await house.store.record()
+    while third.generation == 2:
+        await newest.run(10)
+        third = await house.store.record()
+    assert [one.generation for one in (first, second, third)] == [1, 2, 3]
+
+    await house.store.edit(first)
+    laggard.scheduler.wake("gmail")
+    await laggard.run(5)
+    assert (await house.store.record()).generation == 2
+    assert schedule.HEALED in laggard.sentences()[-1]
+    assert schedule.HEALED in laggard.view.reason
+    # One that was just started, and has nothing to heal, waits as well.
+    other = house.daemon()
+    await other.run(20)
+    assert schedule.HEALED in other.view.reason
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(newest.run, 300)
+        tasks.start_soon(laggard.run, 300)
+    assert house.provider.replayed() == []
+    assert (await house.store.record()).refresh == third.refresh
+
+
+async def test_a_seed_by_hand_keeps_an_older_seed_file_out(house: House) -> None:
+    """The record is lost, and a human consents again: the spent seed that still lies there does not come after it."""
+    seed = house.provider.new_grant()
+    daemon = house.daemon(seed=seed, instance="one")
+    await daemon.run(60)
+    held = await house.store.inner.load(KEY)
+    assert held is not None
+    await house.store.inner.delete(KEY, expected=held.version)
+    successor = house.daemon(seed=seed, instance="one", shelf=daemon.shelf)
+    fresh = house.provider.new_grant()
+    await successor.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    await successor.run(7000)
+    assert (house.provider.uses(seed), house.provider.uses(fresh)) == (1, 1)
+    assert successor.state() is GrantState.OK
+
+
+async def test_a_seed_by_hand_does_not_forget_what_a_lost_record_knew(house: House) -> None:
+    """The row is deleted under a running daemon, which is told a new seed before it looked: nothing is forgotten."""
+    daemon = house.daemon(seed=house.provider.new_grant())
+    await daemon.run(3000)
+    known = await house.store.record()
+    held = await house.store.inner.load(KEY)
+    assert held is not None
+    await house.store.inner.delete(KEY, expected=held.version)
+    fresh = house.provider.new_grant()
+    await daemon.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    assert known.spent < (await house.store.record()).spent
 
 
 # Replicas

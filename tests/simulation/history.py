@@ -40,7 +40,7 @@ PATIENCE = 3600.0
 AFTERWARDS = 5
 """For how many lives of an access token it is watched then."""
 MOURNING = 60.0
-"""Seconds until a human consents anew to a grant that died, or whose record is gone."""
+"""Seconds until a human consents anew to a grant that died, or whose record is gone or fell back for good."""
 
 LOOK = 5.0
 """Seconds between two looks at everything."""
@@ -185,8 +185,9 @@ class History:
             self.world.remember()
             for token in self.world.tokens:
                 record = self.judge.record(token.name)
-                # A record that is missing is not made anew from a seed that may be spent: that is a human's decision.
-                if record is not None and not record.is_dead():
+                # A record that is missing is not made anew from a seed that may be spent, nor is a refresh token sent
+                # that may be spent: that is a human's decision.
+                if record is not None and not record.is_dead() and not self.judge.is_held(token.name):
                     died.pop(token.name, None)
                 elif self.world.now() - died.setdefault(token.name, self.world.now()) > MOURNING:
                     await self._consent(token, 0)

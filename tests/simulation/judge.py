@@ -445,7 +445,7 @@ class Judge:
         world, now = self.world, self.world.now()
         if world.scenario.steps_clocks:
             return
-        if not self._is_definite(case, record):
+        if self.is_held(name) or not self._is_definite(case, record):
             case.troubled_at = now
         able = [host for host in world.hosts if self._able_for(host) >= SETTLING]
         if now - case.troubled_at < SETTLING or not able:
@@ -461,6 +461,12 @@ class Judge:
             left = shown[-1].access.seconds_left(now) if shown else 0.0
             if left < owed:
                 raise Verdict("freshness", f"{host.name} shows {name} with {left:.0f} s left")
+
+    def is_held(self, name: str) -> bool:
+        """Tell whether a daemon published what the store lost, and waits for whoever has it (window W6)."""
+        if not self.cases[name].fell_back_at:
+            return False
+        return any(process.renewers[name]._fallen_back for process in self.world.processes())
 
     def _is_definite(self, case: Case, record: Record | None) -> bool:
         """Tell whether the provider gives answers, and nobody waits for one that was lost."""

@@ -229,7 +229,7 @@ class Window:
         if not self.publications:
             return Holding(problem="missing")
         last = self.publications[-1]
-        return Holding(last.access.fingerprint, last.lineage, last.access.expires_at)
+        return Holding(last.access.fingerprint, last.lineage, last.access.expires_at, mark=last.mark)
 
 
 class SeedFile:

@@ -61,7 +61,7 @@ def test_no_trouble_breaks_a_promise(share: int, record_property: Callable[[str,
     )
     judged = sum((outcome.judged for outcome in outcomes), start=outcomes[0].judged)
     assert renewals(outcomes) >= RENEWALS / SHARES
-    assert judged["single-use"] > 10
+    assert judged["single-use"] > 0
     assert judged["freshness"] > 10_000
     record_property("renewals", renewals(outcomes))
     record_property("histories", len(outcomes))

@@ -419,9 +419,9 @@ async def test_a_newer_layout_is_refused(path: Path, clock: ManualClock) -> None
     async with SqliteStore(path, clock) as store:
         await store.write(KEY, RECORD, expected=None)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version = {sqlite.SCHEMA + 1}")
+        connection.execute(f"PRAGMA user_version = {sqlite.SCHEMA + 2}")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"written by a newer version \(schema 2; this one knows up to 1\)"):
+    with pytest.raises(StoreError, match=r"of a newer version \(schema 3; this one works with up to 2\)"):
         async with SqliteStore(path, clock):
             pass
     assert before == path.read_bytes()
@@ -532,7 +532,7 @@ async def test_a_file_that_was_truncated_is_an_error(path: Path, clock: ManualCl
             await store.write(KEY, OTHER, expected=None)
 
 
-@pytest.mark.parametrize("moment", ["BEGIN IMMEDIATE", "REPLACE", "COMMIT"])
+@pytest.mark.parametrize("moment", ["BEGIN IMMEDIATE", "INSERT", "COMMIT"])
 async def test_a_file_replaced_during_a_write_is_an_error(
     path: Path, clock: ManualClock, moment: str
 ) -> None:
