@@ -344,6 +344,19 @@ def test_a_seed_that_was_taken_twice_is_recognised() -> None:
     assert not rolled_back(forced, ours)
 
 
+def test_a_later_seed_that_was_taken_twice_is_recognised() -> None:
+    """The record is gone with the seeds before the last, which a daemon that starts now takes for the first."""
+    first, last = (Seeding(refresh_token(number)) for number in (0, 1))
+    ours = seeded(None, first, client_id="c", endpoint="e", ttl=None)
+    ours = seeded(ours, last, client_id="c", endpoint="e", ttl=None)
+    ours = replace(ours, generation=1, refresh=refresh_token(2), replaced=(refresh_token(1).fingerprint,))
+    theirs = seeded(None, last, client_id="c", endpoint="e", ttl=None)
+    assert rolled_back(theirs, ours)
+    assert not rolled_back(ours, theirs)
+    new = seeded(None, Seeding(refresh_token(3)), client_id="c", endpoint="e", ttl=None)
+    assert not rolled_back(new, ours)
+
+
 def test_a_pair_that_came_of_a_seed_taken_twice_is_kept() -> None:
     """Of two pairs that came of one seed nobody knows which the provider prefers."""
     seeding = Seeding(refresh_token(0))
