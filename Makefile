@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS ?=
 SOAK_MINUTES ?= 60
+SIM_RENEWALS ?=
 
 # A surrounding environment chooses where packages come from (indexes, certificates, proxies), never where they go.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH PYTHONWARNINGS VIRTUAL_ENV
@@ -19,8 +20,8 @@ unexport PIP_REQUIRE_HASHES PIP_NO_BUILD_ISOLATION PIP_DRY_RUN PIP_IGNORE_INSTAL
 help: ## What you are reading
 	@echo 'make TARGET [ARGS="…"], for example: make demo, or make pytest ARGS="-k escrow"'
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target meaning; do \
-		printf '  %-10s %s\n' "$$target" "$$meaning"; \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r target meaning; do \
+		printf '  %-13s %s\n' "$$target" "$$meaning"; \
 	done
 
 .PHONY: demo
@@ -55,8 +56,20 @@ coverage: $(VENV)/.dev ## The test suite, and what it doesn't reach
 	$(BIN)/coverage report
 
 .PHONY: soak
-soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60)
-	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+soak: $(VENV)/.dev ## The long-running tests, for SOAK_MINUTES (60) or as many SIM_RENEWALS as asked
+	TOKEN_SIDECAR_SOAK_MINUTES=$(SOAK_MINUTES) TOKEN_SIDECAR_SIM_RENEWALS=$(SIM_RENEWALS) $(BIN)/pytest -m soak --timeout 0 $(ARGS)
+
+SIM_OPTIONS := kind replicas tokens ttl troubled roughness steps_clocks plan
+uppercase = $(shell printf '%s' '$(1)' | tr a-z A-Z)
+
+.PHONY: sim
+sim: $(VENV)/.dev ## Live the simulated history of a SEED, and tell it (KIND=, REPLICAS=, … PLAN=)
+	@$(BIN)/python -m tests.simulation $(or $(SEED),1) $(foreach option,$(SIM_OPTIONS),\
+		$(if $($(call uppercase,$(option))),--$(subst _,-,$(option)) '$($(call uppercase,$(option)))')) $(ARGS)
+
+.PHONY: crash-matrix
+crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became of their grants into docs/
+	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair

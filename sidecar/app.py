@@ -143,7 +143,7 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
     async with AsyncExitStack() as stack:
         state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
         place = settings.store
-        sealer = open_sealer(place.encryption_keys)
+        sealer = open_sealer(place.encryption_keys, strict=place.require_encryption)
         store = await stack.enter_async_context(
             open_store(str(place.url), clock, sealer, url_file=place.url_file)
         )

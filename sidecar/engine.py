@@ -49,6 +49,7 @@ FIXED = (
         "store.url_file",
         "store.identity",
         "store.encryption_keys",
+        "store.require_encryption",
         "server",
         "control",
         "log",

@@ -55,6 +55,10 @@ class StoreError(SidecarError):
     exit_code = 4
 
 
+class Unwritten(StoreError):
+    """The store could not be reached, or refused the operation, and has certainly not changed; it is tried again."""
+
+
 class StoreMissing(StoreError):
     """There is no store there yet; the daemon creates it, or `token-sidecar store migrate`."""
 

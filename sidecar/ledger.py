@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecar.errors import Conflict, StoreError
+from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
 from sidecar.ports import Held
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
@@ -43,7 +43,7 @@ class Debt(msgspec.Struct):
     rotation: bool
     """Whether it holds tokens that exist nowhere else, or only a note of how a call failed."""
     alone: bool
-    """Whether its refresh token is among them: nobody else can send that one."""
+    """Whether its refresh token is certainly among them: nobody else can send that one."""
     failures: int = 0
 
     def retry_delay(self) -> float:
@@ -60,6 +60,7 @@ class Ledger:
         "_held",
         "_key",
         "_looked_at",
+        "_mine",
         "_store",
         "_token",
         "_unmoved_since",
@@ -77,7 +78,15 @@ class Ledger:
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
+        self._mine = False
+        """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
+
+    def twin(self) -> Ledger:
+        """Make another ledger of the same token, which knows what the store was last seen to hold and owes nothing."""
+        made = Ledger(self._token, self._key, self._store, self._emit, self._clock)
+        made._held = self._held
+        return made
 
     @property
     def record(self) -> Record | None:
@@ -102,6 +111,15 @@ class Ledger:
         return self._looked_at - self._unmoved_since
 
     @property
+    def unread(self) -> float:
+        """Seconds since the store was seen to hold the record that is known; infinite where others wrote it.
+
+        Until a poll is due, one's own record need not be read again: if somebody has replaced it, the lease, which
+        names the version that it replaces, is not given.
+        """
+        return self._clock.boot() - self._looked_at if self._mine and self.debt is None else float("inf")
+
+    @property
     def unpersisted(self) -> bool:
         """Whether a restart of the machine would lose a token now."""
         return self.debt is not None and self.debt.rotation
@@ -116,23 +134,34 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self) -> None:
-        """Settle what is owed, then read what is there. Raises `StoreError`."""
+    async def sync(self, *, hold: float = 0.0) -> None:
+        """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
+
+        `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
+        no attempt, which everybody sees.
+        """
         await self.settle()
         stored = await self._store.load(self._key)
         known = self._held
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
+            self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
-            version = await self._store.write(self._key, healed, expected=stored.version if stored else None)
-            self._keep(healed, version)
+            expected = stored.version if stored else None
+            version = await self._store.write(self._key, healed, expected=expected, lease=hold)
+            self._held = Held(healed, version, lease_left=hold)
         else:
             self._watch(stored)
             self._held = stored
 
+    def distrust(self) -> None:
+        """Have the record read at the next turn: somebody else has written it, or may have."""
+        self._mine = False
+
     async def write(self, record: Record, *, lease: float = 0.0) -> None:
         """Replace the record that was last read. Raises `Conflict` or `StoreError`."""
         expected = self._held.version if self._held else None
+        self.distrust()
         self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
 
     async def renew(self, record: Record, *, lease: float) -> None:
@@ -163,7 +192,8 @@ class Ledger:
             attempt.id,
             slips=[*(older.slips if older else ()), slip],
             rotation=rotation or (older is not None and older.rotation),
-            alone=replaced or (older is not None and older.alone),
+            # A predecessor may have died with its commit made, and others may use that refresh token by now.
+            alone=not late and (replaced or (older is not None and older.alone)),
             failures=int(late) + (older.failures if older else 0),
         )
 
@@ -176,6 +206,8 @@ class Ledger:
             outcome = await self._commit(debt)
         except StoreError as error:
             debt.failures += 1
+            # Any other fault may have come behind a commit that was made, and that others act on by now.
+            debt.alone = debt.alone and isinstance(error, Unwritten)
             self._emit(CommitFinished(self._token, self._store.kind, "failed", str(error)))
             raise
         self.debt = None
@@ -185,6 +217,7 @@ class Ledger:
 
     async def _commit(self, debt: Debt) -> str:
         expected = self._held.version if self._held else None
+        self.distrust()
         record, lease, outcome = debt.record, 0.0, "committed"
         for _ in range(RACES):
             try:
@@ -212,6 +245,10 @@ class Ledger:
         if moved or now - self._looked_at > OUT_OF_SIGHT:
             self._unmoved_since = now
         self._looked_at = now
+        self._mine = self._mine and not moved
 
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)
+        self._looked_at = self._unmoved_since = self._clock.boot()
+        # One with an attempt is read whenever it matters: whose it is, and what is left of the lease.
+        self._mine = record.attempt is None

@@ -129,7 +129,7 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
     processes where the store is shared; a `write` that returned is durable (it survives SIGKILL and, unless
     `volatile`, power loss) and is seen by every later `load`. Every method may raise `StoreError` for a fault
     that a later call may not meet; after such a fault (or a cancellation) a write may or may not have happened,
-    and the caller finds out by `load`.
+    and the caller finds out by `load`. `Unwritten` says that it certainly has not.
     """
 
     kind: str
@@ -211,9 +211,27 @@ class Publication(msgspec.Struct, frozen=True):
     refresh: RefreshToken | None
     lineage: str
     generation: int
+    seeds: int = 0
+    """How many seeds the record has consumed."""
     client_id: str = ""
     token_url: str = ""
     scopes: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> Mark:
+        """How far the record had come."""
+        return Mark(self.lineage, self.generation, self.seeds, self.access.issued_at)
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a record had come when it was published: what a store that falls back is recognised by."""
+
+    lineage: str
+    generation: int
+    seeds: int
+    """How many seeds it had consumed."""
+    issued_at: float
+    """When its access token was issued, in Unix seconds."""
 
 
 class Foreign(msgspec.Struct, frozen=True):
@@ -239,6 +257,8 @@ class Holding(msgspec.Struct, frozen=True):
     """Set when the content is a readable token that was not published by us."""
     problem: str | None = None
     """Why it cannot be used, in words."""
+    mark: Mark | None = None
+    """What this `state_dir` published there last, or was about to, whatever is there now."""
 
 
 class Output(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from sidecar.errors import OutputError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.events import Event
-    from sidecar.ports import Foreign, Holding, Output, Publication
+    from sidecar.ports import Foreign, Holding, Mark, Output, Publication
 
 STABLE_AFTER = 1.0
 """Seconds that a file an application wrote must rest before it is taken for whole (the gmail SDK truncates)."""
@@ -71,9 +72,10 @@ class Publisher:
                 return output, found
         return None
 
-    async def knows_a_lineage(self) -> bool:
-        """Tell whether any output still holds what this daemon once published."""
-        return any([(await output.read_back()).lineage for output in self._outputs])
+    async def mark(self) -> Mark | None:
+        """Tell how far the record had come that this daemon published last; None: it never did."""
+        marks = [(await output.read_back()).mark for output in self._outputs]
+        return max((mark for mark in marks if mark is not None), key=attrgetter("issued_at"), default=None)
 
     async def views(self) -> tuple[OutputView, ...]:
         """Read every output back."""

@@ -7,6 +7,7 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -38,10 +39,10 @@ from sidecar.events import (
 )
 from sidecar.ledger import Ledger
 from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store, SupportsNoScope
-from sidecar.profile import Profile
+from sidecar.profile import InDoubt, Profile
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Policy, Refresh, Situation, Wait
-from sidecar.standing import Troubles, missing_scopes, remedy, standing, with_record
+from sidecar.standing import Troubles, fallen_back, missing_scopes, remedy, standing, with_record
 from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Renewer:
         "_blank",
         "_did",
         "_failed_credentials",
+        "_fallen_back",
         "_first_seen",
         "_forced",
         "_found_dead",
@@ -140,6 +142,7 @@ class Renewer:
         self._first_seen: tuple[str, float] | None = None
         """Name of the present access token, and by how much wall was ahead of boot-time clock when it was met."""
         self._overdue = False
+        self._fallen_back = ""
         self._store_trouble = ""
         self._obstacle = ""
         self._seed_problem = ""
@@ -155,11 +158,13 @@ class Renewer:
         occupy a worker.
         """
         self._take_over()
-        self._did, self._store_trouble, self._obstacle = [], "", ""
+        self._did = []
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
         raced = not await self._load()
         await self._publish()
+        # Not before: whoever asks meanwhile is told what was found the last time.
+        self._obstacle = ""
         decision = self._decide()
         if isinstance(decision, Refresh) and not raced and self._may_call():
             raced = not await self._renew(late)
@@ -169,13 +174,21 @@ class Renewer:
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
-            await self._ledger.sync()
+            if (
+                self._forced is not None
+                or self._store_trouble
+                or self._ledger.unread >= self._poll_interval()
+            ):
+                await self._ledger.sync(hold=self._hold())
+                self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
+            await self._compare()
             await self._clear_unsent()
             await self._take_seed()
             await self._take_adoption()
         except Conflict:
+            self._store_trouble = ""
             return False
         except StoreError as error:
             self._store_trouble = str(error)
@@ -191,6 +204,7 @@ class Renewer:
             own=self._owns_attempt(record),
             watched=self._ledger.watched,
             forced=self._is_forced(record),
+            fallen_back=bool(self._fallen_back),
         )
         return schedule.decide(record, self._times(), self.setup.profile, seen)
 
@@ -361,6 +375,9 @@ class Renewer:
         record, now = self.record, self._now()
         if record is None or record.access is None or record.access.seconds_left(now) <= 0:
             return
+        if self._fallen_back:
+            # What the readers have is newer; and it must not be forgotten what that was.
+            return
         if self._ledger.unpersisted and not self._may_publish_uncommitted(now):
             return
         publication = Publication(
@@ -369,6 +386,7 @@ class Renewer:
             refresh=self._handed_out(record),
             lineage=record.lineage,
             generation=record.generation,
+            seeds=len(record.seeds),
             client_id=record.client_id,
             token_url=self.setup.grant.token_url,
             scopes=self.setup.scopes or record.access.scopes,
@@ -402,7 +420,9 @@ class Renewer:
             self._publisher.retry_delay(),
         )
         at = min([at, *(now + delay for delay in delays if delay is not None)])
-        poll = now + schedule.poll_interval(self.record, self._times())
+        poll = self._poll_interval()
+        if self._ledger.unread < poll:
+            poll -= self._ledger.unread
         # By the wall clock again, which the scheduler looks at.
         ahead = now - self._around.clock.wall()
         self._next_wake = at - ahead
@@ -413,9 +433,19 @@ class Renewer:
                 view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did or self._obstacle)
             )
         )
-        return Wake(min(at, poll) - ahead, urgency=view.expires_at if view.expires_at is not None else at)
+        urgency = view.expires_at if view.expires_at is not None else at
+        return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
     # What else may change the record
+
+    async def _compare(self) -> None:
+        """Hold what the store has against what this `state_dir` published from it, before and after a restart."""
+        record, self._fallen_back = self.record, ""
+        if not self._may_be_spent(record):
+            return
+        mark = await self._publisher.mark()
+        if mark is not None and rotation.behind(record, mark):
+            self._fallen_back = fallen_back(self.setup.name, record, mark)
 
     async def _clear_unsent(self) -> None:
         """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
@@ -445,13 +475,10 @@ class Renewer:
 
     async def _is_new(self, seeding: Seeding) -> bool:
         record = self._ledger.record
-        if record is not None:
-            return seeding.fingerprint not in record.spent
-        if self.setup.profile.may_rotate and await self._publisher.knows_a_lineage():
-            raise SeedError(
-                "the store has no record of this token although this daemon published it before, so the seed may be "
-                f"spent; restore the store, or give a new one: token-sidecar seed {self.setup.name} --file FILE"
-            )
+        if record is not None and seeding.fingerprint in record.spent:
+            return False
+        if self._fallen_back:
+            raise SeedError(self._fallen_back)
         return True
 
     async def plant(self, seeding: Seeding, *, origin: str, force: bool = False) -> str:
@@ -460,12 +487,25 @@ class Renewer:
         Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
         """
         # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
-        around = self._around
-        ledger = Ledger(self.setup.name, self.setup.key, around.store, around.emit, around.clock)
+        ledger = self._ledger.twin()
         await ledger.sync()
-        return await self._plant(ledger, seeding, origin=origin, force=force)
+        passed_over = None
+        with suppress(SeedError, ConfigError):
+            passed_over = await self.setup.seed.read() if self.setup.seed is not None else None
+        try:
+            return await self._plant(ledger, seeding, origin=origin, force=force, passed_over=passed_over)
+        finally:
+            self._ledger.distrust()
 
-    async def _plant(self, ledger: Ledger, seeding: Seeding, *, origin: str, force: bool = False) -> str:
+    async def _plant(
+        self,
+        ledger: Ledger,
+        seeding: Seeding,
+        *,
+        origin: str,
+        force: bool = False,
+        passed_over: Seeding | None = None,
+    ) -> str:
         record = ledger.record
         if record is not None and seeding.fingerprint in record.spent and not force:
             raise SeedError(
@@ -478,6 +518,7 @@ class Renewer:
             client_id=self.setup.grant.client_id(),
             endpoint=self.setup.grant.endpoint,
             issuer=self.setup.grant.issuer,
+            passed_over=passed_over,
         )
         await ledger.write(planted)
         self._around.emit(Seeded(self.setup.name, origin, seeding.fingerprint, planted.lineage))
@@ -485,7 +526,7 @@ class Renewer:
 
     async def _take_adoption(self) -> None:
         found, record = await self._publisher.foreign(), self._ledger.record
-        if found is None or record is None or self._ledger.debt is not None:
+        if found is None or record is None or self._ledger.debt is not None or self._fallen_back:
             return
         output, foreign = found
         held_elsewhere = (
@@ -577,6 +618,9 @@ class Renewer:
     def _times(self) -> Timing:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
 
+    def _poll_interval(self) -> float:
+        return schedule.poll_interval(self.record, self._times())
+
     def _owns_attempt(self, record: Record | None) -> bool:
         return (
             record is not None
@@ -627,6 +671,18 @@ class Renewer:
             f"configuration, or give a new refresh token: token-sidecar seed {name} --file FILE; {rebind}"
         )
 
+    def _may_be_spent(self, record: Record | None) -> bool:
+        """Tell whether the refresh token may be one that was used, should the store have lost what followed."""
+        profile = self.setup.profile
+        if not profile.needs_refresh_token or profile.in_doubt is InDoubt.REPLAY_OK or self._ledger.alone:
+            return False
+        return profile.may_rotate if record is None else rotation.may_rotate(record, profile)
+
+    def _hold(self) -> float:
+        """Seconds for which the record is left alone, should the store turn out to have lost it."""
+        record = self.record
+        return schedule.hold(record, self._times(), self._now()) if self._may_be_spent(record) else 0.0
+
     def _may_go_without_lease(self) -> bool:
         # By the profile, not by what was seen: a provider may rotate every other time, or once a day.
         return self.setup.refresh_without_store or not self.setup.profile.may_rotate
@@ -645,6 +701,10 @@ class Renewer:
             store=self._store_trouble
             or ("its first turn is still to come" if self._found_dead is None else ""),
             seed=self._seed_problem,
+            healed=schedule.HEALED
+            if record is not None and not record.attempt and ledger.lease_left > 0
+            else "",
+            fallen_back=self._fallen_back,
             unpersisted=ledger.overdue,
             unanswered=self._overdue if self._owns_attempt(record) else ledger.lease_left <= 0,
         )

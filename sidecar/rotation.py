@@ -22,12 +22,13 @@ from sidecar.tokens import (
     Orphan,
     OutcomeClass,
     Record,
+    RefreshToken,
     new_id,
 )
 
 if TYPE_CHECKING:
     from sidecar.outcomes import Outcome
-    from sidecar.ports import Foreign, Seeding
+    from sidecar.ports import Foreign, Mark, Seeding
     from sidecar.profile import Profile
     from sidecar.tokens import AccessToken
 
@@ -45,12 +46,22 @@ def begun(client_id: str, endpoint: str, issuer: str = "") -> Record:
 
 
 def seeded(
-    old: Record | None, seeding: Seeding, *, client_id: str, endpoint: str, issuer: str = ""
+    old: Record | None,
+    seeding: Seeding,
+    *,
+    client_id: str,
+    endpoint: str,
+    issuer: str = "",
+    passed_over: Seeding | None = None,
 ) -> Record:
     """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
 
     The consent was given when the seed's refresh token was issued, or at the latest when the seed was written.
+    `passed_over`: an older seed that is still lying about, and must not come after this one.
     """
+    seeds = old.seeds if old else ()
+    if passed_over is not None:
+        seeds = _appended(seeds, passed_over.fingerprint)
     refresh = seeding.refresh
     return Record(
         lineage=new_id(),
@@ -59,7 +70,7 @@ def seeded(
         client_id=client_id,
         endpoint=endpoint,
         issuer=issuer,
-        seeds=_appended(old.seeds if old else (), seeding.fingerprint),
+        seeds=_appended(seeds, seeding.fingerprint),
         replaced=_replaced(old) if old else (),
         orphans=old.orphans if old else (),
         history=old.history if old else (),
@@ -300,12 +311,20 @@ def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
     mine, other = ours.refresh.fingerprint, theirs.refresh.fingerprint if theirs.refresh else ""
     if mine == other:
         return _by_generation(ours, theirs)
-    descends = ours.lineage == theirs.lineage and ours.generation > theirs.generation
-    if descends and (not other or other in ours.replaced):
+    if _descends(ours, theirs):
         return Verdict.OVERWRITE
-    if mine in theirs.spent or any(orphan.refresh.fingerprint == mine for orphan in theirs.orphans):
+    if knows(theirs, ours.refresh):
         return Verdict.YIELD
     return Verdict.YIELD_AND_KEEP
+
+
+def _descends(ours: Record, theirs: Record) -> bool:
+    """Tell whether our refresh token came of theirs, which is spent then."""
+    ahead = ours.generation - theirs.generation
+    if ours.lineage != theirs.lineage or ahead <= 0:
+        return False
+    # Further back than what a record remembers, a branch is out of the question: that took a call a moment ago.
+    return theirs.refresh is None or theirs.refresh.fingerprint in ours.spent or ahead >= SPENT_LENGTH
 
 
 def _by_generation(ours: Record, theirs: Record) -> Verdict:
@@ -328,12 +347,13 @@ def with_orphan(theirs: Record, ours: Record) -> Record:
 
 
 def with_orphans_of(ours: Record, theirs: Record | None) -> Record:
-    """Keep the orphans of the record that ours is written over."""
+    """Keep the orphans of the record that ours is written over, and its own pair unless ours came of it."""
     if theirs is None:
         return ours
-    known = {orphan.refresh.fingerprint for orphan in ours.orphans} | ours.spent
-    known |= {ours.refresh.fingerprint} if ours.refresh else set()
-    missing = tuple(orphan for orphan in theirs.orphans if orphan.refresh.fingerprint not in known)
+    found = theirs.orphans
+    if theirs.refresh is not None and not _descends(ours, theirs):
+        found = (*found, Orphan(theirs.lineage, theirs.refresh))
+    missing = tuple(orphan for orphan in found if not knows(ours, orphan.refresh))
     return replace(ours, orphans=(*ours.orphans, *missing)) if missing else ours
 
 
@@ -343,5 +363,32 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
         return True
     if stored.lineage == known.lineage:
         return stored.generation < known.generation
-    # Every lineage starts with a seed and remembers all seeds before: this one is an ancestor of what we know.
-    return len(stored.seeds) < len(known.seeds) and known.seeds[: len(stored.seeds)] == stored.seeds
+    if len(stored.seeds) > len(known.seeds) or not set(stored.seeds) <= set(known.seeds):
+        return False
+    # Every lineage starts with a seed and remembers the seeds before. One without a seed that is new to us is an
+    # ancestor of what we know; or somebody took such a seed again for want of a record, and doesn't know what had
+    # come of it.
+    lost = known.refresh is not None and not knows(stored, known.refresh)
+    return len(stored.seeds) < len(known.seeds) or lost
+
+
+def knows(record: Record, refresh: RefreshToken) -> bool:
+    """Tell whether a record holds this refresh token, keeps it, or remembers it as spent."""
+    held = {orphan.refresh.fingerprint for orphan in record.orphans} | record.spent
+    held |= {record.refresh.fingerprint} if record.refresh else set()
+    return refresh.fingerprint in held
+
+
+def behind(record: Record | None, mark: Mark | None) -> bool:
+    """Tell whether a store holds less than what was published from it, so that its refresh token may be spent.
+
+    A record with anything in it that was issued later is newer, whatever it counts: somebody used it, and it lives.
+    """
+    if record is None or mark is None:
+        return mark is not None
+    issued = (part.issued_at for part in (record.access, record.refresh) if part is not None)
+    if max(issued, default=0.0) > mark.issued_at:
+        return False
+    if len(record.seeds) != mark.seeds:
+        return len(record.seeds) < mark.seeds
+    return record.lineage == mark.lineage and record.generation < mark.generation

@@ -32,8 +32,13 @@ kubelet's longest restart back-off (5 min): its holder may come back with the pa
 SHORTEST_LEASE = 1.0
 """No default goes below: a window of replay that is over sooner is no use, and polls follow the lease."""
 
+CLOCKS_APART = 0.25
+"""Share of a window of replay that is given away for a stranger's use of the refresh token: its beginning was
+written by another machine's clock."""
+
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
+HEALED = "the store fell back and was healed; for a minute, another instance may know a newer record still"
 MIN_INTERVAL_FLOOR = 1.0
 """However a policy is set, the provider is not called more often than this for one token."""
 
@@ -106,7 +111,8 @@ def timing(policy: Policy, profile: Profile, ttl: float | None) -> Timing:
 
 def _default_lease(profile: Profile, life: float) -> float:
     lease = min(max(life / 8, 3.0), 60.0)
-    return max(min(lease, profile.grace / 2), SHORTEST_LEASE) if profile.grace else lease
+    # A third: when it ends without a word, others have to have time to send the same within the window.
+    return max(min(lease, profile.grace / 3), SHORTEST_LEASE) if profile.grace else lease
 
 
 def _min_interval(policy: Policy, profile: Profile, life: float) -> float:
@@ -210,13 +216,15 @@ class Situation(msgspec.Struct, frozen=True):
     jitter: float
     """In [0, 1); see `jitter`."""
     lease_left: float = 0.0
-    """Seconds for which the record's attempt is still protected."""
+    """Seconds for which the record's attempt is still protected; without one, a healed record is."""
     own: bool = False
     """Whether that attempt was begun by this instance, or by a predecessor that is proven dead."""
     watched: float = 0.0
     """Seconds for which this instance has seen the record, and nobody write it."""
     forced: bool = False
     """Whether a human or an application said that the access token is refused."""
+    fallen_back: bool = False
+    """Whether the store holds less than what was published from it, and nobody here has the rest."""
 
 
 def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
@@ -227,6 +235,11 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
     since = attempt.in_doubt_since if attempt.in_doubt_since is not None else attempt.started_at
     if not attempt.fingerprint or profile.in_doubt is InDoubt.REPLAY_OK:
         return since
+    # From a lease to the first byte there are two thirds of it at most, and that byte has to leave within the window.
+    left = since + (profile.grace or 0.0) - seen.now - times.lease * 2 / 3
+    margin = 0.0 if seen.own else (profile.grace or 0.0) * CLOCKS_APART
+    if profile.in_doubt is InDoubt.REPLAY_WINDOW and left >= margin:
+        return since
     # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
     expiry = record.access.expires_at if record.access else None
     if not seen.own:
@@ -234,9 +247,6 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
         # it really was can't be read off its clock, nor off ours while the store was out of sight.
         return max(expiry or since, seen.now + IN_DOUBT_HOLD - seen.watched)
     if profile.in_doubt is InDoubt.REPLAY_UNTIL_USED:
-        return since
-    # A lease bounds the way from here to the first byte, which has to leave within the window.
-    if profile.in_doubt is InDoubt.REPLAY_WINDOW and seen.now + times.lease <= since + (profile.grace or 0.0):
         return since
     return max(since, since if expiry is None else expiry - times.request_timeout)
 
@@ -250,6 +260,10 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
         return Wait(now + close_poll(times), "the grant is dead")
     if record.attempt is not None and not seen.own and seen.lease_left > 0:
         return Wait(now + min(seen.lease_left, close_poll(times)), "another instance is refreshing it")
+    if record.attempt is None and seen.lease_left > 0:
+        return Wait(now + seen.lease_left, HEALED)
+    if seen.fallen_back and not seen.forced:
+        return Wait(now + close_poll(times), "the store fell back")
     backoff = record.backoff
     if backoff is not None and now < backoff.not_before and not _may_force(record, forced=seen.forced):
         return Wait(backoff.not_before, backoff.reason)
@@ -275,6 +289,17 @@ def _when(record: Record, times: Timing, profile: Profile, seen: Situation) -> f
 def _may_force(record: Record, *, forced: bool) -> bool:
     # A provider that asked to be left alone is left alone, whoever asks.
     return forced and record.backoff is not None and record.backoff.outcome is not OutcomeClass.TRANSIENT
+
+
+def hold(record: Record | None, times: Timing, now: float) -> float:
+    """Tell for how long what a store lost is left alone once it was written again, in seconds.
+
+    Until every instance that runs has looked, since one may know more; but no longer than the readers can wait.
+    """
+    if record is None or record.access is None:
+        return 0.0
+    spare = record.access.seconds_left(now) - times.min_validity - times.lease
+    return max(0.0, min(QUIET_POLL + CLOSE_POLL, spare))
 
 
 def close_poll(times: Timing) -> float:

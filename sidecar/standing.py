@@ -11,6 +11,7 @@ from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.events import TokenView
+    from sidecar.ports import Mark
     from sidecar.profile import Profile
     from sidecar.tokens import Record
 
@@ -30,6 +31,10 @@ class Troubles(msgspec.Struct, frozen=True):
     """Why the store could not be read or written."""
     seed: str = ""
     """Why the seed cannot be used."""
+    fallen_back: str = ""
+    """Why the refresh token in the store may be spent."""
+    healed: str = ""
+    """Why the one that was written again is not used yet."""
     unpersisted: bool = False
     """Whether the store has failed to take tokens that exist nowhere else."""
     unanswered: bool = False
@@ -50,9 +55,11 @@ def standing(
         return GrantState.UNSEEDED, troubles.seed or "there is no refresh token yet"
     if record is not None and (told := _of_record(record, troubles, now)) is not None:
         return told
+    if troubles.fallen_back:
+        return GrantState.IN_DOUBT, troubles.fallen_back
     if troubles.store:
         return GrantState.RETRYING, troubles.store
-    return GrantState.OK, troubles.seed
+    return GrantState.OK, troubles.seed or troubles.healed
 
 
 def _of_record(record: Record, troubles: Troubles, now: float) -> tuple[GrantState, str] | None:
@@ -104,6 +111,23 @@ def missing_scopes(record: Record | None, asked: tuple[str, ...]) -> tuple[str, 
 def _holds(held: set[str], scope: str) -> bool:
     # Entra takes `Mail.Read` and answers `https://graph.microsoft.com/Mail.Read`.
     return any(one == scope or one.endswith(f"/{scope}") for one in held)
+
+
+def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
+    """Say that the store holds less than what was published from it, and the ways out."""
+    if record is None:
+        return (
+            "the store has no record of this token although this daemon published it before, so the seed may be "
+            f"spent; restore the store, or give a new one: token-sidecar seed {token} --file FILE"
+        )
+    found = f"generation {record.generation}" + (
+        "" if record.lineage == mark.lineage else " of an older lineage"
+    )
+    return (
+        f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
+        "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, give "
+        f"a new refresh token: token-sidecar seed {token} --file FILE, or dare it: token-sidecar refresh {token}"
+    )
 
 
 def with_record(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -89,7 +90,7 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True):
+class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An access token as one answer of the provider gave it (RFC 6749 §5.1). Times are Unix seconds."""
 
     value: str
@@ -129,7 +130,7 @@ class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True):
         return float("inf") if self.expires_at is None else self.expires_at - now
 
 
-class RefreshToken(msgspec.Struct, frozen=True, omit_defaults=True):
+class RefreshToken(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A refresh token and what is known of its end. Times are Unix seconds."""
 
     value: str
@@ -149,7 +150,7 @@ class RefreshToken(msgspec.Struct, frozen=True, omit_defaults=True):
         return fingerprint(self.value)
 
 
-class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One use of the right to call the provider; it stays in the record until a definite ending."""
 
     id: str
@@ -162,7 +163,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     """Set once an attempt may have been processed without a known answer; survives takeovers."""
 
 
-class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
+class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Why and until when the provider is left alone; in the record, so that replicas share it."""
 
     outcome: OutcomeClass
@@ -176,7 +177,7 @@ class Backoff(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the provider refuses the scopes that were asked for."""
 
 
-class Death(msgspec.Struct, frozen=True):
+class Death(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The verdict that a grant is gone, valid for exactly this refresh token, client and endpoint."""
 
     fingerprint: str
@@ -186,7 +187,7 @@ class Death(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One entry of a record's history."""
 
     at: float
@@ -196,11 +197,21 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
     duration: float
 
 
-class Orphan(msgspec.Struct, frozen=True):
+class Orphan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rotated refresh token that lost its record to a newer lineage; kept, because it may be the living one."""
 
     lineage: str
     refresh: RefreshToken
+
+
+class Beyond(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Members of a record that this version does not know."""
+
+    members: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Show their names: nobody knows what is secret among them."""
+        return f"Beyond({', '.join(self.members)})"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -233,6 +244,8 @@ class Record(msgspec.Struct, frozen=True):
     issuer: str = ""
     """Who named `endpoint`, or is to name it; empty where the configuration did."""
     schema: int = SCHEMA_VERSION
+    beyond: Beyond = Beyond()
+    """What a newer version added, carried along within the lineage."""
 
     @property
     def spent(self) -> frozenset[str]:
@@ -257,13 +270,17 @@ class Record(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
+_OWN = {"key", *Record.__struct_fields__} - {"beyond"}
 
 
-def encode_record(record: Record) -> bytes:
-    """Serialise a record; the result holds secrets in clear."""
-    return _encoder.encode(record)
+def encode_record(record: Record, key: str = "") -> bytes:
+    """Serialise a record, with the key that it is kept under (empty: any); the result holds secrets in clear."""
+    members = msgspec.structs.asdict(record) | {"key": key}
+    return _encoder.encode(members.pop("beyond").members | members)
 
 
 def decode_record(data: bytes) -> Record:
     """Read a record back. Raises `msgspec.MsgspecError` when it is not one."""
-    return _decoder.decode(data)
+    record, members = _decoder.decode(data), msgspec.json.decode(data)
+    others = {name: value for name, value in members.items() if name not in _OWN}
+    return msgspec.structs.replace(record, beyond=Beyond(others))

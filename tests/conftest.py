@@ -8,12 +8,13 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
-from hypothesis import settings
 
 from tests import leaks
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[1]
 
-# On a loaded machine a pause is no fault of what is tested.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# The same examples at each run: whether a change is good must not hang on the dice. CONTRIBUTING.md has the other way.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +77,27 @@ class LeakCheck:
             terminalreporter.line(f"no secret in {self._searched} logs and pages")
 
 
+class Figures:
+    """Shows what tests recorded as their `figures`, whether they passed or not."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take them from the report, which comes from parallel processes too."""
+        if report.when == "call":
+            self._found += [
+                (report.nodeid, str(text)) for name, text in report.user_properties if name == "figures"
+            ]
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Show them at the end."""
+        if self._found:
+            terminalreporter.section("figures")
+        for name, text in self._found:
+            terminalreporter.line(f"{name}\n{text}\n")
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """Run a PostgreSQL server for the tests of this process."""
@@ -93,7 +115,48 @@ def database(server: Server) -> Iterator[str]:
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+class SimulationCount:
+    """Says what was simulated in the whole run."""
+
+    def __init__(self) -> None:
+        self._counted: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up what the shares of the simulation tell."""
+        if report.when == "call" and "/simulation/" in report.nodeid:
+            self._counted.update({name: int(str(value)) for name, value in report.user_properties})
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Tell the sum."""
+        if self._counted:
+            told = ", ".join(f"{count} {name}" for name, count in self._counted.items())
+            terminalreporter.line(f"simulated: {told}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let one history of the simulation be asked for."""
+    parser.addoption("--sim-seed", type=int, help="live only the simulated history of this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run only the history that was asked for."""
+    if config.getoption("sim_seed") is None:
+        return
+    wanted = [item for item in items if "sim_seed" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+
+
+@pytest.fixture
+def sim_seed(request: pytest.FixtureRequest) -> int:
+    """Give the seed that was asked for."""
+    seed: int | None = request.config.getoption("sim_seed")
+    return 1 if seed is None else seed
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check where the results come together."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(LeakCheck(config), "leak-check")
+        config.pluginmanager.register(Figures(), "figures")
+        config.pluginmanager.register(SimulationCount(), "simulation-count")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import socket
 import tempfile
 import warnings
@@ -84,9 +85,7 @@ class Server:
         self, *statements: str, database: str = "postgres", user: str = "postgres"
     ) -> list[Any]:
         """Do the same within an event loop."""
-        connection = await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user=user, database=database, ssl=False, password="unused"
-        )
+        connection = await self.connect(database, user=user)
         try:
             rows: list[Any] = []
             for statement in statements:
@@ -94,6 +93,12 @@ class Server:
             return rows
         finally:
             await connection.close()
+
+    async def connect(self, database: str = "postgres", *, user: str = "postgres") -> Any:
+        """Open a connection of one's own."""
+        return await asyncpg.connect(
+            host="127.0.0.1", port=self.port, user=user, database=database, ssl=False, password="unused"
+        )
 
     def database(self) -> str:
         """Make an empty database, and return its name."""
@@ -122,6 +127,21 @@ def running(*settings: str) -> Iterator[Server]:
         finally:
             if (server.data / "postmaster.pid").exists():
                 server.stop("immediate")
+
+
+@contextmanager
+def following(server: Server) -> Iterator[Server]:
+    """Run a copy of a server that follows it and takes no writes."""
+    directory = server.sockets / f"standby{secrets.token_hex(3)}"
+    source = ("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres")
+    server.run("pg_basebackup", *source, "-D", str(directory), "-R", "--checkpoint=fast", "--no-sync")
+    follower = Server(server.sockets, data=directory)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.stop("immediate")
+        shutil.rmtree(directory)
 
 
 async def in_thread(call: Any, *arguments: Any) -> Any:

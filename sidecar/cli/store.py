@@ -161,6 +161,8 @@ def rekey(config: Path, *, clear: bool) -> None:
     settings = common.load(config)
     if not settings.store.encryption_keys:
         raise UsageError("no keys are configured; name files with keys under store.encryption_keys")
+    if clear and settings.store.require_encryption:
+        raise UsageError("the daemon would refuse them; take store.require_encryption away first")
     changed, left, problems = anyio.run(_rekey, settings, clear)
     for problem in problems:
         click.echo(problem, err=True)

@@ -15,6 +15,7 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ class Fault(Exception):
         """The server's code (PostgreSQL, appendix A); empty where it did not speak."""
         self.transient = transient
         """Whether connecting again a moment later may succeed."""
+        self.refused = bool(sqlstate) and sqlstate not in TRANSIENT and not sqlstate.startswith("08")
+        """Whether it is certain that nothing was changed: nothing was asked, or the server said no."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -259,7 +262,7 @@ class Postgres:
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement, as one transaction, and return its rows. Raises `Fault`.
 
-        After a `Fault` it may or may not have happened.
+        After a `Fault` it may or may not have happened, unless that says that it was `refused`.
         """
         return await self._call(lambda: self.fetch_within(statement, *arguments))
 
@@ -289,7 +292,7 @@ class Postgres:
 
     async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Have `work` done on a connection. Once it has its turn, nothing but the end of its time cancels it."""
-        fault = Fault("earlier calls took all the time", WAIT)
+        fault, asked = Fault("earlier calls took all the time", WAIT), False
         with anyio.move_on_after(self._patience) as limit:
             async with self._turn:
                 limit.shield = True
@@ -298,6 +301,7 @@ class Postgres:
                 )
                 try:
                     await self._connected(limit)
+                    asked = True
                     return await work()
                 except Fault as error:
                     fault = error
@@ -308,6 +312,7 @@ class Postgres:
                 except BaseException:
                     self._drop()
                     raise
+        fault.refused = fault.refused or not asked
         # Raised here, where nothing is handled: asyncpg's errors hold what was sent, and would come along.
         raise fault
 
@@ -350,7 +355,7 @@ class Postgres:
                     Fault(f"{host} did not answer for {share:.1f} s", "look at the network", transient=True)
                 )
             except ERRORS as error:
-                faults.append(self._explained(error, host))
+                faults.append(self._refusal(error, target, host))
         raise _summed_up(faults)
 
     async def _open(self, target: Target, host: str, port: int, seconds: float) -> Any:
@@ -388,6 +393,17 @@ class Postgres:
         if connection is not None:
             connection.terminate()
 
+    def _refusal(self, error: Exception, target: Target, host: str) -> Fault:
+        """Say why there is no connection, where that means something else than it does for a statement."""
+        sqlstate, user = getattr(error, "sqlstate", None), target.user or "the user"
+        if sqlstate == "42501":
+            database, role = target.database or "DATABASE", target.user or "ROLE"
+            grant = f"GRANT CONNECT ON DATABASE {database} TO {role}"
+            return Fault(f"{user} may not connect to {database}", grant, sqlstate=sqlstate)
+        if sqlstate == "08P01" and target.pooler:
+            return Fault(f"the pooler refused {user}", "look at its log", sqlstate=sqlstate)
+        return self._explained(error, host)
+
     def _explained(self, error: Exception, host: str = "") -> Fault:
         sqlstate = getattr(error, "sqlstate", None) or ""
         name = type(error).__name__
@@ -407,6 +423,9 @@ class Postgres:
             )
         if isinstance(error, asyncpg.ClientConfigurationError):
             return Fault(f"{at}{error}", "correct the URL")
+        if isinstance(error.__cause__, ssl.SSLError):
+            # With TLS 1.3 the other side judges our certificate when the connection stands already.
+            return _unreachable(error.__cause__, host)
         if isinstance(error, OSError):
             return _unreachable(error, host)
         return Fault(f"{at}the connection broke ({name})", WAIT, transient=True)
@@ -447,10 +466,16 @@ def _unreachable(error: OSError, host: str) -> Fault:
         return Fault(
             f"{host} does not speak TLS", "switch it on there, or write sslmode=disable if the wire is safe"
         )
-    if "certificate" in str(error).lower():
+    if isinstance(error, ssl.SSLCertVerificationError):
         remedy = "name the certificate's issuer (sslrootcert=PATH), and the host as the certificate does"
-        reason = getattr(error, "verify_message", None) or "it does not verify"
+        reason = error.verify_message or "it does not verify"
         return Fault(f"{host}: the certificate is refused: {reason}", remedy)
+    if isinstance(error, ssl.SSLError):
+        told = (error.reason or type(error).__name__).replace("_", " ").lower()
+        return Fault(
+            f"{host}: TLS failed ({told})",
+            "name a certificate that is trusted there, and its key (sslcert, sslkey)",
+        )
     reason = error.strerror or str(error) or type(error).__name__
     return Fault(
         f"{host} can't be reached ({reason})", "look whether it runs, and at the network", transient=True

@@ -59,6 +59,7 @@ def check(settings: Settings, context: Context) -> None:
         check_uniqueness(settings, context)
     if settings.store.shared:
         _shared_store(settings.store, context)
+    _strictness(settings.store, context)
     _listening(settings, context)
 
 
@@ -390,6 +391,12 @@ def _shared_store(store: StoreSettings, context: Context) -> None:
     if not near and sslmode not in {"verify-ca", "verify-full"}:
         text = f"sslmode is {sslmode}, so that anybody on the way may read refresh tokens; write sslmode=verify-full"
         context.warning(("store",), text)
+
+
+def _strictness(store: StoreSettings, context: Context) -> None:
+    if store.require_encryption and not store.encryption_keys:
+        text = "needs keys; name files with keys under encryption_keys, or leave it out"
+        context.error(("store", "require_encryption"), text)
 
 
 def _outputs_apart(settings: Settings, context: Context) -> None:

@@ -321,6 +321,10 @@ class StoreSettings(Group, frozen=True, kw_only=True):
 
     A key is 32 random bytes, raw or as base64 or hex; a file may hold several, one a line. They are read again
     when they change. By default nothing is sealed."""
+    require_encryption: bool = False
+    """Refuse records and escrow that are in clear, so that nobody who may write to the store can slip one in.
+
+    Switch it on when `token-sidecar store rekey` has sealed every record."""
 
     def __repr__(self) -> str:
         """Hide the URL: it may hold a password."""

@@ -13,6 +13,8 @@ import pwd
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from sidecar import formats
 from sidecar.errors import FormatError, OutputError
 from sidecar.files import (
@@ -104,7 +106,9 @@ class FileOutput:
         many), although its fingerprint is told. Content that is readable but not ours has a `foreign` and no
         problem. A foreign token whose expiry nobody knows is marked `ExpirySource.ASSUMED`.
         """
-        seen = self._look()
+        return replace(self._judged(self._look()), mark=self._index.mark)
+
+    def _judged(self, seen: _Seen) -> Holding:
         if seen.stat is None or seen.content is None or seen.digest is None:
             return Holding(problem=seen.problem)
         entry = self._index.find(seen.digest)

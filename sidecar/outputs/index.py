@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.files import UnfitFile, directory, read_small, replace_file, sweep
+from sidecar.ports import Mark
 from sidecar.tokens import ExpirySource, fingerprint
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int
     expires_at: float | None
     expiry_source: ExpirySource
+    seeds: int = 0
+    issued_at: float = 0.0
 
     @classmethod
     def of(cls, publication: Publication, content_digest: str) -> Entry:
@@ -47,6 +50,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
             generation=publication.generation,
             expires_at=access.expires_at,
             expiry_source=access.expiry_source,
+            seeds=publication.seeds,
+            issued_at=access.issued_at,
         )
 
 
@@ -79,6 +84,14 @@ class Index:
             return
         if page.path == self._path:
             self._entries = self._stored = page.entries
+
+    @property
+    def mark(self) -> Mark | None:
+        """How far the record had come at the latest publication; None: there was none."""
+        if not self._entries:
+            return None
+        latest = self._entries[0]
+        return Mark(latest.lineage, latest.generation, latest.seeds, latest.issued_at)
 
     def find(self, content_digest: str) -> Entry | None:
         """Return what is known of a content; None: it is not ours."""

@@ -45,10 +45,13 @@ class Clear:
 CLEAR = Clear()
 
 
-def open_sealer(files: Sequence[Path]) -> Sealer:
-    """Make the sealer for these key files. Raises `ConfigError` for a file that holds no key."""
+def open_sealer(files: Sequence[Path], *, strict: bool = False) -> Sealer:
+    """Make the sealer for these key files; a `strict` one opens nothing that is in clear.
+
+    Raises `ConfigError` for a file that holds no key.
+    """
     if not files:
         return Clear()
     from sidecar.seal.keyring import Keyring
 
-    return Keyring(files)
+    return Keyring(files, strict=strict)

@@ -87,8 +87,9 @@ class KeyFile:
 class Keyring:
     """All keys that are configured. See `Sealer` for the contract."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        """Read every file. Raises `ConfigError`."""
+    def __init__(self, files: Sequence[Path], *, strict: bool = False) -> None:
+        """Read every file. A `strict` one opens nothing that is in clear. Raises `ConfigError`."""
+        self._strict = strict
         self.tell: Callable[[str], None] = silent
         self._files = [KeyFile(path) for path in files]
         self._told: set[str] = set()
@@ -113,6 +114,11 @@ class Keyring:
     def open(self, data: bytes, purpose: str) -> tuple[bytes, str]:
         """See `Sealer.open`."""
         key_id = key_of(data)
+        if key_id is None and self._strict:
+            raise SealError(
+                f"{purpose} is kept in clear, which store.require_encryption refuses",
+                remedy="if nobody slipped it in, seal it: token-sidecar store rekey",
+            )
         if key_id is None:
             self._tell_once(f"{purpose} is kept in clear; to seal all records: token-sidecar store rekey")
             return data, ""

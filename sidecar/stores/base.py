@@ -93,7 +93,7 @@ class RecordStore(ABC):
     async def _sealed(
         self, key: str, record: Record, key_id: str, *, expected: str | None, lease: float
     ) -> str:
-        data, taken = self._sealer.seal(encode_record(record), _purpose(key), key_id)
+        data, taken = self._sealer.seal(encode_record(record, key), _purpose(key), key_id)
         inner = None if expected is None else _split(expected)[0]
         return _tagged(await self._write_blob(key, data, expected=inner, lease=lease), taken)
 
@@ -112,28 +112,38 @@ def _split(version: str) -> tuple[str, str]:
 
 
 class _Marked(msgspec.Struct):
-    """The one field that records of every schema have."""
+    """What records of every schema have."""
 
     schema: int = 0
+    key: str = ""
+    """Where it belongs; empty in what others wrote there."""
 
 
 def read_blob(blob: bytes, *, key: str, place: str) -> Record:
     """Decode what a store holds under `key`; `place` names the store in the message.
 
-    Raises `RecordUnreadable` for anything that is not a record, or a record of a newer schema: writing that
-    back would drop what this version does not know.
+    Raises `RecordUnreadable` for anything that is not a record, for a record of a newer schema (what it says may
+    mean something else by now) and for one that belongs under another key: two tokens with one refresh token would
+    burn it.
     """
-    record = _decode(blob)
-    if record is not None and record.schema <= SCHEMA_VERSION:
+    record, marked = _decode(blob), _marked(blob)
+    if record is not None and record.schema <= SCHEMA_VERSION and marked.key in {"", key}:
         return record
     # Not raised while msgspec's error is handled: it may quote a piece of the blob, and would come along.
-    written = _schema_of(blob)
-    if written > SCHEMA_VERSION:
-        reason = f"was written by a newer version (schema {written}; this one reads up to {SCHEMA_VERSION})"
+    if marked.schema > SCHEMA_VERSION:
+        reason = (
+            f"was written by a newer version (schema {marked.schema}; this one reads up to {SCHEMA_VERSION})"
+        )
         remedy = "run that version again"
+    elif record is not None:
+        reason = "is a copy of another token's record"
+        remedy = "restore what belongs there, or remove it; `token-sidecar store rename` gives a record another key"
     else:
         reason = "is damaged, or was edited by hand"
-        remedy = "restore it from a backup, or remove it there and seed the token again"
+        remedy = (
+            "restore it from a backup, or remove it there: a daemon that runs writes again what it knows of it, "
+            "else seed the token again"
+        )
     raise RecordUnreadable(f"the record {key} in {place} {reason}; it is left untouched: {remedy}")
 
 
@@ -153,8 +163,8 @@ def _decode(blob: bytes) -> Record | None:
         return None
 
 
-def _schema_of(blob: bytes) -> int:
+def _marked(blob: bytes) -> _Marked:
     try:
-        return msgspec.json.decode(blob, type=_Marked).schema
+        return msgspec.json.decode(blob, type=_Marked)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return 0
+        return _Marked()

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sidecar.errors import ConfigError, StoreError, StoreMissing
+from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -34,8 +34,26 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.ports import Sealer, Store
 
-SCHEMA = 1
-"""Of the tables. A database may be one ahead, so that the daemons of a fleet can be replaced one by one."""
+MIGRATIONS = (
+    """
+CREATE TABLE IF NOT EXISTS {records} (
+    key text COLLATE "C" PRIMARY KEY,
+    version text COLLATE "C" NOT NULL,
+    blob bytea NOT NULL,
+    lease_until timestamptz
+);
+CREATE TABLE IF NOT EXISTS {versions} (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version integer NOT NULL
+);
+""",
+)
+"""The way from nothing to the present tables, one version after the other.
+
+A database may be one version ahead, so that the daemons of a fleet can be replaced one by one. So a step only adds
+what the statements of the version before can leave out, and taking away waits for the next. Each can be run again.
+"""
+SCHEMA = len(MIGRATIONS)
 
 # Each write makes itself durable, whatever the default of server, database or role: RETURNING is evaluated for the
 # row that was written, and what it sets for this transaction is in force when the transaction commits.
@@ -51,9 +69,10 @@ CREATED_MEANWHILE = {"23505", "42P06", "42P07", "42710"}
 class Statements:
     """All the SQL there is, for one place of the tables."""
 
-    def __init__(self, schema: str | None) -> None:
+    def __init__(self, schema: str | None, migrations: Sequence[str] = MIGRATIONS) -> None:
         """`schema`: None takes the first of the role's search_path."""
         self.schema = schema
+        self.newest = len(migrations)
         self.quoted = '"{}"'.format(schema.replace('"', '""')) if schema is not None else None
         place = f"{self.quoted}." if self.quoted else ""
         self.records = records = f"{place}token_sidecar_records"
@@ -75,18 +94,10 @@ class Statements:
         self.delete = f"DELETE FROM {records} WHERE key = $1 AND version = $2 {DURABLE}"
         self.keys = f"SELECT key FROM {records} ORDER BY key"
         self.schema_version = f"SELECT version FROM {version}"
+        steps = "".join(step.lstrip().format(records=records, versions=version) for step in migrations)
         self.tables = (
-            f"CREATE TABLE IF NOT EXISTS {records} (\n"
-            '    key text COLLATE "C" PRIMARY KEY,\n'
-            '    version text COLLATE "C" NOT NULL,\n'
-            "    blob bytea NOT NULL,\n"
-            "    lease_until timestamptz\n"
-            ");\n"
-            f"CREATE TABLE IF NOT EXISTS {version} (\n"
-            "    one boolean PRIMARY KEY DEFAULT true CHECK (one),\n"
-            "    version integer NOT NULL\n"
-            ");\n"
-            f"INSERT INTO {version} (version) VALUES ({SCHEMA}) ON CONFLICT DO NOTHING;\n"
+            f"{steps}INSERT INTO {version} AS known (version) VALUES ({self.newest})\n"
+            "    ON CONFLICT (one) DO UPDATE SET version = EXCLUDED.version WHERE known.version < EXCLUDED.version;\n"
         )
         self.namespace = f"CREATE SCHEMA IF NOT EXISTS {self.quoted};\n" if self.quoted else ""
 
@@ -112,12 +123,16 @@ class PostgresStore(RecordStore):
         login: Callable[[], postgres.Target] | None = None,
         create: bool = True,
         patience: float = postgres.CALL_SECONDS,
+        migrations: Sequence[str] = MIGRATIONS,
     ) -> None:
-        """Take the database. Without `create`, tables that are missing are `StoreMissing`."""
+        """Take the database. Without `create`, tables that are missing are `StoreMissing`.
+
+        `migrations` is for tests.
+        """
         super().__init__(f"postgresql://{target.place}", sealer)
         self.volatile = False
         self._create = create
-        self._sql = Statements(target.parameters.get("schema"))
+        self._sql = Statements(target.parameters.get("schema"), migrations)
         self._role = target.user or "ROLE"
         self._database = postgres.Postgres(target, login=login, prepare=self._look, patience=patience)
 
@@ -191,9 +206,9 @@ class PostgresStore(RecordStore):
 
     async def _look(self, database: Postgres) -> None:
         """Make sure of the tables, and that they are of a version that this one works with."""
-        found = await self._schema_of(database)
-        if found is None and self._create:
-            await self._lay_out(database)
+        found, newest = await self._schema_of(database), self._sql.newest
+        if self._create and (found is None or found < newest):
+            await self._lay_out(database, found)
             found = await self._schema_of(database)
         # Only once: tables that are dropped under a daemon are an error. It must not begin with empty ones, which
         # have forgotten what refresh tokens are spent.
@@ -204,14 +219,14 @@ class PostgresStore(RecordStore):
                 sqlstate="42P01",
             )
         self._create = False
-        if found < SCHEMA:
+        if found < newest:
             raise postgres.Fault(
-                f"its tables are of an older version (schema {found}, not {SCHEMA})",
+                f"its tables are of an older version (schema {found}, not {newest})",
                 "run `token-sidecar store migrate`",
             )
-        if found > SCHEMA + 1:
+        if found > newest + 1:
             text = (
-                f"its tables are of a newer version (schema {found}; this one works with up to {SCHEMA + 1})"
+                f"its tables are of a newer version (schema {found}; this one works with up to {newest + 1})"
             )
             raise postgres.Fault(text, "run that version again")
 
@@ -224,7 +239,10 @@ class PostgresStore(RecordStore):
             raise
         return int(rows[0]["version"]) if rows else None
 
-    async def _lay_out(self, database: Postgres) -> None:
+    async def _lay_out(self, database: Postgres, found: int | None) -> None:
+        lacking, change = (
+            ("missing", "create") if found is None else (f"of an older version ({found})", "change")
+        )
         for script in (self._sql.namespace, self._sql.tables):
             try:
                 # Not even IF NOT EXISTS lets a role that may not create schemas pass over one that is there.
@@ -233,7 +251,7 @@ class PostgresStore(RecordStore):
             except postgres.ERRORS as error:
                 if getattr(error, "sqlstate", None) == "42501":
                     raise postgres.Fault(
-                        f"its tables are missing, and {self._role} may not create them",
+                        f"its tables are {lacking}, and {self._role} may not {change} them",
                         "have `token-sidecar store migrate --print` run by somebody who may, then "
                         f"{self._sql.grants(self._role)}",
                         sqlstate="42501",
@@ -248,10 +266,12 @@ class PostgresStore(RecordStore):
         return bool(rows[0]["there"])
 
     def _fault(self, fault: Fault) -> StoreError:
-        kind = StoreMissing if fault.sqlstate == "42P01" else StoreError
+        kind = Unwritten if fault.refused else StoreError
+        if fault.sqlstate == "42P01":
+            kind = StoreMissing
         remedy = fault.remedy
         if fault.sqlstate == "42501" and "GRANT" not in remedy:
-            return StoreError(
+            return kind(
                 f"the store {self._place}: {self._role} lacks a right there; {self._sql.grants(self._role)}"
             )
         if fault.sqlstate in {"42703", "42P01"} and "migrate" not in remedy:

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ import anyio
 from anyio import to_thread
 
 from sidecar.clock import boot_id
-from sidecar.errors import ConfigError, StoreError, StoreMissing
+from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x746B7363
 """`tksc`, in the file's header: whose database this is (see also file(1))."""
-SCHEMA = 1
 BUSY_SECONDS = 5.0
 """For so long a call waits for its turn and for the locks of other processes together."""
 DISK_SECONDS = 10.0
@@ -45,7 +44,8 @@ DISK_SECONDS = 10.0
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
-TABLE = """
+MIGRATIONS = (
+    """
 CREATE TABLE records (
     key TEXT PRIMARY KEY,
     version INTEGER NOT NULL,
@@ -53,7 +53,14 @@ CREATE TABLE records (
     lease_boot_id TEXT,
     lease_until REAL
 )
+""",
+)
+"""The way from nothing to the present tables: one statement a version.
+
+A file may be one version ahead, so that the processes of a host can be replaced one by one, and back. So a step only
+adds what the statements of the version before can leave out, and taking away waits for the next.
 """
+SCHEMA = len(MIGRATIONS)
 
 # EXTRA, not FULL: in this journal mode a commit is the unlinking of the journal, which FULL doesn't sync.
 # After a power cut it could be back, and undo a write that was acknowledged. secure_delete: a replaced
@@ -66,6 +73,8 @@ SETTINGS = (
 )
 
 WAITING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+ROLLED_BACK = {*WAITING, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+"""With these, a write has certainly not happened."""
 
 LOOK_AT_DISK = "look at the disk, its quota, this process's file size limit and dmesg"
 MOVED = (
@@ -118,14 +127,19 @@ class SqliteStore(RecordStore):
         *,
         create: bool = True,
         boot: str | None = None,
+        migrations: Sequence[str] = MIGRATIONS,
     ) -> None:
-        """Take the database's absolute path. A worker thread calls `clock.boot()`; `boot` is for tests."""
+        """Take the database's absolute path. A worker thread calls `clock.boot()`.
+
+        `boot` and `migrations` are for tests.
+        """
         super().__init__(str(path), sealer)
         self.volatile = False
         self._create_missing = create
         self.path = path
         self._clock = clock
         self._boot = boot
+        self._migrations = migrations
         self._turn = anyio.Lock()
         # One call works, and one may have to wait behind a call that was given up while the disk hung.
         self._threads = anyio.CapacityLimiter(2)
@@ -184,8 +198,9 @@ class SqliteStore(RecordStore):
                 # Read within the transaction: waiting for the lock must not use up the lease that others see.
                 until = self._clock.boot() + lease if lease > 0 else None
                 connection.execute(
-                    "REPLACE INTO records (key, version, blob, lease_boot_id, lease_until)"
-                    " VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO records (key, version, blob, lease_boot_id, lease_until) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET version = excluded.version, blob = excluded.blob,"
+                    " lease_boot_id = excluded.lease_boot_id, lease_until = excluded.lease_until",
                     (key, version, blob, None if until is None else self._boot, until),
                 )
             return str(version)
@@ -343,38 +358,45 @@ class SqliteStore(RecordStore):
         return connection
 
     def _lay_out(self, connection: sqlite3.Connection, *, create: bool) -> None:
-        """Create the table in an empty file; refuse the files of other programs and of newer versions."""
+        """Create the table in an empty file, or bring it up to date; refuse other programs' and newer files."""
+        newest = len(self._migrations)
         # In one transaction, lest the three answers straddle another process's creating it.
         with _transaction(connection, "DEFERRED"):
-            ours = self._is_ours(connection)
-        if ours:
+            found = self._schema_of(connection)
+        if found >= newest:
             return
-        if not create:
+        if not create and found == 0:
             raise self._fault(
                 "the file was emptied while it was in use",
                 "restore it, or restart the daemon to begin with an empty one",
             )
+        if not create:
+            raise self._fault(
+                f"it is of an older version (schema {found}, not {newest})",
+                "run `token-sidecar store migrate`",
+            )
         with _transaction(connection, "IMMEDIATE"):
             # Another process may have been first.
-            if not self._is_ours(connection):
-                connection.execute(TABLE)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            for step in self._migrations[self._schema_of(connection) :]:
+                connection.execute(step)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {max(newest, self._schema_of(connection))}")
 
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
+    def _schema_of(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the tables; 0: there are none yet."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         schema = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if (application, schema, tables) == (0, 0, 0):
-            return False
+            return 0
         if application != APPLICATION_ID:
             raise self._fault("it is the database of another program", "name another file in the store's URL")
-        if schema > SCHEMA:
+        if schema > len(self._migrations) + 1:
             raise self._fault(
-                f"it was written by a newer version (schema {schema}; this one knows up to {SCHEMA})",
+                f"it is of a newer version (schema {schema}; this one works with up to {len(self._migrations) + 1})",
                 "run that version again, or restore a backup from before the upgrade",
             )
-        return True
+        return int(schema)
 
     def _present(self) -> tuple[int, int] | None:
         """Name the file that is at `path` now. No other file gets that name while our connection holds it."""
@@ -393,10 +415,11 @@ class SqliteStore(RecordStore):
     def _explained(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         reason, remedy = MOVED if name == "SQLITE_READONLY_DBMOVED" else FAULTS.get(_code(error), REFUSED)
-        return self._fault(reason.format(name=name, error=error), remedy.format(uid=os.geteuid()))
+        kind = Unwritten if _code(error) in ROLLED_BACK else StoreError
+        return self._fault(reason.format(name=name, error=error), remedy.format(uid=os.geteuid()), kind)
 
-    def _fault(self, reason: str, remedy: str) -> StoreError:
-        return StoreError(f"the store {self.path}: {reason}; {remedy}")
+    def _fault(self, reason: str, remedy: str, kind: type[StoreError] = StoreError) -> StoreError:
+        return kind(f"the store {self.path}: {reason}; {remedy}")
 
 
 @contextmanager

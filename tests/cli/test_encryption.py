@@ -156,3 +156,22 @@ def test_a_daemon_tells_of_records_in_clear(seeded: Place) -> None:
         assert sealed_with(seeded) == [key_id]
     log = (seeded.root / "log").read_text()
     assert len([line for line in log.splitlines() if "store rekey" in line]) == 1
+
+
+def test_records_in_clear_may_be_refused(seeded: Place) -> None:
+    """With `require_encryption` nothing in clear is used; `store rekey` seals it, and nothing puts it back in clear."""
+    key, key_id = new_key(seeded, "store.key")
+    use(seeded, key)
+    seeded.document["store"]["require_encryption"] = True
+    seeded.write()
+    done = seeded.run("refresh", "gmail")
+    assert done.returncode != 0
+    assert "default/gmail is kept in clear, which store.require_encryption refuses" in done.stderr
+    assert sealed_with(seeded) == [None]
+    assert seeded.ok("store", "rekey").startswith("1 changed, ")
+    assert "generation 1" in seeded.ok("refresh", "gmail")
+    assert sealed_with(seeded) == [key_id]
+    assert "take store.require_encryption away" in seeded.run("store", "rekey", "--clear").stderr
+    del seeded.document["store"]["encryption_keys"]
+    seeded.write()
+    assert "store.require_encryption" in seeded.run("check").stderr

@@ -1,8 +1,11 @@
 """A daemon with something that happens to it at a certain point of the way from load to publish.
 
 `child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
-to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
+to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that. `POINTS` are all
+there are, in the order of the way. They lie in what all stores share, so that it works on any of them.
+`child.py CONFIG hold SECONDS` runs it with another hold for a stranger's lost attempt, which is six minutes.
 `child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
+`child.py CONFIG poll SECONDS` runs it with this for the time that a record may go unread.
 `child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
 """
 
@@ -20,14 +23,39 @@ from typing import Any
 import anyio
 import watchfiles
 
-from sidecar import app, config, pulse, scheduler, watch
+from sidecar import app, config, pulse, schedule, scheduler, watch
 from sidecar.clients import http
 from sidecar.escrow import Escrow, Slip, Stage
 from sidecar.ledger import Ledger
 from sidecar.observers import log
 from sidecar.outputs.file import FileOutput
 from sidecar.publisher import Publisher
-from sidecar.stores.sqlite import SqliteStore
+from sidecar.stores.base import RecordStore
+
+POINTS = (
+    "before-lease",
+    "after-lease",
+    "before-arm",
+    "after-arm",
+    "before-sent",
+    "after-sent",
+    "awaiting-answer",
+    "before-read",
+    "after-read",
+    "before-escrow",
+    "inside-escrow",
+    "after-escrow",
+    "after-commit",
+    "before-release",
+    "after-release",
+    "before-publish",
+    "before-index",
+    "before-rename",
+    "after-rename",
+    "after-publish",
+)
+OUT = POINTS[POINTS.index("awaiting-answer") :]
+"""Where the request is in the kernel's hands, and the provider will see it."""
 
 INDEX = re.compile(r"[0-9a-f]{32}\.json")
 """The output index's files; what else is renamed within a directory is an output."""
@@ -39,18 +67,23 @@ class Fate:
     """Strikes once, at its point."""
 
     def __init__(self, point: str, action: str) -> None:
+        assert point in POINTS, f"there is no point {point}"
         self._point = point
         self._signal: signal.Signals | None = SIGNALS[action]
         self._at_first = action == "kill-first"
-        self._armed = False
+        self._armed = self._out = False
 
     def begin(self, generation: int) -> None:
         """Note that a token of this generation is about to be refreshed."""
         self._armed = self._armed or generation > 0 or self._at_first
+        self._out = False
 
     def meet(self, point: str) -> None:
         """Pass a point."""
-        if self._armed and point == self._point and self._signal is not None:
+        self._out = self._out or point == OUT[0]
+        # A lease that ran out before its call comes past commit and outputs too.
+        come = self._armed and (self._out or self._point not in OUT)
+        if come and point == self._point and self._signal is not None:
             signum, self._signal = self._signal, None
             os.kill(os.getpid(), signum)
 
@@ -82,7 +115,7 @@ class Fate:
 def lay_points_at_the_store(fate: Fate) -> None:
     """Lease, commit, and the release of the escrow that follows."""
     lease_or_note: Any = Ledger.write
-    write: Any = SqliteStore.write
+    write: Any = RecordStore.write
 
     async def leased(ledger: Ledger, record: Any, *, lease: float = 0.0) -> None:
         if lease <= 0:
@@ -93,30 +126,37 @@ def lay_points_at_the_store(fate: Fate) -> None:
         await lease_or_note(ledger, record, lease=lease)
         fate.meet("after-lease")
 
-    async def written(store: SqliteStore, key: str, record: Any, **options: Any) -> Any:
+    async def written(store: RecordStore, key: str, record: Any, **options: Any) -> Any:
         version = await write(store, key, record, **options)
         if record.attempt is None:
             fate.meet("after-commit")
         return version
 
     replaced(Ledger, "write", leased)
-    replaced(SqliteStore, "write", written)
+    replaced(RecordStore, "write", written)
     fate.around(Slip, "release", "before-release", "after-release")
 
 
 def lay_points_at_the_call(fate: Fate) -> None:
-    """Room in escrow, the mark before the first byte, the answer's head, its body, and escrow again."""
+    """Room in escrow, the mark before the first byte, the wait, the answer's head, its body, and escrow again."""
     mark: Any = Slip._mark
+    trace: Any = http._Call.trace
 
     def marked(slip: Slip, stage: Stage) -> None:
         if stage is Stage.ANSWERED:
             fate.meet("inside-escrow")
         mark(slip, stage)
 
+    async def traced(call: http._Call, name: str, info: dict[str, Any]) -> None:
+        if name == "http11.receive_response_headers.started":
+            fate.meet("awaiting-answer")
+        await trace(call, name, info)
+
     fate.around(Escrow, "arm", "before-arm", "after-arm")
     fate.around(Slip, "sent", "before-sent", "after-sent")
     fate.around_async(http._Call, "read", "before-read", "after-read")
     fate.around(Slip, "answered", "before-escrow", "after-escrow")
+    replaced(http._Call, "trace", traced)
     replaced(Slip, "_mark", marked)
 
 
@@ -151,11 +191,14 @@ def no_watches_left(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "OS file watch limit reached")
 
 
-def main() -> None:
-    """Run the daemon."""
-    path, point, argument = sys.argv[1:]
+def run(path: str, point: str, argument: str) -> int:
+    """Run the daemon; returns its exit code."""
     if point == "read-limit":
         replaced(app, "HttpClient", partial(http.HttpClient, read_limit=float(argument)))
+    elif point == "hold":
+        replaced(schedule, "IN_DOUBT_HOLD", float(argument))
+    elif point == "poll":
+        replaced(schedule, "QUIET_POLL", float(argument))
     elif point == "deaf":
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):
@@ -168,7 +211,8 @@ def main() -> None:
     loaded = config.load(Path(path))
     log.configure("debug")
     anyio.run(app.serve, loaded)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(*sys.argv[1:]))

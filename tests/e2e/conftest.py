@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.clock import SystemClock
 from sidecar.escrow import Entry, Escrow
 from sidecar.server.client import ControlClient
+from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
 from sidecar.tokens import Record, decode_record
 from tests import leaks
+from tests.e2e.forks import Forked
 
 PROJECT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
@@ -55,7 +59,7 @@ class Reply(NamedTuple):
 
 
 class Remains(NamedTuple):
-    """What a process left on disk, as it was at its death."""
+    """What a process left in store and escrow, as it was at its death."""
 
     records: dict[str, Record]
     """By token name."""
@@ -83,7 +87,9 @@ class Daemon:
         self.out = folder / "out"
         self.path = folder / "config.yaml"
         self.store = folder / "store.db"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self.forks: Path | None = None
+        """Where a process listens that forks daemons, see `forks.py`; None: each one starts from nothing."""
         self.powerless = False
         """Run it without root's powers, should the tests have them."""
         self._logs = logs
@@ -128,6 +134,13 @@ class Daemon:
         token = {**self.config["tokens"][name], **settings}
         self.config["tokens"][name] = {key: value for key, value in token.items() if value is not None}
 
+    def join(self, first: Daemon, name: str = "gmail") -> None:
+        """Take part in another daemon's token: its settings without its seed, and a file of one's own."""
+        token: dict[str, Any] = json.loads(json.dumps(first.config["tokens"][name]))
+        del token["seed"]
+        token["outputs"][0]["file"] = str(self.output(name))
+        self.config["tokens"][name] = token
+
     def _write(self, path: Path, content: str) -> None:
         path.write_text(content, encoding="utf-8")
         path.chmod(0o600)
@@ -149,6 +162,9 @@ class Daemon:
         # Left by an earlier run, it would name that one's port.
         (self.state_dir / "http.json").unlink(missing_ok=True)
         self.log = self._logs / f"{self.folder.name}-{next(self._runs)}.log"
+        if self.forks is not None:
+            self.process = Forked(self.forks, self.log, str(self.path), *hook)
+            return self
         command = [sys.executable, "-m", "sidecar", "run", "--config", str(self.path)]
         if hook:
             command = [sys.executable, str(CHILD), str(self.path), *hook]
@@ -182,7 +198,7 @@ class Daemon:
         assert not ended or condition(), f"it ended before {what}:\n{self.text()}"
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | Forked:
         """The process under way."""
         assert self.process is not None, "it does not run"
         return self.process
@@ -325,20 +341,25 @@ class Daemon:
     # What it leaves
 
     def remains(self) -> Remains:
-        """Read store and escrow from a copy, so that it is the next run that has to cope with them."""
+        """Read store and escrow; what is in files from a copy, since it is the next run that has to cope with it."""
         assert self.process is None, "it runs and may change them"
+        url = self.config["store"]
         with tempfile.TemporaryDirectory(dir=self.folder) as copy:
-            for path in self.folder.glob("store.db*"):
-                shutil.copy(path, copy)
+            if url.startswith("sqlite:"):
+                for path in self.store.parent.glob(f"{self.store.name}*"):
+                    shutil.copy(path, copy)
+                url = f"sqlite://{copy}/{self.store.name}"
+            records = anyio.run(_records_in, url, f"{self.config.get('namespace', 'default')}/")
+        return Remains(records, self.escrowed())
+
+    def escrowed(self) -> dict[str, Entry]:
+        """Read what is in escrow, by token name, from a copy; of a process that stands still or is dead."""
+        if not (self.state_dir / "escrow").exists():
+            return {}
+        with tempfile.TemporaryDirectory(dir=self.folder) as copy:
             shutil.copytree(self.state_dir / "escrow", Path(copy) / "escrow")
             entries = Escrow(Path(copy) / "escrow").entries()
-            with sqlite3.connect(Path(copy) / "store.db") as connection:
-                rows = connection.execute("SELECT key, blob FROM records").fetchall()
-            connection.close()
-        return Remains(
-            {key.partition("/")[2]: decode_record(blob) for key, blob in rows},
-            {entry.key.partition("/")[2]: entry for entry in entries},
-        )
+        return {entry.key.partition("/")[2]: entry for entry in entries}
 
     def stored(self, name: str = "gmail") -> Record:
         """Return a token's record as the store has it now."""
@@ -361,6 +382,13 @@ class Daemon:
         finally:
             connection.close()
         return found[0]
+
+
+async def _records_in(url: str, prefix: str) -> dict[str, Record]:
+    async with open_store(url, SystemClock(), create=False) as store:
+        keys = [key for key in await store.keys() if key.startswith(prefix)]
+        found = {key.removeprefix(prefix): await store.load(key) for key in keys}
+    return {name: held.record for name, held in found.items() if held is not None}
 
 
 @pytest.fixture(scope="session")
@@ -390,8 +418,9 @@ def make_daemon(
 
     def make() -> Daemon:
         module = request.path.stem.removeprefix("test_")
-        made.append(Daemon(home / f"{module}-{next(names)}", run_logs))
-        return made[-1]
+        daemon = Daemon(home / f"{module}-{next(names)}", run_logs)
+        made.append(daemon)
+        return daemon
 
     yield make
     for daemon in made:
@@ -404,9 +433,10 @@ def make_simulator() -> Iterator[MakeSimulator]:
     made: list[Simulator] = []
 
     def make(**config: Any) -> Simulator:
-        made.append(Simulator(ProviderConfig(**config)))
-        made[-1].start()
-        return made[-1]
+        simulator = Simulator(ProviderConfig(**config))
+        made.append(simulator)
+        simulator.start()
+        return simulator
 
     yield make
     for simulator in made:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import re
 import secrets
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sidecar.errors import SidecarError
+from tests import leaks
 from tests.e2e.conftest import EAGER, PATIENCE, Daemon, MakeDaemon, wait_until
 
 if TYPE_CHECKING:
@@ -19,6 +26,9 @@ if TYPE_CHECKING:
     from tests.postgres import Server
 
 Begin = Callable[..., Daemon]
+
+POLL = "execute SELECT pg_is_in_recovery"
+WRITE = "execute UPDATE token_sidecar_records"
 
 
 @pytest.fixture
@@ -38,21 +48,15 @@ def refreshes(simulator: Simulator) -> int:
     return len(simulator.provider.report().requests)
 
 
-def join(daemon: Daemon, first: Daemon) -> Daemon:
-    """Give a daemon the first one's token, without its seed."""
-    daemon.config["tokens"] = json.loads(json.dumps(first.config["tokens"]))
-    token = daemon.config["tokens"]["gmail"]
-    del token["seed"]
-    token["outputs"][0]["file"] = str(daemon.output())
-    return daemon
-
-
 def test_daemons_share_a_grant(make: Begin, simulator: Simulator) -> None:
     """Three daemons refresh one rotating grant as often as one would, and no refresh token is sent twice."""
     first = make()
     first.add(simulator, **EAGER, lease="3s")
     first.start()
-    others = [join(make(), first).start() for _ in range(2)]
+    others = [make() for _ in range(2)]
+    for daemon in others:
+        daemon.join(first)
+        daemon.start()
     wait_until(lambda: refreshes(simulator) >= 6, what="six refreshes")
     assert first.stop() == 0
     so_far = refreshes(simulator)
@@ -95,30 +99,146 @@ def test_a_reload_takes_a_changed_login(
     assert daemon.stop() == 0
 
 
-def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
-    """A refresh takes two writes; idle, there is only the poll."""
-    user = f"counted_{secrets.token_hex(4)}"
-    server.sql(
-        f"CREATE ROLE {user} LOGIN SUPERUSER",
-        f"ALTER ROLE {user} SET log_statement = 'all'",
-        f"ALTER ROLE {user} SET log_parameter_max_length = 0",
-    )
-    daemon = make(user=user)
-    daemon.add(simulator)
+def sealed(daemon: Daemon) -> Path:
+    """Have a daemon seal what it stores with a new key; returns the key's file."""
+    key = daemon.folder / "store.key"
+    key.write_bytes(base64.b64encode(os.urandom(32)))
+    key.chmod(0o600)
+    daemon.config["store"] = {"url": daemon.config["store"], "encryption_keys": [str(key)]}
+    return key
+
+
+def kept(daemon: Daemon, server: Server, database: str) -> dict[str, bytes]:
+    """Return every byte that the database's rows and the escrow's entries hold, by where it is."""
+    rows = server.sql("SELECT key, version, blob FROM token_sidecar_records", database=database)
+    entries = {path.name: path.read_bytes() for path in (daemon.state_dir / "escrow").iterdir()}
+    return {f"{row['key']} {row['version']}": row["blob"] for row in rows} | entries
+
+
+def secrets_in(content: dict[str, bytes]) -> list[leaks.Leak]:
+    """Find the tokens that can be read there."""
+    return [leak for place, data in content.items() for leak in leaks.in_bytes(data, place)]
+
+
+def die_with_an_answer(daemon: Daemon) -> None:
+    """Run until the second answer is in escrow and nowhere else."""
+    daemon.launch("after-escrow", "kill")
+    assert daemon.wait() == -signal.SIGKILL, daemon.text()
+
+
+def test_a_sealed_pair_outlives_its_daemon(
+    make: Begin, simulator: Simulator, server: Server, database: str
+) -> None:
+    """With keys, neither the rows nor the escrow of a killed daemon hold a readable token, and none is lost."""
+    daemon = make()
+    daemon.add(simulator, **EAGER)
+    sealed(daemon)
+    die_with_an_answer(daemon)
+    left = kept(daemon, server, database)
+    assert len(left) == 2
+    assert secrets_in(left) == []
+
     daemon.start()
-    log = server.data / "log"
 
-    def seen() -> list[str]:
-        lines = log.read_text(encoding="utf-8").splitlines()
-        lines = [line.partition("__: ")[2] for line in lines if "execute __asyncpg" in line]
-        return [line.split()[0] for line in lines if "token_sidecar_records" in line]
-
-    before = len(seen())
-    assert daemon.control.refresh("gmail", rejected=daemon.status()["fingerprint"]).refreshed
-    spent = seen()[before:]
-    assert sorted(one for one in spent if one != "SELECT") == ["UPDATE", "UPDATE"]
-    assert spent.count("SELECT") <= 3
+    daemon.wait_until(lambda: daemon.status()["generation"] >= 3, "it goes on")
     assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
+    left = kept(daemon, server, database)
+    assert len(left) == 1
+    assert secrets_in(left) == []
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another key"])
+def test_without_its_key_a_record_is_left_alone(
+    make: Begin, simulator: Simulator, server: Server, database: str, instead: str
+) -> None:
+    """A key that is missing at a restart is told with the way out; nothing is written or sent until it is back."""
+    daemon = make()
+    daemon.add(simulator, **EAGER)
+    key = sealed(daemon)
+    die_with_an_answer(daemon)
+    before, calls = kept(daemon, server, database), refreshes(simulator)
+    aside = key.rename(key.with_suffix(".aside"))
+    if instead == "nothing":
+        daemon.launch()
+        assert daemon.wait() == 2
+    else:
+        key.write_bytes(base64.b64encode(os.urandom(32)))
+        daemon.start(probe="/livez")
+        daemon.wait_until(
+            lambda: "is sealed with the key" in daemon.status()["reason"], "it says what it lacks"
+        )
+        assert daemon.answers("/startupz", 503)
+        assert daemon.stop() == 0
+    assert str(key) in daemon.text()
+    assert (kept(daemon, server, database), refreshes(simulator)) == (before, calls)
+
+    aside.rename(key)
+    daemon.start()
+
+    daemon.wait_until(lambda: daemon.status()["generation"] >= 3, "it goes on with the pair from escrow")
+    assert daemon.stop() == 0
+    assert simulator.provider.reused() == []
+
+
+class Meter:
+    """Counts what one role asks of the server, message by message: its log is complete for that role."""
+
+    def __init__(self, server: Server) -> None:
+        self.user = f"counted_{secrets.token_hex(4)}"
+        self._log = server.data / "log"
+        self._skip = 0
+        server.sql(
+            f"CREATE ROLE {self.user} LOGIN SUPERUSER",
+            f"ALTER ROLE {self.user} SET log_min_duration_statement = 0",
+            f"ALTER ROLE {self.user} SET log_parameter_max_length = 0",
+        )
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._skip += len(self.asked())
+
+    def asked(self) -> list[str]:
+        """Return each message since then: how it was sent, and the first two words of its statement.
+
+        Binding is left out: it comes along with each execution.
+        """
+        lines = self._log.read_text(encoding="utf-8").splitlines()
+        found = (
+            re.search(r"duration: \S+ ms  (parse|execute|statement)\b[^:]*: (\w+ \w+)", line)
+            for line in lines
+        )
+        return [f"{one[1]} {one[2]}" for one in found if one][self._skip :]
+
+
+def test_what_a_refresh_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
+    """A refresh takes two statements, the lease and the commit; no other, and no transaction but theirs."""
+    meter = Meter(server)
+    daemon = make(user=meter.user)
+    daemon.add(simulator, **EAGER)
+    daemon.start()
+    wait_until(lambda: refreshes(simulator) >= 2, what="statements are prepared, which is done once")
+    wait_until(lambda: meter.asked().count(WRITE) == 2 * refreshes(simulator), what="they are committed")
+    meter.reset()
+    so_far = refreshes(simulator)
+    wait_until(lambda: refreshes(simulator) == so_far + 4, what="four refreshes")
+    assert daemon.stop() == 0
+    assert meter.asked() == 2 * (refreshes(simulator) - so_far) * [WRITE]
+
+
+def test_what_idling_costs(make: Begin, simulator: Simulator, server: Server, database: str) -> None:
+    """While nothing is due the record is read once in each interval, and nothing else is asked."""
+    meter, interval = Meter(server), 2.0
+    daemon = make(user=meter.user)
+    daemon.add(simulator)
+    daemon.start("poll", str(interval))
+    wait_until(lambda: meter.asked()[-1] == POLL, what="the first poll")
+    meter.reset()
+    began = time.monotonic()
+    wait_until(lambda: len(meter.asked()) >= 4, what="four polls")
+    assert time.monotonic() - began > 3 * interval
+    assert daemon.stop() == 0
+    assert set(meter.asked()) == {POLL}
 
 
 def test_commands_read_it_without_a_daemon(

@@ -139,7 +139,7 @@ def test_a_seed_that_comes_later(daemon: Daemon, simulator: Simulator) -> None:
     content = seed.read_text(encoding="utf-8")
     seed.unlink()
     daemon.start(probe="/livez")
-    assert daemon.status()["grant_state"] == GrantState.UNSEEDED
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == GrantState.UNSEEDED, "its first turn is over")
     assert "token-sidecar seed gmail" in daemon.get("/startupz").text
 
     write(seed, content)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 import trio.testing
 
-from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError
+from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError, Unwritten
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
 from sidecar.grants.endpoint import silent
@@ -150,7 +150,7 @@ class Shelf:
         if not self.publications:
             return Holding(problem="missing")
         last = self.publications[-1]
-        return Holding(last.access.fingerprint, last.lineage, last.access.expires_at)
+        return Holding(last.access.fingerprint, last.lineage, last.access.expires_at, mark=last.mark)
 
 
 class Pocket:
@@ -179,7 +179,7 @@ class FaultyStore:
         self.down = False
         self.lose_replies = 0
         self.fail_writes = 0
-        self.writes = 0
+        self.loads = self.writes = 0
         self.kill_at: Callable[[Record], bool] | None = None
 
     async def __aenter__(self) -> Self:
@@ -196,6 +196,7 @@ class FaultyStore:
 
     async def load(self, key: str) -> Held | None:
         self._check()
+        self.loads += 1
         return await self.inner.load(key)
 
     async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
@@ -228,7 +229,7 @@ class FaultyStore:
 
     def _check(self) -> None:
         if self.down:
-            raise StoreError("connection refused")
+            raise Unwritten("connection refused")
 
 
 @dataclass

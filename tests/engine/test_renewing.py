@@ -49,6 +49,26 @@ async def test_a_fresh_stored_token_is_published_without_a_call(house: House) ->
     assert successor.view.access_state(house.clock.wall()) is AccessState.FRESH
 
 
+async def test_a_refresh_costs_two_writes(house: House) -> None:
+    """The lease and the commit: whoever wrote the record last doesn't read it before the next refresh."""
+    daemon = house.daemon(seed=house.provider.new_grant(), policy=Policy(refresh_at=0.0001, min_interval=9))
+    await daemon.run(600)
+    calls = len(daemon.grant.calls)
+    assert calls == 67
+    assert (house.store.loads, house.store.writes) == (1, 1 + 2 * calls)
+
+
+async def test_idling_costs_one_load_a_minute(house: House) -> None:
+    """However often it is woken meanwhile, as by the change of its own outputs."""
+    daemon = house.daemon(seed=house.provider.new_grant())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 599)
+        for _ in range(99):
+            await anyio.sleep(6)
+            daemon.scheduler.wake("gmail")
+    assert (house.store.loads, house.store.writes) == (1 + 9, 3)
+
+
 async def test_is_unseeded_until_a_seed_comes(house: House) -> None:
     """Without any refresh token nothing is called, and the view says what to do."""
     daemon = house.daemon()

@@ -13,12 +13,13 @@ from msgspec.structs import replace
 from sidecar.errors import Conflict
 from sidecar.ledger import Ledger
 from sidecar.outcomes import Outcome
-from sidecar.ports import Foreign, Seeding
+from sidecar.ports import Foreign, Mark, Seeding
 from sidecar.profile import Profile, Rotation
 from sidecar.rotation import (
     CONFIRMATION_DELAY,
     Verdict,
     adopted,
+    behind,
     concluded,
     intended,
     rebound,
@@ -330,6 +331,85 @@ def test_a_store_that_lost_a_seed_is_recognised() -> None:
     second = seeded(first, Seeding(refresh_token(1)), client_id="c", endpoint="e")
     assert rolled_back(first, second)
     assert not rolled_back(second, first)
+
+
+def test_a_seed_that_was_taken_twice_is_recognised() -> None:
+    """A record was lost, and somebody took its spent seed again: who has the pair that came of it knows better."""
+    seeding = Seeding(refresh_token(0))
+    ours = seeded(None, seeding, client_id="c", endpoint="e")
+    ours = replace(ours, generation=1, refresh=refresh_token(1), replaced=(refresh_token(0).fingerprint,))
+    theirs = seeded(None, seeding, client_id="c", endpoint="e")
+    assert rolled_back(theirs, ours)
+    assert not rolled_back(ours, theirs)
+    forced = seeded(ours, seeding, client_id="c", endpoint="e")
+    assert not rolled_back(forced, ours)
+
+
+def test_a_later_seed_that_was_taken_twice_is_recognised() -> None:
+    """The record is gone with the seeds before the last, which a daemon that starts now takes for the first."""
+    first, last = (Seeding(refresh_token(number)) for number in (0, 1))
+    ours = seeded(None, first, client_id="c", endpoint="e")
+    ours = seeded(ours, last, client_id="c", endpoint="e")
+    ours = replace(ours, generation=1, refresh=refresh_token(2), replaced=(refresh_token(1).fingerprint,))
+    theirs = seeded(None, last, client_id="c", endpoint="e")
+    assert rolled_back(theirs, ours)
+    assert not rolled_back(ours, theirs)
+    new = seeded(None, Seeding(refresh_token(3)), client_id="c", endpoint="e")
+    assert not rolled_back(new, ours)
+
+
+def test_a_pair_that_came_of_a_seed_taken_twice_is_kept() -> None:
+    """Of two pairs that came of one seed nobody knows which the provider prefers."""
+    seeding = Seeding(refresh_token(0))
+    ours, theirs = (
+        replace(
+            seeded(None, seeding, client_id="c", endpoint="e"),
+            generation=1,
+            refresh=refresh_token(number),
+            replaced=(refresh_token(0).fingerprint,),
+        )
+        for number in (1, 2)
+    )
+    [orphan] = with_orphans_of(ours, theirs).orphans
+    assert orphan.refresh == refresh_token(2)
+
+
+def test_a_branch_that_is_healed_over_is_kept() -> None:
+    """After a failover two replicas rotated by turns: which pair lives is unknown, so neither is thrown away."""
+    common = Record("l", 3, refresh=refresh_token(3), replaced=("x",))
+    known = Record("l", 5, refresh=refresh_token(5), replaced=("x", refresh_token(3).fingerprint))
+    branch = Record("l", 4, refresh=refresh_token(40), replaced=("x", refresh_token(3).fingerprint))
+    assert rolled_back(branch, known)
+    assert [orphan.refresh for orphan in with_orphans_of(known, branch).orphans] == [refresh_token(40)]
+    assert with_orphans_of(known, common) == known
+
+
+def test_an_ancestor_beyond_memory_is_no_branch() -> None:
+    """A copy from days ago holds a refresh token that nobody remembers: spent all the same, and written over."""
+    ours = Record("l", 500, refresh=refresh_token(5), replaced=tuple(f"r{n}" for n in range(64)))
+    theirs = Record("l", 2, refresh=refresh_token(2))
+    assert reconcile(ours, "a", theirs) is Verdict.OVERWRITE
+    assert with_orphans_of(ours, theirs) == ours
+
+
+@given(records, records)
+def test_a_record_is_not_behind_itself_nor_its_past(one: Record, other: Record) -> None:
+    """What was published from a record never holds up that record, nor what it counts more than."""
+    access = access_token(1)
+    one, other = replace(one, access=access), replace(other, access=access)
+    mark = Mark(one.lineage, one.generation, len(one.seeds), access.issued_at)
+    assert not behind(one, mark)
+    if behind(other, mark):
+        assert not behind(one, Mark(other.lineage, other.generation, len(other.seeds), access.issued_at))
+    assert behind(None, mark)
+    assert not behind(None, None)
+
+
+def test_a_record_with_something_younger_is_not_behind() -> None:
+    """Somebody used it since, and it lives."""
+    record = Record("l", 2, access=access_token(9), refresh=refresh_token(0))
+    assert behind(record, Mark("l", 3, 0, access_token(9).issued_at))
+    assert not behind(record, Mark("l", 3, 0, access_token(9).issued_at - 1))
 
 
 def ledger(store: Any) -> Ledger:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
-from sidecar.errors import SeedError, StoreError
+from sidecar import rotation, schedule
+from sidecar.errors import SeedError, StoreError, Unwritten
+from sidecar.escrow import Slip
 from sidecar.events import CallFinished, CommitFinished, GrantDied, SeedRefused
-from sidecar.ports import Foreign, Seeding
+from sidecar.ports import Foreign, Held, Seeding, Store
 from sidecar.profile import ErrorRule, InDoubt, Profile, Rotation
 from sidecar.schedule import Policy
+from sidecar.testing import Rotation as ProviderRotation
 from sidecar.testing import faults
 from sidecar.tokens import (
     AccessState,
@@ -24,7 +28,7 @@ from sidecar.tokens import (
     RefreshToken,
     fingerprint,
 )
-from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, House
+from tests.engine.conftest import EPOCH, KEY, ROTATING, STEADY, Daemon, FaultyStore, House, Killed
 
 GRACEFUL = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_WINDOW, grace=60)
 UNTIL_USED = Profile(rotation=Rotation.ALWAYS, in_doubt=InDoubt.REPLAY_UNTIL_USED)
@@ -338,6 +342,24 @@ async def test_a_provider_that_kills_the_old_token_is_published_before_the_commi
     assert seen == [1]
 
 
+async def test_a_write_that_was_not_read_is_found_by_the_lease(house: House) -> None:
+    """A record that somebody replaced since it was written is read before anything of it is sent."""
+    daemon = house.daemon(seed=house.provider.new_grant(), policy=Policy(refresh_at=0.0001, min_interval=10))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 15)
+        await anyio.sleep(5)
+        record, loads = await house.store.record(), house.store.loads
+        seeding = Seeding(RefreshToken(house.provider.new_grant(), house.clock.wall()))
+        planted = rotation.seeded(
+            record, seeding, client_id=record.client_id, endpoint=record.endpoint, ttl=None
+        )
+        await house.store.edit(planted)
+    assert house.store.loads == loads + 1
+    assert record.refresh is not None
+    assert house.provider.uses(record.refresh.value) == 0
+    assert house.provider.uses(seeding.refresh.value) == 1
+
+
 async def test_a_rolled_back_store_is_healed_by_who_knows_better(house: House) -> None:
     """A failover that brings a spent refresh token back is undone before anybody sends it."""
     daemon = house.daemon(seed=house.provider.new_grant())
@@ -365,6 +387,150 @@ async def test_an_emptied_store_does_not_bring_a_spent_seed_back(house: House) -
     assert successor.grant.calls == []
     assert "restore the store" in successor.of(SeedRefused)[0].reason
     assert successor.state() is GrantState.UNSEEDED
+
+
+async def fallen_back(house: House, **options: Any) -> tuple[Daemon, Record]:
+    """Let a daemon refresh three times, and put the record of after the first time back; returns both."""
+    daemon = house.daemon(seed=house.provider.new_grant(), instance="one", **options)
+    await daemon.run(60)
+    old = await house.store.record()
+    await daemon.run(7000)
+    assert (await house.store.record()).generation == 3
+    await house.store.edit(old)
+    return daemon, old
+
+
+async def test_a_restarted_daemon_does_not_trust_a_store_that_fell_back(house: House) -> None:
+    """What was published tells that the refresh token in the store is spent: nothing is sent, nor published."""
+    daemon, old = await fallen_back(house)
+    published = len(daemon.shelf.publications)
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(86400)
+    assert successor.grant.calls == []
+    assert len(daemon.shelf.publications) == published
+    assert successor.state() is GrantState.IN_DOUBT
+    assert "generation 3 was published here, and it holds generation 1" in successor.view.reason
+    assert "token-sidecar seed gmail" in successor.view.reason
+    assert await house.store.record() == old
+
+
+async def test_a_hold_ends_when_the_newer_record_is_back(house: House) -> None:
+    """Another daemon, or a restored copy, brings it: the next turn goes on from there."""
+    daemon, _ = await fallen_back(house)
+    newest = daemon.renewer.record
+    assert newest is not None
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(60)
+    await house.store.edit(newest)
+    await successor.run(7000)
+    assert house.provider.replayed() == []
+    assert (await house.store.record()).generation > 3
+    assert successor.state() is GrantState.OK
+
+
+async def test_a_hold_is_dared_by_a_human_once(house: House) -> None:
+    """`refresh NAME` sends what the store holds, and a new seed ends the hold without that."""
+    daemon, old = await fallen_back(house)
+    successor = house.daemon(instance="one", shelf=daemon.shelf)
+    await successor.run(60)
+    assert old.access is not None
+    assert successor.renewer.refuse(old.access.fingerprint)
+    successor.scheduler.wake("gmail")
+    await successor.run(600)
+    assert len(successor.grant.calls) == 1
+    fresh = house.provider.new_grant()
+    await successor.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    successor.scheduler.wake("gmail")
+    await successor.run(60)
+    assert successor.state() is GrantState.OK
+    assert house.provider.uses(fresh) == 1
+
+
+async def test_a_store_from_before_the_last_consent_brings_no_spent_seed_back(house: House) -> None:
+    """Restored from before a re-seed, it does not know that the seed was used; what was published does."""
+    daemon = house.daemon(seed=house.provider.new_grant(), instance="one")
+    await daemon.run(60)
+    old = await house.store.record()
+    second = house.provider.new_grant()
+    daemon.renewer.setup.seed.value = second  # type: ignore[union-attr]
+    daemon.scheduler.wake("gmail")
+    await daemon.run(60)
+    await house.store.edit(old)
+    successor = house.daemon(seed=second, instance="one", shelf=daemon.shelf)
+    await successor.run(7000)
+    assert successor.grant.calls == []
+    assert "of an older lineage" in successor.view.reason
+    assert house.provider.uses(second) == 1
+
+
+async def test_a_grant_that_can_not_be_burnt_is_not_held(tmp_path: Path) -> None:
+    """Where a refresh token may be sent again, a store that fell back holds up nobody."""
+    house = House(tmp_path, rotation=ProviderRotation.NEVER)
+    daemon, _ = await fallen_back(house, profile=STEADY)
+    successor = house.daemon(profile=STEADY, instance="one", shelf=daemon.shelf)
+    await successor.run(7000)
+    assert len(successor.grant.calls) >= 2
+    assert successor.state() is GrantState.OK
+
+
+async def test_who_heals_waits_for_who_knows_more(house: House) -> None:
+    """A replica that missed the last rotation brings back a spent token; it uses that only after all have looked."""
+    newest = house.daemon(seed=house.provider.new_grant())
+    await newest.run(60)
+    first = await house.store.record()
+    laggard = house.daemon()
+    await newest.run(3000)
+    await laggard.run(60)
+    second = third = await house.store.record()
+    while third.generation == 2:
+        await newest.run(10)
+        third = await house.store.record()
+    assert [one.generation for one in (first, second, third)] == [1, 2, 3]
+
+    await house.store.edit(first)
+    laggard.scheduler.wake("gmail")
+    await laggard.run(5)
+    assert (await house.store.record()).generation == 2
+    assert schedule.HEALED in laggard.sentences()[-1]
+    assert schedule.HEALED in laggard.view.reason
+    # One that was just started, and has nothing to heal, waits as well.
+    other = house.daemon()
+    await other.run(20)
+    assert schedule.HEALED in other.view.reason
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(newest.run, 300)
+        tasks.start_soon(laggard.run, 300)
+    assert house.provider.replayed() == []
+    assert (await house.store.record()).refresh == third.refresh
+
+
+async def test_a_seed_by_hand_keeps_an_older_seed_file_out(house: House) -> None:
+    """The record is lost, and a human consents again: the spent seed that still lies there does not come after it."""
+    seed = house.provider.new_grant()
+    daemon = house.daemon(seed=seed, instance="one")
+    await daemon.run(60)
+    held = await house.store.inner.load(KEY)
+    assert held is not None
+    await house.store.inner.delete(KEY, expected=held.version)
+    successor = house.daemon(seed=seed, instance="one", shelf=daemon.shelf)
+    fresh = house.provider.new_grant()
+    await successor.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    await successor.run(7000)
+    assert (house.provider.uses(seed), house.provider.uses(fresh)) == (1, 1)
+    assert successor.state() is GrantState.OK
+
+
+async def test_a_seed_by_hand_does_not_forget_what_a_lost_record_knew(house: House) -> None:
+    """The row is deleted under a running daemon, which is told a new seed before it looked: nothing is forgotten."""
+    daemon = house.daemon(seed=house.provider.new_grant())
+    await daemon.run(3000)
+    known = await house.store.record()
+    held = await house.store.inner.load(KEY)
+    assert held is not None
+    await house.store.inner.delete(KEY, expected=held.version)
+    fresh = house.provider.new_grant()
+    await daemon.renewer.plant(Seeding(RefreshToken(fresh, house.clock.wall())), origin="command")
+    assert known.spent < (await house.store.record()).spent
 
 
 # Replicas
@@ -414,6 +580,78 @@ async def test_a_long_outage_does_not_let_a_replica_pass_the_holder_of_the_pair(
     assert {daemon.view.grant_state for daemon in (holder, *others)} == {GrantState.OK}
 
 
+async def test_a_commit_that_may_have_been_made_is_not_built_upon(house: House) -> None:
+    """Its reply is lost along with the way to the store: only the other replica, which sees the pair, uses it."""
+    cut_off, other = house.daemon(seed=house.provider.new_grant()), house.daemon()
+    await cut_off.run(60)
+    house.provider.add_fault(faults.latency(after=1))
+    cut_off.scheduler.wake("gmail")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cut_off.run, 20000)
+        await cut_off.grant.called(2)
+        severed = Severed(house.store)
+        cut_off.renewer._ledger._store = cast("Store", severed)
+        tasks.start_soon(other.run, 19000)
+        await anyio.sleep(7000)
+        assert len(other.grant.calls) >= 2
+        assert len(cut_off.grant.calls) == 2
+        severed.away = False
+        await anyio.sleep(60)
+        assert cut_off.state() is GrantState.OK
+    assert house.provider.replayed() == []
+
+
+async def test_what_a_predecessor_may_have_committed_is_not_built_upon(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it could clear its escrow, and started again without the store: others may use that pair."""
+    holder, other = house.daemon(seed=house.provider.new_grant(), instance="one"), house.daemon()
+
+    def killed(_: Slip) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Slip, "release", killed)
+    await holder.die()
+    monkeypatch.undo()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other.run, 3500)
+        successor = house.daemon(instance="one")
+        severed = Severed(house.store)
+        successor.renewer._ledger._store = cast("Store", severed)
+        tasks.start_soon(successor.run, 3500)
+        await anyio.sleep(3400)
+        assert len(other.grant.calls) == 1
+        assert successor.grant.calls == []
+        severed.away = False
+    assert house.provider.replayed() == []
+
+
+class Severed:
+    """One daemon's way to the store, which breaks with the next write: that is made, and nobody learns of it."""
+
+    kind = "memory"
+    volatile = True
+
+    def __init__(self, store: FaultyStore) -> None:
+        self.store = store
+        self.away = True
+        self.lost = 0
+
+    async def load(self, key: str) -> Held | None:
+        if self.away:
+            raise Unwritten("connection refused")
+        return await self.store.load(key)
+
+    async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        if self.away and self.lost:
+            raise Unwritten("connection refused")
+        version = await self.store.write(key, record, expected=expected, lease=lease)
+        if self.away:
+            self.lost += 1
+            raise StoreError("the reply was lost")
+        return version
+
+
 async def test_a_replica_does_not_replay_what_a_stranger_may_have_used(house: House) -> None:
     """Where the old pair lives until the new one is used, only its own caller knows that nobody has it."""
     holder = house.daemon(profile=UNTIL_USED, seed=house.provider.new_grant(), instance="one")
@@ -422,6 +660,19 @@ async def test_a_replica_does_not_replay_what_a_stranger_may_have_used(house: Ho
     stranger = house.daemon(profile=UNTIL_USED, instance="two")
     await stranger.run(300)
     assert stranger.grant.calls == []
+
+
+async def test_a_replica_replays_within_the_grace_what_a_dead_one_took_with_it(tmp_path: Path) -> None:
+    """The holder is gone with the answer and its `state_dir`; once its lease has ended the provider is asked again."""
+    house = House(tmp_path, grace=60)
+    holder = house.daemon(profile=GRACEFUL, seed=house.provider.new_grant(), instance="one")
+    house.store.kill_at = lambda record: record.generation == 1
+    await holder.die()
+    stranger = house.daemon(profile=GRACEFUL, instance="two")
+    await stranger.run(60)
+    assert [round(at - EPOCH) for at in stranger.grant.calls] == [20]
+    assert (stranger.state(), stranger.view.generation) == (GrantState.OK, 1)
+    assert [family.killed for family in house.provider.report().families] == [None]
 
 
 async def test_a_lost_reply_to_a_renewal_does_not_give_the_lease_away(house: House) -> None:

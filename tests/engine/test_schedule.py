@@ -155,9 +155,9 @@ def test_defaults_follow_the_life_of_the_token(
     assert times.refresh_at == 0.75
 
 
-def test_a_lease_is_no_longer_than_half_the_grace_window() -> None:
+def test_a_lease_is_no_longer_than_a_third_of_the_grace_window() -> None:
     """A replica that takes over from a dead holder must still be forgiven a replay."""
-    assert timing(Policy(), Profile(grace=30), 3600).lease == 15
+    assert timing(Policy(), Profile(grace=30), 3600).lease == 10
     assert timing(Policy(lease=25), Profile(grace=30), 3600).lease == 25
 
 
@@ -244,7 +244,7 @@ def test_a_token_that_never_expires_is_left_alone() -> None:
 
 def test_a_short_window_of_replay_makes_no_hot_lease() -> None:
     """Half of a grace that is over at once is no lease to live with; it keeps a length that polls can follow."""
-    assert timing(Policy(), Profile(grace=60), 3600).lease == 30
+    assert timing(Policy(), Profile(grace=60), 3600).lease == 20
     assert timing(Policy(), Profile(grace=1e-9), 3600).lease == 1
 
 
@@ -344,19 +344,33 @@ def test_own_doubt_ends_as_the_profile_allows(profile: Profile, after: float) ->
     assert resend_at(held, times, profile, at(101)) == NOW + after
 
 
-def test_a_window_is_used_only_while_a_whole_lease_fits_into_it() -> None:
+def test_a_window_is_used_only_while_the_way_to_the_first_byte_fits_into_it() -> None:
     """What is begun at its last moment would arrive behind it."""
     profile = Profile(in_doubt=InDoubt.REPLAY_WINDOW, grace=60)
     held = record(attempt=ATTEMPT)
-    assert timing_of(held, Policy(), profile).lease == 30
-    assert isinstance(decided(held, at(130), profile), Refresh)
-    assert decided(held, at(131), profile) == Wait(NOW + 3590, "in doubt")
+    lease = timing_of(held, Policy(), profile).lease
+    assert isinstance(decided(held, at(100 + 60 - lease * 2 / 3 - 1), profile), Refresh)
+    assert decided(held, at(100 + 60 - lease * 2 / 3 + 1), profile) == Wait(
+        NOW + 3600 - lease / 3, "in doubt"
+    )
+
+
+def test_a_window_is_used_for_a_stranger_too() -> None:
+    """Once its lease has ended, and with a quarter of the window left for clocks that differ."""
+    profile = Profile(in_doubt=InDoubt.REPLAY_WINDOW, grace=60)
+    held = record(attempt=ATTEMPT)
+    lease = timing_of(held, Policy(), profile).lease
+    assert isinstance(decided(held, at(110, own=False, lease_left=10), profile), Wait)
+    assert isinstance(decided(held, at(100 + lease + 0.1, own=False), profile), Refresh)
+    assert isinstance(decided(held, at(100 + 45 - lease * 2 / 3 - 1, own=False), profile), Refresh)
+    late = decided(held, at(100 + 45 - lease * 2 / 3 + 1, own=False), profile)
+    assert late == Wait(NOW + 3600, "in doubt")
 
 
 @pytest.mark.parametrize("in_doubt", [InDoubt.NO_REPLAY, InDoubt.REPLAY_WINDOW, InDoubt.REPLAY_UNTIL_USED])
 def test_a_strangers_doubt_is_watched_for_long(in_doubt: InDoubt) -> None:
     """Not before the expiry, nor before six minutes in which the store was seen and nobody wrote."""
-    profile = Profile(in_doubt=in_doubt, grace=7200)
+    profile = Profile(in_doubt=in_doubt, grace=600)
     held = record(attempt=ATTEMPT)
     assert isinstance(decided(held, at(3599, own=False, watched=9999), profile), Wait)
     assert isinstance(decided(held, at(3600, own=False, watched=IN_DOUBT_HOLD), profile), Refresh)

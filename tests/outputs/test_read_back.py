@@ -24,7 +24,10 @@ def test_what_we_published_is_judged_in_every_format(place: Place, make: Make, n
     """Token, lineage and expiry are known, also where the format carries none, and after a restart."""
     place.publish(place.open(format=name), make())
     assert place.read_back(place.open(format=name)) == Holding(
-        fingerprint=fingerprint(make().access.value), lineage="a" * 32, expires_at=make().access.expires_at
+        fingerprint=fingerprint(make().access.value),
+        lineage="a" * 32,
+        expires_at=make().access.expires_at,
+        mark=make().mark,
     )
 
 
@@ -66,7 +69,7 @@ def test_damage_is_told_and_repaired(
     else:
         place.file.write_bytes(right[: len(right) // 2] if isinstance(damage, str) else damage)
     holding = place.read_back(output)
-    assert holding == Holding(problem=holding.problem)
+    assert holding == Holding(problem=holding.problem, mark=make().mark)
     assert why in (holding.problem or "")
     assert place.publish(output, make())
     assert place.file.read_bytes() == right

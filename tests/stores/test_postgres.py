@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,11 +23,11 @@ import pytest
 
 from sidecar.clients import postgres
 from sidecar.clock import SystemClock
-from sidecar.errors import ConfigError, Conflict, StoreError, StoreMissing
+from sidecar.errors import ConfigError, Conflict, StoreError, StoreMissing, Unwritten
 from sidecar.stores import migration, open_store
 from sidecar.stores.postgres import SCHEMA, PostgresStore
 from sidecar.tokens import Record, RefreshToken
-from tests.postgres import Server, free_port, in_thread
+from tests.postgres import Server, following, free_port, in_thread
 
 if TYPE_CHECKING:
     from sidecar.ports import Store
@@ -214,28 +215,10 @@ async def test_hosts_are_tried_in_turn(server: Server, database: str) -> None:
 
 
 @pytest.fixture
-def standby(server: Server, tmp_path: Path) -> Iterator[Server]:
+def standby(server: Server) -> Iterator[Server]:
     """A copy of the server that follows it and takes no writes."""
-    directory = server.sockets / f"standby{secrets.token_hex(3)}"
-    server.run(
-        "pg_basebackup",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(server.port),
-        "-U",
-        "postgres",
-        "-D",
-        str(directory),
-        "-R",
-        "--checkpoint=fast",
-        "--no-sync",
-    )
-    follower = Server(server.sockets, data=directory)
-    follower.start()
-    yield follower
-    follower.stop("immediate")
-    shutil.rmtree(directory)
+    with following(server) as follower:
+        yield follower
 
 
 async def test_only_a_primary_will_do(server: Server, database: str, standby: Server) -> None:
@@ -245,7 +228,7 @@ async def test_only_a_primary_will_do(server: Server, database: str, standby: Se
         await store.write(KEY, RECORD, expected=None)
     for attrs in ("read-write", "primary", "any"):
         async with open_store(standby.url(database, target_session_attrs=attrs), SystemClock()) as store:
-            with pytest.raises(StoreError, match="no primary"):
+            with pytest.raises(Unwritten, match="no primary"):
                 await store.load(KEY)
 
 
@@ -329,12 +312,12 @@ async def test_reading_creates_nothing(server: Server, database: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [(SCHEMA - 1, "older version"), (SCHEMA + 1, None), (SCHEMA + 2, "newer version")],
+    [(SCHEMA - 1, None), (SCHEMA + 1, None), (SCHEMA + 2, "newer version")],
 )
 async def test_versions_of_the_tables(
     server: Server, store: Store, database: str, version: int, says: str | None
 ) -> None:
-    """Tables may be one version ahead, so that a fleet can be replaced one by one; else it is said what to do."""
+    """Tables may be one version ahead, so that a fleet is replaced one by one; older ones are brought up to date."""
     await store.write(KEY, RECORD, expected=None)
     await server.sql_async(f"UPDATE token_sidecar_schema SET version = {version}", database=database)
     async with open_store(server.url(database), SystemClock()) as other:
@@ -449,26 +432,42 @@ async def test_a_password_may_come_from_a_passfile(
 # TLS
 
 
-@pytest.fixture
-def encrypted(server: Server, tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A PgBouncer that insists on TLS (the server's build has none), and its certificate, for `localhost`."""
-    certificate, key = certify("localhost")
+@contextmanager
+def encrypting(
+    server: Server, trusted: Path, settings: str = "client_tls_sslmode = require\n"
+) -> Iterator[int]:
+    """Run a PgBouncer with TLS (the server's build has none) that proves to be `localhost` by what is `trusted`.
+
+    `FOLDER` in `settings` is where it finds its own files; whoever signed `clients.crt` is believed.
+    """
     folder = server.sockets / f"tls{secrets.token_hex(3)}"
     folder.mkdir()
-    for name, content in (("server.crt", certificate), ("server.key", key)):
+    certificate, key = certify("localhost")
+    trusted.write_bytes(certificate)
+    known = trusted.with_name("client.crt")
+    files = {
+        "server.crt": certificate,
+        "server.key": key,
+        "clients.crt": known.read_bytes() if known.exists() else b"",
+        "users": b'"me" ""\n',
+    }
+    for name, content in files.items():
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o644)
+    own = f"client_tls_key_file = {folder}/server.key\nclient_tls_cert_file = {folder}/server.crt\n"
+    with pooling(server, own + settings.replace("FOLDER", str(folder))) as port:
+        yield port
+
+
+@pytest.fixture
+def encrypted(server: Server, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A PgBouncer that insists on TLS, and its certificate."""
     trusted = tmp_path / "ca.pem"
-    trusted.write_bytes(certificate)
-    settings = (
-        f"client_tls_sslmode = require\nclient_tls_key_file = {folder}/server.key\n"
-        f"client_tls_cert_file = {folder}/server.crt\n"
-    )
-    with pooling(server, settings) as port:
+    with encrypting(server, trusted) as port:
         yield port, trusted
 
 
-def certify(host: str) -> tuple[bytes, bytes]:
+def certify(host: str, name: str = "test") -> tuple[bytes, bytes]:
     """Make a key and a certificate that it signed itself, in PEM."""
     from datetime import UTC, datetime, timedelta
 
@@ -477,10 +476,10 @@ def certify(host: str) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
@@ -515,6 +514,44 @@ async def test_certificates_are_verified_as_asked(database: str, encrypted: tupl
     assert refusal in await attempt("localhost", sslmode="verify-full", sslrootcert="system")
     missing = await attempt("localhost", sslmode="verify-full", sslrootcert="/nowhere/ca.pem")
     assert "sslrootcert: /nowhere/ca.pem can't be read" in missing
+
+
+async def test_a_client_certificate_lets_in(server: Server, database: str, tmp_path: Path) -> None:
+    """With `sslcert` and `sslkey` a role logs in without a password; without, or with another's, it is refused."""
+    for file, owner in (("client", "me"), ("other", "me"), ("foreign", "somebody")):
+        certificate, key = certify("client", owner)
+        (tmp_path / f"{file}.crt").write_bytes(certificate)
+        (tmp_path / f"{file}.key").write_bytes(key)
+        (tmp_path / f"{file}.key").chmod(0o600)
+    trusted = tmp_path / "ca.pem"
+    settings = "client_tls_sslmode = verify-full\nclient_tls_ca_file = FOLDER/clients.crt\n"
+    settings += "auth_type = cert\nauth_file = FOLDER/users\n"
+
+    with encrypting(server, trusted, settings) as port:
+
+        async def attempt(user: str = "me", **files: str) -> str:
+            query = urlencode({"sslmode": "verify-full", "sslrootcert": str(trusted), **files})
+            url = f"postgresql://{user}@localhost:{port}/{database}?pooler=transaction&{query}"
+            async with open_store(url, SystemClock()) as store:
+                try:
+                    await store.keys()
+                except StoreError as error:
+                    return str(error)
+            return ""
+
+        def pair(name: str) -> dict[str, str]:
+            return {"sslcert": str(tmp_path / f"{name}.crt"), "sslkey": str(tmp_path / f"{name}.key")}
+
+        assert await attempt(**pair("client")) == ""
+        for refusal in (await attempt(), await attempt(**pair("other"))):
+            # Its alert may be lost with the connection.
+            assert re.search("sslcert|the connection broke", refusal), refusal
+        assert "refused you; look at its log" in await attempt("you", **pair("client"))
+        mixed = {**pair("client"), "sslkey": pair("other")["sslkey"]}
+        assert "key values mismatch" in await attempt(**mixed)
+        assert "sslcert: /nowhere can't be read" in await attempt(
+            sslcert="/nowhere", sslkey=pair("client")["sslkey"]
+        )
 
 
 async def test_tls_that_the_server_does_not_speak(server: Server, database: str) -> None:
@@ -610,8 +647,9 @@ async def test_a_lost_reply_is_found_out_by_a_load(server: Server, store: Store,
             # Once before, so that the statement is known to the server and the answer is the only one.
             version = await far.write(KEY, RECORD, expected=version)
             wire.cut = True
-            with pytest.raises(StoreError, match=r"connection broke|reached"):
+            with pytest.raises(StoreError, match=r"connection broke|reached") as caught:
                 await far.write(KEY, Record(lineage="second"), expected=version)
+            assert not isinstance(caught.value, Unwritten)
             wire.cut = False
             found = await far.load(KEY)
         tasks.cancel_scope.cancel()
@@ -721,8 +759,10 @@ def pooling(server: Server, settings: str = "") -> Iterator[int]:
                 break
             except OSError:
                 time.sleep(0.02)
-        yield listen
-        process.terminate()
+        try:
+            yield listen
+        finally:
+            process.terminate()
 
 
 async def test_many_share_a_transaction_pooler(database: str, pool: int) -> None:

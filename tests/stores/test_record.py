@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.errors import RecordUnreadable
 from sidecar.stores.base import read_blob
@@ -14,6 +15,7 @@ from sidecar.tokens import (
     AccessToken,
     Attempt,
     Backoff,
+    Beyond,
     Death,
     ExpirySource,
     Orphan,
@@ -67,6 +69,17 @@ RECORDS = st.builds(
     ).map(tuple),
 )
 
+WHOLE = Record(
+    lineage="l",
+    access=AccessToken("sim-at-0123456789abcdef", 0.0, None, None),
+    refresh=RefreshToken("sim-rt-0123456789abcdef", 0.0),
+    attempt=Attempt("a", "one", "", 0.0),
+    backoff=Backoff(OutcomeClass.TRANSIENT, "", 1, 0.0, 0.0),
+    dead=Death("", "", "", 0.0, ""),
+    orphans=(Orphan("l", RefreshToken("sim-rt-0123456789abcdef", 0.0)),),
+    history=(Turn(0.0, OutcomeClass.SUCCESS, "", 1, 0.1),),
+)
+
 
 @given(RECORDS)
 def test_a_record_survives_the_way_to_bytes_and_back(record: Record) -> None:
@@ -89,10 +102,34 @@ def test_a_blob_names_its_schema(record: Record) -> None:
 
 
 @given(RECORDS)
-def test_what_a_newer_version_adds_is_ignored(record: Record) -> None:
-    """A field that this version does not know does not make a record of the same schema unreadable."""
-    fields = msgspec.json.decode(encode_record(record)) | {"of_the_future": [1]}
-    assert record == read_blob(msgspec.json.encode(fields), key="ns/a", place="here")
+def test_what_a_newer_version_adds_survives(record: Record) -> None:
+    """A member that this version does not know is carried along by its writes, and shown to nobody."""
+    added = {"of_the_future": [1, {"value": "sim-rt-0123456789abcdef"}], "of_note": None}
+    blob = msgspec.json.encode(msgspec.json.decode(encode_record(record)) | added)
+    found = read_blob(blob, key="ns/a", place="here")
+    assert replace(found, beyond=Beyond()) == record
+    assert "sim-" not in repr(found)
+    later = msgspec.json.decode(encode_record(replace(found, generation=7), "ns/a"))
+    assert added.items() <= later.items()
+    assert later["generation"] == 7
+
+
+@pytest.mark.parametrize("part", ["access", "refresh", "attempt", "backoff", "dead", "orphans", "history"])
+def test_what_a_newer_version_adds_within_a_part_is_refused(part: str) -> None:
+    """Inside of a token or an attempt it could not be carried along, so nothing of the record is touched."""
+    fields = msgspec.json.decode(encode_record(WHOLE))
+    (fields[part][0] if isinstance(fields[part], list) else fields[part])["of_the_future"] = 1
+    with pytest.raises(RecordUnreadable, match="left untouched"):
+        read_blob(msgspec.json.encode(fields), key="ns/a", place="here")
+
+
+def test_a_record_belongs_under_one_key() -> None:
+    """Copied to another token's row by hand it is refused: two tokens with one refresh token would burn it."""
+    blob = encode_record(WHOLE, "ns/a")
+    assert read_blob(blob, key="ns/a", place="here") == WHOLE
+    with pytest.raises(RecordUnreadable, match="ns/b in here is a copy of another token's record"):
+        read_blob(blob, key="ns/b", place="here")
+    assert read_blob(encode_record(WHOLE), key="ns/b", place="here") == WHOLE
 
 
 @given(

@@ -1,0 +1,142 @@
+"""The simulation can fail: engines that were broken on purpose are found out, and told in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from sidecar import ledger, renewer, rotation, schedule
+from sidecar.errors import StoreError
+from sidecar.ledger import Debt
+from sidecar.renewer import Renewer
+from sidecar.stores.memory import MemoryStore
+from sidecar.tokens import Record
+from tests.simulation.history import Outcome, live
+from tests.simulation.plan import read, written
+from tests.simulation.scenario import Scenario
+from tests.simulation.shrinking import shrunk, told
+
+FEW_FAULTS, FEW_LINES, FEW_SEEDS = 5, 40, 40
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def compares_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A store that replaces whatever is there."""
+    patch.setattr(MemoryStore, "_check", lambda *_: None)
+
+
+def heeds_no_lease(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that takes every attempt for its own."""
+    patch.setattr(
+        Renewer, "_owns_attempt", lambda _, record: record is not None and record.attempt is not None
+    )
+
+
+def forgets_escrow(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that doesn't look for what its predecessor caught."""
+    patch.setattr(Renewer, "recover", lambda _, entry: entry.slip.release())
+
+
+def knows_no_doubt(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that takes a lost answer for a refusal."""
+    patch.setattr(rotation, "doubted", lambda _: None)
+
+
+def heals_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that believes a store that fell back."""
+    patch.setattr(ledger, "rolled_back", lambda *_: False)
+
+
+def trusts_a_lost_reply(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that takes a commit whose reply was lost for one that was not made."""
+    patch.setattr(ledger, "Unwritten", StoreError)
+
+
+def is_impatient(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that never leaves a provider alone."""
+    patch.setattr(schedule, "decide", _blind_to(schedule.decide, "backoff"))
+
+
+def mourns_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that goes on asking for a grant that is dead."""
+    patch.setattr(schedule, "decide", _blind_to(schedule.decide, "dead"))
+
+
+def _blind_to(real: Callable[..., schedule.Decision], field: str) -> Callable[..., schedule.Decision]:
+    def decide(record: Record | None, *rest: Any) -> schedule.Decision:
+        return real(replace(record, **{field: None}) if record is not None else None, *rest)
+
+    return decide
+
+
+def turns_in_circles(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that asks a store that is away again and again."""
+    patch.setattr(renewer, "STORE_RETRY", 0.02)
+
+
+def is_late(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that refreshes when the token has ended."""
+
+    def due_at(record: Record, *_: Any) -> float:
+        return (record.access.expires_at if record.access is not None else None) or 0.0
+
+    patch.setattr(schedule, "due_at", due_at)
+
+
+def gives_up(patch: pytest.MonkeyPatch) -> None:
+    """A daemon that tries to commit once."""
+    patch.setattr(ledger.Ledger, "settle", _settled_once(ledger.Ledger.settle))
+
+
+def _settled_once(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    async def settle(self: Any) -> None:
+        debt: Debt | None = self.debt
+        if debt is None or debt.failures == 0:
+            await real(self)
+
+    return settle
+
+
+BROKEN: dict[Break, set[str]] = {
+    compares_nothing: {"single-use", "survival"},
+    heeds_no_lease: {"single-use"},
+    forgets_escrow: {"single-use", "survival"},
+    knows_no_doubt: {"single-use"},
+    heals_nothing: {"single-use", "healing", "survival"},
+    trusts_a_lost_reply: {"single-use"},
+    is_impatient: {"back-off", "pace"},
+    mourns_nobody: {"dead-silence"},
+    turns_in_circles: {"pace"},
+    is_late: {"freshness"},
+    gives_up: {"survival", "freshness", "progress", "single-use"},
+}
+
+
+def first_failure() -> Outcome:
+    """Search for a broken promise, seed by seed."""
+    for seed in count(1):
+        assert seed <= FEW_SEEDS, "nothing was noticed"
+        found = live(Scenario(seed, replicas=3, ttl=60.0, troubled=1800.0, roughness=0.4))
+        if found.verdict is not None:
+            return found
+    raise AssertionError
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these breaks is noticed within few histories, and comes down to few faults and few lines."""
+    broken(monkeypatch)
+    found = first_failure()
+    assert found.verdict is not None
+    assert found.verdict.promise in BROKEN[broken]
+    short = shrunk(found, seconds=25)
+    assert len(short.plan) <= FEW_FAULTS, written(short.plan)
+    assert len(told(short)) <= FEW_LINES
+    again = live(short.scenario, read(written(short.plan)))
+    assert str(again.verdict) == str(short.verdict)
