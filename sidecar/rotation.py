@@ -331,8 +331,9 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
         return stored.generation < known.generation
     if len(stored.seeds) > len(known.seeds) or not set(stored.seeds) <= set(known.seeds):
         return False
-    # Every lineage starts with a seed and remembers the seeds before. One without a seed that is new to us is an ancestor
-    # of what we know; or somebody took such a seed again for want of a record, and doesn't know what had come of it.
+    # Every lineage starts with a seed and remembers the seeds before. One without a seed that is new to us is an
+    # ancestor of what we know; or somebody took such a seed again for want of a record, and doesn't know what had
+    # come of it.
     lost = known.refresh is not None and not knows(stored, known.refresh)
     return len(stored.seeds) < len(known.seeds) or lost
 
