@@ -350,9 +350,7 @@ async def test_a_write_that_was_not_read_is_found_by_the_lease(house: House) -> 
         await anyio.sleep(5)
         record, loads = await house.store.record(), house.store.loads
         seeding = Seeding(RefreshToken(house.provider.new_grant(), house.clock.wall()))
-        planted = rotation.seeded(
-            record, seeding, client_id=record.client_id, endpoint=record.endpoint, ttl=None
-        )
+        planted = rotation.seeded(record, seeding, client_id=record.client_id, endpoint=record.endpoint)
         await house.store.edit(planted)
     assert house.store.loads == loads + 1
     assert record.refresh is not None
