@@ -38,6 +38,10 @@ ROOM_FOR_ANSWER = 128 * 1024
 """Bytes kept free for an answer; the largest seen (Entra with many groups, plus an ID token) is a tenth of it."""
 
 SUFFIX = ".escrow"
+UNREAD = ".unread"
+"""Suffix of answers that nobody could read, and that may hold a pair: kept until the profile is corrected."""
+MOST_UNREAD = 32
+"""Files; who answers in riddles for ever fills no volume."""
 
 _ROOM = ROOM_FOR_ANSWER * 4 // 3 + 1024
 """Bytes taken: a sealed answer is a third larger, and has a header of its own."""
@@ -91,7 +95,7 @@ class Locked(msgspec.Struct, frozen=True):
 class Slip:
     """The handle of one entry."""
 
-    __slots__ = ("_offset", "_path", "_purpose", "_sealer", "held")
+    __slots__ = ("_offset", "_path", "_purpose", "_sealer", "held", "unread")
 
     def __init__(self, path: Path, offset: int, sealer: Sealer, purpose: str) -> None:
         """`offset`: where the answer starts in the file, in bytes. `purpose`: what the answer is sealed for."""
@@ -100,6 +104,8 @@ class Slip:
         self._sealer = sealer
         self._purpose = purpose
         self.held = True
+        self.unread = False
+        """Whether it holds an answer that could not be read; then `release` puts it aside."""
 
     def sent(self) -> None:
         """Note that the request is about to leave; from now on the outcome may be in doubt."""
@@ -119,10 +125,13 @@ class Slip:
         self._mark(Stage.ANSWERED)
 
     def release(self) -> None:
-        """Remove the entry: its attempt has a definite, committed end."""
+        """Remove the entry, or put it aside if nobody could read it: the record says what became of its attempt."""
         # One that stays behind is recognised as committed at the next start.
         with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            if self.unread and len(list(self._path.parent.glob(f"*{UNREAD}"))) < MOST_UNREAD:
+                self._path.rename(self._path.with_suffix(UNREAD))
+            else:
+                self._path.unlink(missing_ok=True)
         self.held = False
 
     def _mark(self, stage: Stage) -> None:
@@ -192,6 +201,13 @@ class Escrow:
         found = (found for found in self._found() if isinstance(found, Entry))
         return sorted(found, key=lambda entry: entry.number)
 
+    def unread(self, key: str) -> list[Entry]:
+        """Find the answers that nobody could read, oldest first; those that cannot be opened are passed over."""
+        with suppress(EscrowError):
+            found = [found for found in self._found(UNREAD) if isinstance(found, Entry) and found.key == key]
+            return sorted(found, key=lambda entry: entry.number)
+        return []
+
     def locked(self) -> list[str]:
         """Tell which unfinished attempts cannot be opened, and what to do. Raises `EscrowError`."""
         return [f"{found.path}: {found.problem}" for found in self._found() if isinstance(found, Locked)]
@@ -209,9 +225,9 @@ class Escrow:
     def _path(self, attempt_id: str) -> Path:
         return self._directory / f"{attempt_id}{SUFFIX}"
 
-    def _found(self) -> Iterator[Entry | Locked]:
+    def _found(self, suffix: str = SUFFIX) -> Iterator[Entry | Locked]:
         try:
-            for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+            for path in sorted(self._directory.glob(f"*{suffix}")):
                 found = self._read(path)
                 if found is not None:
                     yield found
@@ -232,7 +248,7 @@ class Escrow:
 
     def _opened(self, path: Path, data: bytes) -> Entry:
         end = data.index(_HEADER_END) + 1
-        stage, attempt_id = Stage(data[:1].decode("ascii")), path.name.removesuffix(SUFFIX)
+        stage, attempt_id = Stage(data[:1].decode("ascii")), path.stem
         clear, _ = self._sealer.open(data[1 : end - 1], _header_purpose(attempt_id))
         header = msgspec.json.decode(clear, type=Header)
         purpose = _answer_purpose(attempt_id, header.key)

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from sidecar.schedule import Decision, Timing
     from sidecar.tokens import AccessToken, Record, RefreshToken
 
+FAILURE = 300
+"""The first HTTP status that is no success."""
+
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
 RACE_RETRY = 0.25
@@ -123,6 +126,7 @@ class Renewer:
         "_seed_problem",
         "_store_trouble",
         "_successor",
+        "_unread",
         "setup",
     )
 
@@ -148,6 +152,8 @@ class Renewer:
         self._seed_problem = ""
         self._missing: tuple[str, ...] = ()
         self._did: list[str] = []
+        self._unread = True
+        """Whether answers may be there that this profile has not looked at."""
 
     # The flow
 
@@ -158,6 +164,7 @@ class Renewer:
         occupy a worker.
         """
         self._take_over()
+        self._read_again()
         self._did = []
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
@@ -263,6 +270,7 @@ class Renewer:
             return
         result = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
+        self._keep_unread(slip, result, record)
         self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
             # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
@@ -271,6 +279,9 @@ class Renewer:
             await self._ledger.settle()
         except StoreError as error:
             self._store_trouble = str(error)
+        else:
+            if success:
+                self._forget_unread()
         await self._publish()
 
     async def _call(
@@ -546,6 +557,7 @@ class Renewer:
     def _take_over(self) -> None:
         if self._successor is not None:
             self.setup, self._successor, self._blank = self._successor, None, None
+            self._unread = True
             self._publisher = Publisher(self.setup.name, self.setup.outputs, self._around.emit)
 
     def recover(self, entry: Entry) -> None:
@@ -560,7 +572,38 @@ class Renewer:
             lost = NoAnswer("the daemon died between sending the request and keeping the answer")
             shown = self.setup.grant.credentials_fingerprint()
             record, success = self._conclude(entry.base, entry.answer or lost, seconds, shown)
+            self._keep_unread(entry.slip, entry.answer, record)
         self._ledger.owe(record, entry.attempt, entry.slip, rotation=success, late=True)
+
+    def _keep_unread(self, slip: Slip, result: Answer | CallError | None, record: Record) -> None:
+        """Have an answer put aside that may hold a pair, and of which nobody can tell."""
+        doubt = record.attempt is not None and record.attempt.in_doubt_since is not None
+        if isinstance(result, Answer) and result.status < FAILURE and doubt and self.setup.profile.may_rotate:
+            slip.unread = True
+            text = (
+                "an answer could not be read, and may hold a new refresh token: it is kept in state_dir, and read "
+                "again when the provider's profile (`answer`) is corrected"
+            )
+            self._around.emit(Warned("escrow", text, self.setup.name))
+
+    def _read_again(self) -> None:
+        """Look at the answers that could not be read with the eyes of the present profile; the newest counts."""
+        if not self._unread or self._ledger.debt is not None:
+            return
+        self._unread = False
+        for entry in reversed(self._around.escrow.unread(self.setup.key)):
+            sent, previous = entry.base.refresh, entry.base.access
+            if entry.answer is not None and (
+                outcomes.judge(entry.answer, self.setup.profile, sent=sent, previous=previous).outcome
+                is OutcomeClass.SUCCESS
+            ):
+                self.recover(entry)
+                return
+
+    def _forget_unread(self) -> None:
+        """Remove answers that nobody could read: what they may have held is older than what the store has now."""
+        for entry in self._around.escrow.unread(self.setup.key):
+            entry.slip.release()
 
     # What others may ask
 

@@ -209,3 +209,71 @@ async def test_what_cannot_die_is_never_dead(house: House, rules: tuple[ErrorRul
     daemon = house.daemon(profile=profile, grant=grant)
     await daemon.run(600)
     assert daemon.state() is GrantState.MISCONFIGURED
+
+
+# A shape that nobody expected.
+
+
+NESTED = {"data": {"access_token": "sim-at-nested0123456789", "refresh_token": "sim-rt-nested0123456789"}}
+UNTOLD = Profile(rotation=Rotation.ALWAYS)
+CORRECTED = Profile(
+    rotation=Rotation.ALWAYS,
+    answer=AnswerShape(access_token="data.access_token", refresh_token="data.refresh_token"),
+)
+
+
+def files_of(house: House, suffix: str) -> int:
+    """Count the files in all escrows that end so."""
+    return len(list(house.directory.rglob(f"*{suffix}")))
+
+
+async def test_a_pair_in_an_unexpected_shape_is_found_when_the_profile_is_corrected(house: House) -> None:
+    """The raw answer is kept beyond the commit of the doubt; a reload brings the pair, and nothing is sent again."""
+    grant = Scripted(house.clock, lambda *_: NESTED)
+    daemon = house.daemon(profile=UNTOLD, seed=SEED, grant=grant)
+    await daemon.run(1)
+    assert (daemon.state(), len(grant.sent)) == (GrantState.IN_DOUBT, 1)
+    assert [files_of(house, suffix) for suffix in (".escrow", ".unread")] == [0, 1]
+    daemon.renewer.reconfigure(replace(daemon.renewer.setup, profile=CORRECTED))
+    daemon.scheduler.wake("gmail")
+    await daemon.run(1)
+    assert (daemon.state(), daemon.view.generation, grant.sent) == (GrantState.OK, 1, [SEED])
+    record = await house.store.record()
+    assert record.refresh is not None
+    assert record.refresh.value == "sim-rt-nested0123456789"
+    assert daemon.shelf.publications[-1].access.value == "sim-at-nested0123456789"
+    assert files_of(house, ".unread") == 0
+
+
+async def test_a_restart_with_the_corrected_profile_finds_it_too(house: House) -> None:
+    """Even if the grant was found dead meanwhile: the pair in the kept answer is what is used from then on."""
+    answers = iter([NESTED])
+    grant = Scripted(house.clock, lambda *_: next(answers, (400, b'{"error": "invalid_grant"}')))
+    daemon = house.daemon(profile=UNTOLD, seed=SEED, grant=grant, instance="one")
+    await daemon.run(HOUR)
+    assert daemon.state() is GrantState.DEAD
+    grant.script = lambda *_: NESTED
+    successor = house.daemon(profile=CORRECTED, grant=grant, instance="one")
+    await successor.run(1)
+    assert successor.state() is GrantState.OK
+    assert grant.sent[-1] == "sim-rt-nested0123456789"
+
+
+async def test_riddles_fill_no_volume(house: House) -> None:
+    """Their number is bounded, and they are gone once a new pair is in the store."""
+    grant = Scripted(house.clock, lambda *_: PORTAL)
+    daemon = house.daemon(profile=UNTOLD, seed=SEED, grant=grant)
+    await daemon.run(3 * HOUR)
+    assert len(grant.sent) > 40
+    assert files_of(house, ".unread") == 32
+    grant.script = giving({"refresh_token": "sim-rt-fresh00123456789"})
+    await daemon.run(600)
+    assert daemon.state() is GrantState.OK
+    assert files_of(house, ".unread") == 0
+
+
+async def test_what_cannot_be_read_of_a_steady_grant_is_not_kept(house: House) -> None:
+    """There is no pair in it to lose."""
+    daemon = house.daemon(profile=STEADY, seed=SEED, grant=Scripted(house.clock, lambda *_: PORTAL))
+    await daemon.run(60)
+    assert files_of(house, ".unread") == 0
