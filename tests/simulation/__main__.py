@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 
 from tests.simulation.history import Outcome, live
 from tests.simulation.plan import read
@@ -33,9 +34,9 @@ def figures(outcomes: list[Outcome]) -> str:
     """Sum up some histories."""
     renewals, took = sum(outcome.renewals for outcome in outcomes), sum(outcome.took for outcome in outcomes)
     hours = sum(outcome.lasted for outcome in outcomes) / 3600
-    faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
-    judged = sum((outcome.judged for outcome in outcomes), start=type(outcomes[0].judged)())
-    excused = sum((outcome.excused for outcome in outcomes), start=type(outcomes[0].excused)())
+    faults = sum((outcome.faults for outcome in outcomes), start=Counter[str]())
+    judged = sum((outcome.judged for outcome in outcomes), start=Counter[str]())
+    excused = sum((outcome.excused for outcome in outcomes), start=Counter[str]())
     calls = sum(outcome.calls for outcome in outcomes)
     told = f"{len(outcomes)} histories of {hours:.1f} h, {renewals} renewals, {calls} calls"
     return "\n".join(

@@ -104,7 +104,7 @@ class Case:
     silent_until: float = 0.0
     """Until when the provider asked to be left alone, as far as the record knows."""
     requested: set[Process] = field(default_factory=set)
-    """Who was asked for a refresh by hand, and has not called since."""
+    """Who was asked for a refresh by hand, of a token that was not replaced since."""
     lineage: str = ""
     calls: deque[float] = field(default_factory=deque)
     seen: tuple[_Row | None, Record | None] = (None, None)
@@ -185,6 +185,9 @@ class Judge:
             case.uses[call.refresh].clear()
         if fate == "dead":
             case.caught.pop(call.refresh, None)
+        if fate in {"answered", "caught"}:
+            # Whoever was asked was asked to replace the token before this one.
+            case.requested.clear()
         asked = answer.headers.get("retry-after")
         case.silence[call.by] = call.began + float(asked) if asked else 0.0
         self.answers[call.by, call.token] = call, answer
@@ -328,8 +331,10 @@ class Judge:
             # What can't rotate goes on without the store, and without knowing what is in there.
             return
         self.judged["dead-silence"] += 1
+        # It came while a turn was under way, perhaps: then that one's call is not the one that was asked for.
         asked = process in case.requested
-        case.requested.discard(process)
+        if record.is_dead():
+            case.requested.discard(process)
         if record.is_dead() and not asked:
             raise Verdict("dead-silence", f"{process.host.name} sends {refresh.fingerprint}, which is dead")
         if self.world.scenario.steps_clocks or process.renewers[token]._ledger.alone:
