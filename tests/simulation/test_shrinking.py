@@ -133,7 +133,7 @@ def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyP
     found = first_failure()
     assert found.verdict is not None
     assert found.verdict.promise in BROKEN[broken]
-    short = shrunk(found, seconds=15)
+    short = shrunk(found, seconds=40)
     assert len(short.plan) <= FEW_FAULTS, written(short.plan)
     assert len(told(short)) <= FEW_LINES
     again = live(short.scenario, read(written(short.plan)))
