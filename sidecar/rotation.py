@@ -362,7 +362,8 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
     if stored is None:
         return True
     if stored.lineage == known.lineage:
-        return stored.generation < known.generation
+        # Refreshes that did not rotate count as well: after a fall back, fewer of them may have led further.
+        return stored.generation < known.generation and not _came_of(stored, known)
     if len(stored.seeds) > len(known.seeds) or not set(stored.seeds) <= set(known.seeds):
         return False
     # Every lineage starts with a seed and remembers the seeds before. One without a seed that is new to us is an
@@ -370,6 +371,13 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
     # come of it.
     lost = known.refresh is not None and not knows(stored, known.refresh)
     return len(stored.seeds) < len(known.seeds) or lost
+
+
+def _came_of(stored: Record, known: Record) -> bool:
+    """Tell whether somebody used the refresh token that we hold, and has one that is new to us."""
+    if stored.refresh is None or known.refresh is None:
+        return False
+    return known.refresh.fingerprint in stored.replaced and not knows(known, stored.refresh)
 
 
 def knows(record: Record, refresh: RefreshToken) -> bool:

@@ -333,6 +333,20 @@ def test_a_store_that_lost_a_seed_is_recognised() -> None:
     assert not rolled_back(second, first)
 
 
+def test_what_came_of_our_own_refresh_token_is_not_undone() -> None:
+    """A store fell back, and somebody rotated the token that we hold: ours is spent, however often it was used."""
+    known = Record("l", 6, refresh=refresh_token(1), replaced=(refresh_token(0).fingerprint,))
+    fallen = replace(known, generation=4)
+    rotated = replace(
+        fallen,
+        generation=5,
+        refresh=refresh_token(2),
+        replaced=(*fallen.replaced, refresh_token(1).fingerprint),
+    )
+    assert rolled_back(fallen, known)
+    assert not rolled_back(rotated, known)
+
+
 def test_a_seed_that_was_taken_twice_is_recognised() -> None:
     """A record was lost, and somebody took its spent seed again: who has the pair that came of it knows better."""
     seeding = Seeding(refresh_token(0))

@@ -327,7 +327,8 @@ class Judge:
         record, now = self.record(token), self.world.now()
         if record is None or record.refresh is None or record.refresh.value != refresh.value:
             return
-        if not self.world.kind.profile.may_rotate and self.world.able_since(process.host) == float("inf"):
+        leased = record.attempt is not None and record.attempt.instance == process.host.name
+        if not self.world.kind.profile.may_rotate and not leased:
             # What can't rotate goes on without the store, and without knowing what is in there.
             return
         self.judged["dead-silence"] += 1
@@ -507,6 +508,8 @@ class Judge:
         turn = host.events.get(name)
         if host.process is None or not isinstance(turn, TurnEnded):
             return "has had no turn"
+        if host.frozen_until > self.world.now():
+            return "has a daemon that stands still"
         if turn.view.grant_state is not GrantState.OK:
             return f"is {turn.view.grant_state} ({turn.view.reason})"
         shown = host.shelves.get(name)
