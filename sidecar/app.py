@@ -32,7 +32,6 @@ from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
 from sidecar.observers.termination import TerminationLog
 from sidecar.pulse import Heartbeats, Pulse
-from sidecar.renewer import Surroundings
 from sidecar.scheduler import Scheduler
 from sidecar.seal import open_sealer
 from sidecar.server import health
@@ -49,6 +48,7 @@ from sidecar.server.serve import (
     url_of,
 )
 from sidecar.server.status import ConfigState, Process
+from sidecar.setup import Surroundings
 from sidecar.state_dir import StateDir
 from sidecar.stores import open_store
 from sidecar.tokens import GrantState

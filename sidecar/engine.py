@@ -25,10 +25,11 @@ from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.outputs import open_output
 from sidecar.ports import Seeding
-from sidecar.renewer import Renewer, Setup, Surroundings
+from sidecar.renewer import Renewer
 from sidecar.schedule import Policy
 from sidecar.seeds import open_seed
 from sidecar.server.wire import RefreshReply, ReloadReply, SeedReply, UnknownToken
+from sidecar.setup import Setup, Surroundings
 from sidecar.tokens import GrantState, RefreshToken
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,40 +20,38 @@ from sidecar.errors import (
     EscrowError,
     LeaseLost,
     NoAnswer,
-    SeedError,
     StoreError,
 )
 from sidecar.escrow import Stage
 from sidecar.events import (
-    Adopted,
     CallFinished,
     ClockSkewSeen,
     GrantDied,
     ScopesShrank,
-    Seeded,
-    SeedRefused,
     TokenView,
     TurnEnded,
     Warned,
 )
+from sidecar.intake import Intake
 from sidecar.ledger import Ledger
-from sidecar.ports import Answer, Grant, Output, Publication, Seed, Store, SupportsNoScope
-from sidecar.profile import InDoubt, Profile
+from sidecar.ports import Answer, Publication, SupportsNoScope
+from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
-from sidecar.schedule import Policy, Refresh, Situation, Wait
+from sidecar.schedule import Refresh, Situation, Wait
+from sidecar.setup import Setup, Surroundings
 from sidecar.standing import Troubles, fallen_back, missing_scopes, remedy, standing, with_record
-from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass, Turn
+from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sidecar.clock import Clock
-    from sidecar.escrow import Entry, Escrow, Slip
-    from sidecar.events import Event, OutputView
+    from sidecar.escrow import Entry, Slip
+    from sidecar.events import OutputView
     from sidecar.outcomes import Outcome
     from sidecar.ports import Seeding
     from sidecar.schedule import Decision, Timing
-    from sidecar.tokens import AccessToken, Record, RefreshToken
+    from sidecar.tokens import Record, RefreshToken
 
 FAILURE = 300
 """The first HTTP status that is no success."""
@@ -62,38 +59,6 @@ FAILURE = 300
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
 RACE_RETRY = 0.25
-
-
-class Setup(msgspec.Struct, frozen=True):
-    """What the configuration says of one token, with its adapters in place. Spans are seconds."""
-
-    name: str
-    key: str
-    provider: str
-    profile: Profile
-    policy: Policy
-    grant: Grant
-    outputs: tuple[Output, ...] = ()
-    seed: Seed | None = None
-    scopes: tuple[str, ...] = ()
-    required: bool = True
-    on_dead: str = "restart"
-    dead_grace: float | None = None
-    refresh_token_ttl: float | None = None
-    refresh_without_store: bool = False
-
-
-class Surroundings(msgspec.Struct, frozen=True):
-    """What all renewers of a daemon share."""
-
-    clock: Clock
-    store: Store
-    escrow: Escrow
-    instance: str
-    """Identifies the owner of this `state_dir`, across restarts."""
-    emit: Callable[[Event], None]
-    random: Callable[[], float]
-    """Draws from [0, 1)."""
 
 
 class Wake(msgspec.Struct, frozen=True):
@@ -116,6 +81,7 @@ class Renewer:
         "_first_seen",
         "_forced",
         "_found_dead",
+        "_intake",
         "_ledger",
         "_missing",
         "_next_wake",
@@ -123,7 +89,6 @@ class Renewer:
         "_overdue",
         "_publisher",
         "_refused",
-        "_seed_problem",
         "_store_trouble",
         "_successor",
         "_unread",
@@ -136,6 +101,7 @@ class Renewer:
         self._successor: Setup | None = None
         self._around = around
         self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock)
+        self._intake = Intake(around, self._ledger)
         self._publisher = Publisher(setup.name, setup.outputs, around.emit)
         self._blank: Record | None = None
         self._refused: str | None = None
@@ -149,7 +115,6 @@ class Renewer:
         self._fallen_back = ""
         self._store_trouble = ""
         self._obstacle = ""
-        self._seed_problem = ""
         self._missing: tuple[str, ...] = ()
         self._did: list[str] = []
         self._unread = True
@@ -192,8 +157,7 @@ class Renewer:
                 self._found_dead = self.record is not None and self.record.is_dead()
             await self._compare()
             await self._clear_unsent()
-            await self._take_seed()
-            await self._take_adoption()
+            await self._take_in()
         except Conflict:
             self._store_trouble = ""
             return False
@@ -469,86 +433,21 @@ class Renewer:
             attempt = rotation.doubted(record.attempt) if sent else None
             await self._ledger.write(msgspec.structs.replace(record, attempt=attempt))
 
-    async def _take_seed(self) -> None:
-        seed = self.setup.seed
-        if seed is None:
-            return
-        try:
-            seeding = await seed.read()
-            self._seed_problem = ""
-            if seeding is not None and await self._is_new(seeding):
-                await self._plant(self._ledger, seeding, origin=seed.id)
-                self._did.append(f"took the seed {seeding.fingerprint} from {seed.id}")
-        except (SeedError, ConfigError) as error:
-            if str(error) != self._seed_problem:
-                self._around.emit(SeedRefused(self.setup.name, seed.id, str(error)))
-            self._seed_problem = str(error)
-
-    async def _is_new(self, seeding: Seeding) -> bool:
-        record = self._ledger.record
-        if record is not None and seeding.fingerprint in record.spent:
-            return False
-        if self._fallen_back:
-            raise SeedError(self._fallen_back)
-        return True
+    async def _take_in(self) -> None:
+        """Take what operators and applications left, if there is anything new."""
+        setup, done = self.setup, []
+        if setup.seed is not None:
+            done.append(await self._intake.take_seed(setup, setup.seed, fallen_back=self._fallen_back))
+        if not self._fallen_back:
+            done.append(await self._intake.adopt(setup, self._publisher))
+        self._did += filter(None, done)
 
     async def plant(self, seeding: Seeding, *, origin: str, force: bool = False) -> str:
         """Start a new lineage on request and return its id; whatever is under way will find it and yield.
 
         Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
         """
-        # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
-        ledger = self._ledger.twin()
-        await ledger.sync()
-        passed_over = None
-        with suppress(SeedError, ConfigError):
-            passed_over = await self.setup.seed.read() if self.setup.seed is not None else None
-        try:
-            return await self._plant(ledger, seeding, origin=origin, force=force, passed_over=passed_over)
-        finally:
-            self._ledger.distrust()
-
-    async def _plant(
-        self,
-        ledger: Ledger,
-        seeding: Seeding,
-        *,
-        origin: str,
-        force: bool = False,
-        passed_over: Seeding | None = None,
-    ) -> str:
-        record = ledger.record
-        if record is not None and seeding.fingerprint in record.spent and not force:
-            raise SeedError(
-                f"{origin}: this refresh token ({seeding.fingerprint}) was already used for {self.setup.name}; "
-                "sending it again may kill the grant. Give a new one, or add --force if you are sure"
-            )
-        planted = rotation.seeded(
-            record,
-            seeding,
-            client_id=self.setup.grant.client_id(),
-            endpoint=self.setup.grant.endpoint,
-            issuer=self.setup.grant.issuer,
-            passed_over=passed_over,
-        )
-        await ledger.write(planted)
-        self._around.emit(Seeded(self.setup.name, origin, seeding.fingerprint, planted.lineage))
-        return planted.lineage
-
-    async def _take_adoption(self) -> None:
-        found, record = await self._publisher.foreign(), self._ledger.record
-        if found is None or record is None or self._ledger.debt is not None or self._fallen_back:
-            return
-        output, foreign = found
-        held_elsewhere = (
-            record.attempt is not None and not self._owns_attempt(record) and self._ledger.lease_left > 0
-        )
-        if held_elsewhere or not _ends_later(foreign.access, record.access):
-            return
-        await self._ledger.write(rotation.adopted(record, foreign))
-        name = foreign.access.fingerprint
-        self._around.emit(Adopted(self.setup.name, output.id, name))
-        self._did.append(f"adopted {name}, which the application wrote to {output.id}")
+        return await self._intake.plant(self.setup, seeding, origin=origin, force=force)
 
     def reconfigure(self, setup: Setup) -> None:
         """Work by another configuration from the next turn on; what is owed to the store stays owed."""
@@ -743,7 +642,7 @@ class Renewer:
             obstacle=self._obstacle,
             store=self._store_trouble
             or ("its first turn is still to come" if self._found_dead is None else ""),
-            seed=self._seed_problem,
+            seed=self._intake.problem,
             healed=schedule.HEALED
             if record is not None and not record.attempt and ledger.lease_left > 0
             else "",
@@ -792,15 +691,6 @@ class _Gate:
 
 def _name_of(record: Record | None) -> str:
     return record.access.fingerprint if record is not None and record.access is not None else ""
-
-
-def _ends_later(found: AccessToken, ours: AccessToken | None) -> bool:
-    """Tell whether a token that an application wrote is certain to outlive ours."""
-    if found.expires_at is None or found.expiry_source is ExpirySource.ASSUMED:
-        return False
-    if ours is None:
-        return True
-    return found.value != ours.value and ours.expires_at is not None and found.expires_at > ours.expires_at
 
 
 def _span(seconds: float) -> str:

@@ -19,10 +19,11 @@ from sidecar.grants.endpoint import silent
 from sidecar.ports import Answer, Foreign, Gate, Grant, Held, Holding, Publication, Sealer, Seeding
 from sidecar.profile import GrantType, InDoubt, Profile, Rotation
 from sidecar.pulse import Heartbeats, Pulse
-from sidecar.renewer import Renewer, Setup, Surroundings
+from sidecar.renewer import Renewer
 from sidecar.schedule import Policy
 from sidecar.scheduler import Scheduler
 from sidecar.seal import CLEAR
+from sidecar.setup import Setup, Surroundings
 from sidecar.stores.memory import MemoryStore
 from sidecar.testing import NoAnswer as Cut
 from sidecar.testing import Provider, ProviderConfig, request_token

@@ -20,8 +20,9 @@ from sidecar.errors import SidecarError
 from sidecar.events import Event, TurnEnded
 from sidecar.ports import Seeding
 from sidecar.pulse import Heartbeats, Pulse
-from sidecar.renewer import Renewer, Setup, Surroundings
+from sidecar.renewer import Renewer
 from sidecar.scheduler import Scheduler
+from sidecar.setup import Setup, Surroundings
 from sidecar.tokens import RefreshToken, fingerprint
 from tests.dice import loaded
 from tests.simulation.judge import Judge, Verdict

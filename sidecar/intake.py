@@ -1,0 +1,130 @@
+"""What comes into a record from outside: seeds, and tokens that applications refreshed by themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sidecar import rotation
+from sidecar.errors import ConfigError, SeedError
+from sidecar.events import Adopted, Seeded, SeedRefused
+from sidecar.tokens import ExpirySource
+
+if TYPE_CHECKING:
+    from sidecar.ledger import Ledger
+    from sidecar.ports import Seed, Seeding
+    from sidecar.publisher import Publisher
+    from sidecar.setup import Setup, Surroundings
+    from sidecar.tokens import AccessToken
+
+
+class Intake:
+    """Takes seeds and adoptions into one token's record."""
+
+    __slots__ = ("_around", "_ledger", "problem")
+
+    def __init__(self, around: Surroundings, ledger: Ledger) -> None:
+        """Take nothing yet."""
+        self._around = around
+        self._ledger = ledger
+        self.problem = ""
+        """Why the seed that was looked at last could not be taken; empty: it could, or was taken before."""
+
+    async def take_seed(self, setup: Setup, seed: Seed, *, fallen_back: str) -> str:
+        """Plant the seed if it is new; returns what was done, in words.
+
+        `fallen_back`: why a seed may be spent of which the store knows nothing; empty: there is no reason. Raises
+        `Conflict` and `StoreError`.
+        """
+        try:
+            seeding = await seed.read()
+            self.problem = ""
+            if seeding is None or not self._is_new(seeding, fallen_back):
+                return ""
+            await self._plant(setup, self._ledger, seeding, origin=seed.id)
+        except (SeedError, ConfigError) as error:
+            if str(error) != self.problem:
+                self._around.emit(SeedRefused(setup.name, seed.id, str(error)))
+            self.problem = str(error)
+            return ""
+        return f"took the seed {seeding.fingerprint} from {seed.id}"
+
+    def _is_new(self, seeding: Seeding, fallen_back: str) -> bool:
+        record = self._ledger.record
+        if record is not None and seeding.fingerprint in record.spent:
+            return False
+        if fallen_back:
+            raise SeedError(fallen_back)
+        return True
+
+    async def plant(self, setup: Setup, seeding: Seeding, *, origin: str, force: bool) -> str:
+        """Start a new lineage on request; see `Renewer.plant`."""
+        # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
+        ledger = self._ledger.twin()
+        await ledger.sync()
+        passed_over = None
+        with suppress(SeedError, ConfigError):
+            passed_over = await setup.seed.read() if setup.seed is not None else None
+        try:
+            return await self._plant(
+                setup, ledger, seeding, origin=origin, force=force, passed_over=passed_over
+            )
+        finally:
+            self._ledger.distrust()
+
+    async def _plant(
+        self,
+        setup: Setup,
+        ledger: Ledger,
+        seeding: Seeding,
+        *,
+        origin: str,
+        force: bool = False,
+        passed_over: Seeding | None = None,
+    ) -> str:
+        record = ledger.record
+        if record is not None and seeding.fingerprint in record.spent and not force:
+            raise SeedError(
+                f"{origin}: this refresh token ({seeding.fingerprint}) was already used for {setup.name}; "
+                "sending it again may kill the grant. Give a new one, or add --force if you are sure"
+            )
+        planted = rotation.seeded(
+            record,
+            seeding,
+            client_id=setup.grant.client_id(),
+            endpoint=setup.grant.endpoint,
+            issuer=setup.grant.issuer,
+            passed_over=passed_over,
+        )
+        await ledger.write(planted)
+        self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, planted.lineage))
+        return planted.lineage
+
+    async def adopt(self, setup: Setup, publisher: Publisher) -> str:
+        """Take over what an application refreshed by itself, if it outlives ours; returns what was done, in words.
+
+        Raises `Conflict` and `StoreError`.
+        """
+        found, record = await publisher.foreign(), self._ledger.record
+        if found is None or record is None or self._ledger.debt is not None:
+            return ""
+        output, foreign = found
+        attempt = record.attempt
+        held_elsewhere = (
+            attempt is not None and attempt.instance != self._around.instance and self._ledger.lease_left > 0
+        )
+        if held_elsewhere or not _ends_later(foreign.access, record.access):
+            return ""
+        await self._ledger.write(rotation.adopted(record, foreign))
+        name = foreign.access.fingerprint
+        self._around.emit(Adopted(setup.name, output.id, name))
+        return f"adopted {name}, which the application wrote to {output.id}"
+
+
+def _ends_later(found: AccessToken, ours: AccessToken | None) -> bool:
+    """Tell whether a token that an application wrote is certain to outlive ours."""
+    if found.expires_at is None or found.expiry_source is ExpirySource.ASSUMED:
+        return False
+    if ours is None:
+        return True
+    return found.value != ours.value and ours.expires_at is not None and found.expires_at > ours.expires_at

@@ -1,0 +1,50 @@
+"""What a renewer works with: what the configuration says of its token, and what all tokens of a daemon share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.ports import Grant, Output, Seed, Store
+from sidecar.profile import Profile
+from sidecar.schedule import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.clock import Clock
+    from sidecar.escrow import Escrow
+    from sidecar.events import Event
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What the configuration says of one token, with its adapters in place. Spans are seconds."""
+
+    name: str
+    key: str
+    provider: str
+    profile: Profile
+    policy: Policy
+    grant: Grant
+    outputs: tuple[Output, ...] = ()
+    seed: Seed | None = None
+    scopes: tuple[str, ...] = ()
+    required: bool = True
+    on_dead: str = "restart"
+    dead_grace: float | None = None
+    refresh_token_ttl: float | None = None
+    refresh_without_store: bool = False
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What all renewers of a daemon share."""
+
+    clock: Clock
+    store: Store
+    escrow: Escrow
+    instance: str
+    """Identifies the owner of this `state_dir`, across restarts."""
+    emit: Callable[[Event], None]
+    random: Callable[[], float]
+    """Draws from [0, 1)."""
