@@ -204,7 +204,8 @@ class Renewer:
             raise Conflict
         clock, times, grant = self._around.clock, self._times(), self.setup.grant
         record = rotation.directed(record, endpoint=grant.endpoint, issuer=grant.issuer)
-        base = rotation.intended(record, self._around.instance, self._now())
+        grace = self.setup.profile.grace or 0.0
+        base = rotation.intended(record, self._around.instance, self._now(), grace)
         if self._ledger.alone:
             return base, None
         # Counted from before the statement was sent: ours ends earlier than anybody else believes.

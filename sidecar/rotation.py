@@ -128,18 +128,26 @@ def directed(record: Record, *, endpoint: str, issuer: str) -> Record:
     return replace(record, endpoint=endpoint, issuer=issuer) if endpoint else record
 
 
-def intended(record: Record, instance: str, now: float) -> Record:
-    """Write down that the refresh token is about to be used. Doubt left by an earlier attempt is inherited."""
+def intended(record: Record, instance: str, now: float, grace: float = 0.0) -> Record:
+    """Write down that the refresh token is about to be used. Doubt left by an earlier attempt is inherited.
+
+    `grace`: seconds of doubt within which that is done without waiting for another instance that may have the pair.
+    Should this attempt be lost as well, that one has to be waited for after all.
+    """
     earlier = record.attempt
-    doubt = None
+    doubt, holder = None, ""
     if earlier is not None:
         doubt = earlier.in_doubt_since if earlier.in_doubt_since is not None else earlier.started_at
+        holder = earlier.holder or earlier.instance
+    if doubt is None or holder == instance or now - doubt > grace:
+        holder = ""
     attempt = Attempt(
         id=new_id(),
         instance=instance,
         fingerprint=record.refresh.fingerprint if record.refresh else "",
         started_at=now,
         in_doubt_since=doubt,
+        holder=holder,
     )
     return replace(record, attempt=attempt)
 

@@ -236,13 +236,14 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
     if not attempt.fingerprint or profile.in_doubt is InDoubt.REPLAY_OK:
         return since
     # From a lease to the first byte there are two thirds of it at most, and that byte has to leave within the window.
+    own = seen.own and not attempt.holder
     left = since + (profile.grace or 0.0) - seen.now - times.lease * 2 / 3
-    margin = 0.0 if seen.own else (profile.grace or 0.0) * CLOCKS_APART
+    margin = 0.0 if own else (profile.grace or 0.0) * CLOCKS_APART
     if profile.in_doubt is InDoubt.REPLAY_WINDOW and left >= margin:
         return since
     # The access token is all that a wrong guess can still cost (a family is killed whole), so it is used up first.
     expiry = record.access.expires_at if record.access else None
-    if not seen.own:
+    if not own:
         # Its holder may have the pair, may even have published it, and be unable to commit for a while. How long
         # it really was can't be read off its clock, nor off ours while the store was out of sight.
         return max(expiry or since, seen.now + IN_DOUBT_HOLD - seen.watched)

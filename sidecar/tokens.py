@@ -161,6 +161,8 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     started_at: float
     in_doubt_since: float | None = None
     """Set once an attempt may have been processed without a known answer; survives takeovers."""
+    holder: str = ""
+    """Another instance, whose request is in doubt too and who may yet come back with its answer."""
 
 
 class Backoff(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

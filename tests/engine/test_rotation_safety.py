@@ -673,6 +673,23 @@ async def test_a_replica_replays_within_the_grace_what_a_dead_one_took_with_it(t
     assert [family.killed for family in house.provider.report().families] == [None]
 
 
+async def test_who_failed_within_the_grace_waits_for_the_first_holder_all_the_same(tmp_path: Path) -> None:
+    """Both requests are lost: the first holder may still bring the pair, and its six minutes are waited for."""
+    house = House(tmp_path, grace=60)
+    holder = house.daemon(profile=GRACEFUL, seed=house.provider.new_grant(), instance="one")
+    house.store.kill_at = lambda record: record.generation == 1
+    await holder.die()
+    stranger = house.daemon(profile=GRACEFUL, instance="two")
+    stranger.grant.kill_before_send = True
+    await stranger.die()
+    await anyio.sleep(60)
+    again = house.daemon(profile=GRACEFUL, instance="two")
+    await again.run(300)
+    assert again.grant.calls == []
+    await again.run(120)
+    assert len(again.grant.calls) == 1
+
+
 async def test_a_lost_reply_to_a_renewal_does_not_give_the_lease_away(house: House) -> None:
     """The holder waits four minutes for its answer; nobody calls meanwhile, though one reply was lost."""
     house.provider.add_fault(faults.latency(after=250))

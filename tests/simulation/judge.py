@@ -256,6 +256,9 @@ class Judge:
             self.excused["W6"] += 1
             case.caught.clear()
             return
+        if self._is_forgiven(earlier, call):
+            self.excused["grace"] += 1
+            return
         who, what = call.by.host.name, call.refresh
         own, since = earlier.by.host is call.by.host, call.began - earlier.began
         if earlier.fate == "lost":
@@ -267,9 +270,16 @@ class Judge:
                 "single-use",
                 f"{who} sends {what}, whose answer {earlier.by.host.name} has had time to commit",
             )
-        if not own and since < IN_DOUBT_HOLD - 1 and not self._within_grace(call, earlier):
+        if not own and since < IN_DOUBT_HOLD - 1:
             raise Verdict("single-use", f"{who} sends {what}, which {earlier.by.host.name} used a moment ago")
         self.excused["W3" if earlier.fate == "caught" else "W1"] += 1
+
+    def _is_forgiven(self, earlier: Call, call: Call) -> bool:
+        """Tell whether the provider takes both uses for one client's; who has the answer needs no second one."""
+        profile, kept = self.world.kind.profile, earlier.fate == "caught" and earlier.by.host is call.by.host
+        if profile.in_doubt is not InDoubt.REPLAY_WINDOW or kept:
+            return False
+        return call.began <= earlier.began + (profile.grace or 0.0) + self._error
 
     def _forgotten(self, case: Case, call: Call) -> bool:
         """Tell whether the store lost the knowledge of an earlier use, and nobody who knows has had time to tell."""
@@ -304,8 +314,6 @@ class Judge:
         own = earlier.by.host is call.by.host
         if own and doubt is InDoubt.REPLAY_UNTIL_USED:
             return
-        if self._within_grace(call, earlier):
-            return
         left = (record.access.expires_at or 0.0) - call.began
         early = world.scenario.ttl / 24 if own else 0.0
         if left > early + self._error:
@@ -313,13 +321,6 @@ class Judge:
                 "single-use",
                 f"{call.by.host.name} sends {call.refresh} in doubt, {left:.0f} s before the access token's end",
             )
-
-    def _within_grace(self, call: Call, earlier: Call) -> bool:
-        """Tell whether the provider forgives it, whoever asks again."""
-        profile = self.world.kind.profile
-        if profile.in_doubt is not InDoubt.REPLAY_WINDOW:
-            return False
-        return call.began <= earlier.began + (profile.grace or 0.0) + self._error
 
     # dead-silence, back-off, pace
 
