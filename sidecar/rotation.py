@@ -323,6 +323,9 @@ def reconcile(ours: Record, attempt: str, theirs: Record | None) -> Verdict:
         return Verdict.OVERWRITE
     if knows(theirs, ours.refresh):
         return Verdict.YIELD
+    if set(theirs.seeds) < set(ours.seeds):
+        # An older lineage, which ours came after: the store fell back while our call was under way.
+        return Verdict.OVERWRITE
     return Verdict.YIELD_AND_KEEP
 
 
@@ -369,9 +372,11 @@ def rolled_back(stored: Record | None, known: Record) -> bool:
     """Tell whether a store lost what it had acknowledged (failover, restore, an emptied Secret)."""
     if stored is None:
         return True
+    if _came_of(stored, known):
+        # However few refreshes, or seeds, the store has seen since it fell back: ours is spent.
+        return False
     if stored.lineage == known.lineage:
-        # Refreshes that did not rotate count as well: after a fall back, fewer of them may have led further.
-        return stored.generation < known.generation and not _came_of(stored, known)
+        return stored.generation < known.generation
     if len(stored.seeds) > len(known.seeds) or not set(stored.seeds) <= set(known.seeds):
         return False
     # Every lineage starts with a seed and remembers the seeds before. One without a seed that is new to us is an

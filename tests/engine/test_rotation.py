@@ -281,11 +281,13 @@ def test_a_pair_is_never_thrown_away(ours: Record, theirs: Record, attempt: str)
 
 @given(records, records, st.sampled_from(["a", "b"]))
 def test_a_newer_lineage_is_never_overwritten(ours: Record, theirs: Record, attempt: str) -> None:
-    """Only an unfinished attempt of our own is written over by a record of another lineage."""
+    """Only an unfinished attempt of our own, or an older lineage, is written over by a record of another lineage."""
     mine = theirs.attempt is not None and theirs.attempt.id == attempt
     if reconcile(ours, attempt, theirs) is Verdict.OVERWRITE and not mine:
-        assert ours.lineage == theirs.lineage
-        assert ours.generation > theirs.generation
+        if ours.lineage != theirs.lineage:
+            assert set(theirs.seeds) < set(ours.seeds)
+        else:
+            assert ours.generation > theirs.generation
 
 
 @given(records)
@@ -333,6 +335,17 @@ def test_a_store_that_lost_a_seed_is_recognised() -> None:
     assert not rolled_back(second, first)
 
 
+def test_an_older_lineage_gives_way_to_what_came_after() -> None:
+    """The store fell back to before the last consent while a call was under way: its answer is no orphan."""
+    first = seeded(None, Seeding(refresh_token(0)), client_id="c", endpoint="e")
+    ours = seeded(first, Seeding(refresh_token(1)), client_id="c", endpoint="e")
+    ours = replace(ours, generation=1, refresh=refresh_token(2), replaced=(refresh_token(1).fingerprint,))
+    older = replace(first, generation=3, refresh=refresh_token(3))
+    assert reconcile(ours, "a", older) is Verdict.OVERWRITE
+    newer = seeded(ours, Seeding(refresh_token(4)), client_id="c", endpoint="e")
+    assert reconcile(replace(ours, refresh=refresh_token(5)), "a", newer) is Verdict.YIELD_AND_KEEP
+
+
 def test_what_came_of_our_own_refresh_token_is_not_undone() -> None:
     """A store fell back, and somebody rotated the token that we hold: ours is spent, however often it was used."""
     known = Record("l", 6, refresh=refresh_token(1), replaced=(refresh_token(0).fingerprint,))
@@ -345,6 +358,8 @@ def test_what_came_of_our_own_refresh_token_is_not_undone() -> None:
     )
     assert rolled_back(fallen, known)
     assert not rolled_back(rotated, known)
+    again = replace(rotated, lineage="m", generation=1, seeds=(refresh_token(1).fingerprint,))
+    assert not rolled_back(again, replace(known, seeds=(refresh_token(0).fingerprint, *again.seeds)))
 
 
 def test_a_seed_that_was_taken_twice_is_recognised() -> None:

@@ -332,6 +332,10 @@ class Judge:
         if not self.world.kind.profile.may_rotate and not leased:
             # What can't rotate goes on without the store, and without knowing what is in there.
             return
+        if not leased and self.world.now() - case.fell_back_at < self._times.lease:
+            # It had a lease, and the store forgot it.
+            self.excused["W6"] += 1
+            return
         self.judged["dead-silence"] += 1
         # It came while a turn was under way, perhaps: then that one's call is not the one that was asked for.
         asked = process in case.requested
@@ -500,6 +504,8 @@ class Judge:
                 return f"{name} has no refresh token"
             if not self.world.provider.introspect(record.refresh.value)["active"]:
                 return f"the grant of {name} is gone"
+            if record.attempt is not None:
+                return f"an attempt for {name} is under way"
             for host in self.world.hosts:
                 if not host.abandoned and (told := self._unwell_at(host, name)):
                     return f"{host.name}: {name} {told}"

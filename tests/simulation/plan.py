@@ -76,10 +76,11 @@ class Script:
         """Tell what goes wrong at this visit of a port, if anything."""
         self.visits[place] += 1
         number = self.visits[place]
-        if self._planned is not None:
+        hit = None
+        if self._planned is not None and not self.calm:
             hit = self._planned.get((place, number))
-        else:
-            hit = None if self.calm else self._draw(place, number, menu)
+        elif not self.calm:
+            hit = self._draw(place, number, menu)
         if hit is not None:
             self.happened.append(hit)
         return hit
