@@ -7,13 +7,14 @@ import re
 from typing import TYPE_CHECKING
 
 from sidecar.errors import FormatError
-from sidecar.formats import fields as all_fields
+from sidecar.formats.fields import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.config.settings import JsonField
     from sidecar.formats.contents import Contents
+    from sidecar.formats.fields import Value
     from sidecar.ports import Publication
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -35,28 +36,20 @@ class Dotenv:
 
     def __init__(self, fields: Mapping[str, str | JsonField] | None = None) -> None:
         """Take `fields`: our value's name → the variable's name, or its name and type."""
-        self._chosen = fields is not None
-        self._members = all_fields.chosen(fields or {field: field.upper() for field in all_fields.DEFAULT})
-        self.carries_expiry = "expires_at" in self._members
-        self.carries_refresh = "refresh_token" in self._members or not self._chosen
+        self._selection = Selection(fields, named=str.upper)
+        self.carries_expiry = self._selection.carries_expiry
+        self.carries_refresh = self._selection.carries_refresh
 
     def encode(self, publication: Publication, *, include_refresh_token: bool) -> bytes:
         """See `Format.encode`."""
-        values = all_fields.values(publication, include_refresh_token=include_refresh_token)
-        members = dict(self._members)
-        if include_refresh_token and not self._chosen:
-            members["refresh_token"] = ("REFRESH_TOKEN", "string")
-        lines = (
-            f"{name}={_quoted(name, all_fields.write(values[field], kind))}\n"
-            for field, (name, kind) in members.items()
-        )
-        return "".join(lines).encode("ascii")
+        members = self._selection.written(publication, include_refresh_token=include_refresh_token)
+        return "".join(f"{name}={_quoted(name, value)}\n" for name, value in members.items()).encode("ascii")
 
     def decode(self, data: bytes) -> Contents:
         """See `Format.decode`."""
         found = read_variables(data)
         lower = {name.lower(): value for name, value in found.items()}
-        return all_fields.contents({**lower, **found}, self._members)
+        return self._selection.contents({**lower, **found})
 
 
 def read_variables(data: bytes) -> dict[str, str]:
@@ -79,7 +72,7 @@ def read_variables(data: bytes) -> dict[str, str]:
     return found
 
 
-def _quoted(name: str, value: all_fields.Value) -> str:
+def _quoted(name: str, value: Value) -> str:
     text = "" if value is None else str(value)
     if _PLAIN.fullmatch(text):
         return text

@@ -18,7 +18,7 @@ from sidecar.formats.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.config.settings import JsonField
     from sidecar.ports import Publication
@@ -60,7 +60,36 @@ DEFAULT = ("access_token", "token_type", "expires_at", "scope")
 Value = str | float | None
 
 
-def chosen(fields: Mapping[str, str | JsonField]) -> dict[str, tuple[str, str]]:
+class Selection:
+    """Which values a file holds, each under its name there: those that were chosen, or else `DEFAULT`."""
+
+    def __init__(self, fields: Mapping[str, str | JsonField] | None, named: Callable[[str], str]) -> None:
+        """Take `fields`: our value's name → its name there, or that and its type. `named` gives the usual name."""
+        self._named = named
+        self._chosen = fields is not None
+        self._members = _placed(fields or {field: named(field) for field in DEFAULT})
+        self.carries_expiry = "expires_at" in self._members
+        self.carries_refresh = "refresh_token" in self._members or not self._chosen
+
+    @property
+    def names(self) -> set[str]:
+        """The names there."""
+        return {name for name, _ in self._members.values()}
+
+    def written(self, publication: Publication, *, include_refresh_token: bool) -> dict[str, Value]:
+        """Return what to write, by its name there; a refresh token that is included needs no choosing."""
+        held = values(publication, include_refresh_token=include_refresh_token)
+        members = dict(self._members)
+        if include_refresh_token and not self._chosen:
+            members["refresh_token"] = (self._named("refresh_token"), "string")
+        return {name: write(held[field], kind) for field, (name, kind) in members.items()}
+
+    def contents(self, found: Mapping[str, Any]) -> Contents:
+        """Read what was found, under the chosen names and under those that libraries are known to write."""
+        return contents(found, self._members)
+
+
+def _placed(fields: Mapping[str, str | JsonField]) -> dict[str, tuple[str, str]]:
     """Work out where each field goes: our name → the name it has there, and the type it is written as."""
     members = {}
     for field, member in fields.items():

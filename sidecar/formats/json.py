@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sidecar.errors import FormatError
-from sidecar.formats import fields as all_fields
+from sidecar.formats.fields import Selection
 from sidecar.formats.values import read_object, write_object
 
 if TYPE_CHECKING:
@@ -26,20 +26,14 @@ class JsonObject:
 
     def __init__(self, fields: Mapping[str, str | JsonField] | None = None) -> None:
         """Take `fields`: our value's name → the member's name, or its name and type."""
-        self._chosen = fields is not None
-        self._members = all_fields.chosen(fields or {field: field for field in all_fields.DEFAULT})
-        self.carries_expiry = "expires_at" in self._members
-        self.carries_refresh = "refresh_token" in self._members or not self._chosen
+        self._selection = Selection(fields, named=str)
+        self.carries_expiry = self._selection.carries_expiry
+        self.carries_refresh = self._selection.carries_refresh
 
     def encode(self, publication: Publication, *, include_refresh_token: bool) -> bytes:
         """See `Format.encode`."""
-        values = all_fields.values(publication, include_refresh_token=include_refresh_token)
-        members = dict(self._members)
-        if include_refresh_token and not self._chosen:
-            members["refresh_token"] = ("refresh_token", "string")
-        return write_object(
-            {name: all_fields.write(values[field], kind) for field, (name, kind) in members.items()}
-        )
+        members = self._selection.written(publication, include_refresh_token=include_refresh_token)
+        return write_object(members)
 
     def decode(self, data: bytes) -> Contents:
         """See `Format.decode`."""
@@ -47,11 +41,9 @@ class JsonObject:
 
     def contents(self, found: Mapping[str, Any]) -> Contents:
         """Read the members under their configured names, and what else libraries are known to write."""
-        if "error" in found and not {"access_token", *(name for name, _ in self._members.values())} & set(
-            found
-        ):
+        if "error" in found and not {"access_token", *self._selection.names} & set(found):
             raise FormatError("an error answer of a provider, not a token")
-        return all_fields.contents(found, self._members)
+        return self._selection.contents(found)
 
 
 PLAIN = JsonObject()

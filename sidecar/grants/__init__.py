@@ -58,5 +58,3 @@ def _open(settings: TokenSettings, profile: Profile, http: HttpClient) -> Grant:
             from sidecar.grants.living_token import LivingTokenGrant
 
             return LivingTokenGrant(settings, profile, http)
-        case kind:
-            raise NotImplementedError(kind)
