@@ -1,0 +1,227 @@
+"""A real kube-apiserver with its etcd, for tests: of its own directory and ports, gone with the process that started it.
+
+`KUBEBUILDER_ASSETS` names the directory with the two programs, as in the tests of operators (envtest). No kubelet and
+no controller runs: what is created stays as it is. RBAC is on. Made for Kubernetes 1.20 and everything after it: no
+option is given that one of them does not know.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import httpx2
+
+from tests import pki
+from tests.kube.cluster import Cluster
+from tests.postgres import free_port
+
+ASSETS = "KUBEBUILDER_ASSETS"
+PATIENCE = 120.0
+"""Seconds for a start: it takes a few, and far more on a busy machine."""
+POLL = 0.05
+TAIL = 30
+"""Lines of a log that are shown where a program does not start."""
+
+
+def assets() -> Path | None:
+    """Return where the programs are, if they are anywhere."""
+    named = os.environ.get(ASSETS)
+    return Path(named) if named else None
+
+
+class Program:
+    """One program and its log."""
+
+    def __init__(self, path: Path, log: Path, *arguments: str) -> None:
+        self._command = [str(path), *arguments]
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started and not stopped."""
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start it."""
+        assert self._process is None, f"{self._command[0]} runs already"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
+            )
+
+    def stop(self) -> None:
+        """End it, in order if it can."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        # One that stands still takes no SIGTERM; and of a kube-apiserver nothing is lost by SIGKILL.
+        process.kill()
+        process.wait()
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(signum)
+
+    def ended(self) -> int | None:
+        """Return its exit code once it has ended by itself."""
+        return self._process.poll() if self._process else None
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-TAIL:])
+
+
+class ApiServer(Cluster):
+    """The real thing."""
+
+    kind = "real"
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        self.port = free_port()
+        self.admin_token = f"sim-at-{secrets.token_hex(16)}"
+        self._directory = directory
+        authority = pki.Authority("the cluster's authority")
+        self.ca = authority.certificate
+        serving = authority.issue("kube-apiserver")
+        account_key = pki.rsa_key()
+        files = {
+            "serving.crt": serving.certificate,
+            "serving.key": serving.key,
+            "accounts.key": pki.pem(account_key),
+            "accounts.pub": pki.public_pem(account_key),
+            # token, user, uid, groups
+            "tokens.csv": f'{self.admin_token},admin,admin,"system:masters"\n'.encode(),
+        }
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+            (directory / name).chmod(0o600)
+        self._etcd_url, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self._etcd = Program(
+            programs / "etcd",
+            directory / "etcd.log",
+            f"--data-dir={directory}/etcd",
+            f"--listen-client-urls={self._etcd_url}",
+            f"--advertise-client-urls={self._etcd_url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            # No test takes the machine's power away.
+            "--unsafe-no-fsync",
+        )
+        self._server = Program(
+            programs / "kube-apiserver",
+            directory / "kube-apiserver.log",
+            f"--etcd-servers={self._etcd_url}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--cert-dir={directory}",
+            f"--tls-cert-file={directory}/serving.crt",
+            f"--tls-private-key-file={directory}/serving.key",
+            f"--token-auth-file={directory}/tokens.csv",
+            "--authorization-mode=RBAC",
+            # Nobody makes the default accounts, nor the tokens that pods would be given.
+            "--disable-admission-plugins=ServiceAccount",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={directory}/accounts.pub",
+            f"--service-account-signing-key-file={directory}/accounts.key",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--allow-privileged=true",
+        )
+
+    def start(self) -> Self:
+        if not self._etcd.runs:
+            self._etcd.start()
+            self._wait("etcd", self._etcd, self._etcd_answers)
+        self._server.start()
+        self._wait("kube-apiserver", self._server, self._is_ready)
+        return self
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def close(self) -> None:
+        """End both."""
+        self._server.stop()
+        self._etcd.stop()
+
+    def pause(self) -> None:
+        self._server.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._server.signal(signal.SIGCONT)
+
+    def revoke_tokens(self, namespace: str, account: str, token: str) -> None:
+        self.delete("serviceaccounts", namespace, account)
+        self.create({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": account, "namespace": namespace},
+        })
+        # It remembers for ten seconds that a token was good.
+        end = time.monotonic() + PATIENCE
+        while self.ask("GET", "version", token=token).status_code != 401:
+            assert time.monotonic() < end, "the token still works"
+            time.sleep(POLL)
+
+    def version(self) -> str:
+        """Return what it says it is."""
+        return str(self.ask("GET", "version").json()["gitVersion"])
+
+    def _etcd_answers(self) -> bool:
+        with urllib.request.urlopen(f"{self._etcd_url}/health", timeout=5) as answer:  # noqa: S310 - loopback
+            return bool(answer.status == 200)
+
+    def _is_ready(self) -> bool:
+        return self.ask("GET", "readyz", timeout=5).status_code == 200
+
+    def _wait(self, name: str, program: Program, ready: object) -> None:
+        assert callable(ready)
+        end = time.monotonic() + PATIENCE
+        while True:
+            code = program.ended()
+            if code is not None or time.monotonic() > end:
+                why = "is not ready" if code is None else f"ended with {code}"
+                self.close()
+                raise RuntimeError(f"{name} {why}; it wrote at last:\n{program.tail()}")
+            try:
+                if ready():
+                    return
+            except (OSError, httpx2.HTTPError):
+                pass
+            time.sleep(POLL)
+
+
+def _die_with_parent() -> None:
+    # PR_SET_PDEATHSIG: a test run that is killed leaves no server behind.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def running(programs: Path | None = None) -> Iterator[ApiServer]:
+    """Run one for the length of the block."""
+    found = programs or assets()
+    assert found is not None, f"${ASSETS} names no directory with etcd and kube-apiserver"
+    for name in ("etcd", "kube-apiserver"):
+        assert shutil.which(found / name), f"${ASSETS} is {found}, and there is no program {name} in it"
+    with tempfile.TemporaryDirectory(prefix="kube-") as folder:
+        server = ApiServer(found, Path(folder))
+        try:
+            yield server.start()
+        finally:
+            server.close()
