@@ -39,6 +39,8 @@ FIELD_MANAGER = "token-sidecar"
 CALL_SECONDS = 5.0
 """For so long a call takes at most: connecting and the answer together."""
 CLOSE_SECONDS = 1.0
+SECRET_LIMIT = 2**20
+"""Bytes that the API takes for all values of a Secret together, counted as they are before base64."""
 LONGEST_PAUSE = 30.0
 """Seconds for which a `Retry-After` is heeded at most."""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -130,6 +132,63 @@ class Secret(msgspec.Struct, frozen=True):
         """Show where it is, and no byte of what is in it."""
         return f"Secret({self.namespace}/{self.name}, resource_version={self.resource_version})"
 
+    def size_with(self, data: Mapping[str, bytes | None]) -> int:
+        """Count the bytes of all values once these keys are changed; `SECRET_LIMIT` is the most."""
+        return sum(len(value or b"") for value in {**self.data, **data}.values())
+
+
+class Keeper(msgspec.Struct, frozen=True):
+    """Who writes a Secret's data, and would undo what others write there."""
+
+    name: str
+    remedy: str
+
+
+MANIFEST = "take `data` and `stringData` out of its manifest, or name a Secret that no tool writes"
+ELSEWHERE = "name a Secret of its own here, without data, that no tool writes"
+OWNERS = {
+    "ExternalSecret": "the External Secrets Operator",
+    "SealedSecret": "the Sealed Secrets controller",
+}
+"""Kind of an owner → who that is."""
+MARKS = {
+    "reconcile.external-secrets.io/": "the External Secrets Operator",
+    "sealedsecrets.bitnami.com/managed": "the Sealed Secrets controller",
+    "sealedsecrets.bitnami.com/patch": "the Sealed Secrets controller",
+}
+"""How a label or annotation begins → who set it, and writes the data."""
+MANAGERS = {
+    "externalsecrets.external-secrets.io": ("the External Secrets Operator", ELSEWHERE),
+    "external-secrets": ("the External Secrets Operator", ELSEWHERE),
+    "sealed-secrets": ("the Sealed Secrets controller", ELSEWHERE),
+    "argocd": ("Argo CD", MANIFEST),
+    "kustomize-controller": ("Flux", MANIFEST),
+    "helm-controller": ("Flux", MANIFEST),
+    "helm": ("Helm", MANIFEST),
+}
+"""How a field manager's name begins → who that is, and the way out."""
+
+
+def keeper(secret: Secret, key: str | None = None) -> Keeper | None:
+    """Tell who else writes this Secret's data, or only what is under `key`; None: nobody that is known.
+
+    A tool that keeps the Secret but none of its data is none: so a chart's empty Secret is there.
+    """
+    for owner in secret.owners:
+        if owner.kind in OWNERS:
+            return Keeper(f"{OWNERS[owner.kind]} ({owner.kind} {owner.name})", ELSEWHERE)
+    for mark in (*secret.labels, *secret.annotations):
+        for prefix, name in MARKS.items():
+            if mark.startswith(prefix):
+                return Keeper(f"{name} ({mark})", ELSEWHERE)
+    for manager in secret.managers:
+        if not manager.keys or (key is not None and key not in manager.keys):
+            continue
+        for prefix, (name, remedy) in MANAGERS.items():
+            if manager.name.lower().startswith(prefix):
+                return Keeper(f"{name} (field manager {manager.name}, key {manager.keys[0]})", remedy)
+    return None
+
 
 class Kubernetes:
     """A client of one API server. Enter it before use; one serves any number of calls at once."""
@@ -173,6 +232,7 @@ class Kubernetes:
         *,
         data: Mapping[str, bytes | None] | None = None,
         annotations: Mapping[str, str | None] | None = None,
+        labels: Mapping[str, str | None] | None = None,
         resource_version: str | None = None,
     ) -> Secret:
         """Change the given keys of a Secret and leave all others as they are; None removes a key. Raises `Fault`.
@@ -183,6 +243,8 @@ class Kubernetes:
         metadata: dict[str, Any] = {}
         if annotations:
             metadata["annotations"] = dict(annotations)
+        if labels:
+            metadata["labels"] = dict(labels)
         if resource_version is not None:
             metadata["resourceVersion"] = resource_version
         patch: dict[str, Any] = {"metadata": metadata}
