@@ -137,7 +137,9 @@ def real_cluster() -> Iterator[ApiServer]:
         yield started
 
 
-@pytest.fixture(scope="session", params=["fake", "real"] if os.environ.get("KUBEBUILDER_ASSETS") else ["fake"])
+@pytest.fixture(
+    scope="session", params=["fake", "real"] if os.environ.get("KUBEBUILDER_ASSETS") else ["fake"]
+)
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Give the fake one, and the real one as well where its programs are."""
     given: Cluster = request.getfixturevalue(f"{request.param}_cluster")

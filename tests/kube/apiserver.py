@@ -1,4 +1,4 @@
-"""A real kube-apiserver with its etcd, for tests: of its own directory and ports, gone with the process that started it.
+"""A real kube-apiserver with its etcd, for tests: of its own folder and ports, gone with the process that started it.
 
 `KUBEBUILDER_ASSETS` names the directory with the two programs, as in the tests of operators (envtest). No kubelet and
 no controller runs: what is created stays as it is. RBAC is on. Made for Kubernetes 1.20 and everything after it: no
@@ -7,16 +7,16 @@ option is given that one of them does not know.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -41,6 +41,15 @@ def assets() -> Path | None:
     return Path(named) if named else None
 
 
+# Ends with its child, and ends it when the tests are gone: their end of the pipe closes, however they died.
+_KEEPER = """
+import os, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+threading.Thread(target=lambda: (sys.stdin.read(), os.killpg(0, 9)), daemon=True).start()
+sys.exit(child.wait())
+"""
+
+
 class Program:
     """One program and its log."""
 
@@ -59,22 +68,26 @@ class Program:
         assert self._process is None, f"{self._command[0]} runs already"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
+                [sys.executable, "-c", _KEEPER, *self._command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
 
     def stop(self) -> None:
-        """End it, in order if it can."""
+        """End it at once: one that stands still takes no SIGTERM, and nothing that was answered is lost."""
         if self._process is None:
             return
         process, self._process = self._process, None
-        # One that stands still takes no SIGTERM; and of a kube-apiserver nothing is lost by SIGKILL.
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None
-        self._process.send_signal(signum)
+        os.killpg(self._process.pid, signum)
 
     def ended(self) -> int | None:
         """Return its exit code once it has ended by itself."""
@@ -82,7 +95,9 @@ class Program:
 
     def tail(self) -> str:
         """Return the end of its log."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        lines = (
+            self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        )
         return "\n".join(lines[-TAIL:])
 
 
@@ -129,6 +144,7 @@ class ApiServer(Cluster):
             f"--etcd-servers={self._etcd_url}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
             f"--secure-port={self.port}",
             f"--cert-dir={directory}",
             f"--tls-cert-file={directory}/serving.crt",
@@ -154,10 +170,11 @@ class ApiServer(Cluster):
 
     def stop(self) -> None:
         self._server.stop()
+        self.close_client()
 
     def close(self) -> None:
         """End both."""
-        self._server.stop()
+        self.stop()
         self._etcd.stop()
 
     def pause(self) -> None:
@@ -168,11 +185,13 @@ class ApiServer(Cluster):
 
     def revoke_tokens(self, namespace: str, account: str, token: str) -> None:
         self.delete("serviceaccounts", namespace, account)
-        self.create({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": account, "namespace": namespace},
-        })
+        self.create(
+            {
+                "apiVersion": "v1",
+                "kind": "ServiceAccount",
+                "metadata": {"name": account, "namespace": namespace},
+            }
+        )
         # It remembers for ten seconds that a token was good.
         end = time.monotonic() + PATIENCE
         while self.ask("GET", "version", token=token).status_code != 401:
@@ -190,8 +209,7 @@ class ApiServer(Cluster):
     def _is_ready(self) -> bool:
         return self.ask("GET", "readyz", timeout=5).status_code == 200
 
-    def _wait(self, name: str, program: Program, ready: object) -> None:
-        assert callable(ready)
+    def _wait(self, name: str, program: Program, ready: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE
         while True:
             code = program.ended()
@@ -205,11 +223,6 @@ class ApiServer(Cluster):
             except (OSError, httpx2.HTTPError):
                 pass
             time.sleep(POLL)
-
-
-def _die_with_parent() -> None:
-    # PR_SET_PDEATHSIG: a test run that is killed leaves no server behind.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 @contextmanager

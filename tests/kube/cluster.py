@@ -20,8 +20,11 @@ The fake one has `faults` and `requests` besides.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import secrets
+import ssl
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +60,8 @@ KINDS = {
     "StatefulSet": "statefulsets",
     "DaemonSet": "daemonsets",
 }
+
+_COUNTER = itertools.count()
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -217,36 +222,62 @@ class Cluster(ABC):
             self.allow(account, rules)
         return account
 
-    def allow(self, account: Account, rules: Sequence[Rule | Object], *, namespace: str | None = None) -> None:
+    def allow(
+        self, account: Account, rules: Sequence[Rule | Object], *, namespace: str | None = None
+    ) -> None:
         """Let an account do this, in its own namespace or in another, and nothing else there."""
-        metadata = {"name": f"{account.namespace}-{account.name}", "namespace": namespace or account.namespace}
+        metadata = {
+            "name": f"{account.namespace}-{account.name}",
+            "namespace": namespace or account.namespace,
+        }
         group = "rbac.authorization.k8s.io"
+        mark = Rule("configmaps", ["get"], [f"mark-{secrets.token_hex(5)}"])
         role: Object = {
             "apiVersion": f"{group}/v1",
             "kind": "Role",
             "metadata": metadata,
-            "rules": [rule.written() if isinstance(rule, Rule) else rule for rule in rules],
+            "rules": [rule.written() if isinstance(rule, Rule) else rule for rule in (*rules, mark)],
         }
         if self.find("roles", metadata["namespace"], metadata["name"]) is not None:
             self.replace(role)
-            return
-        self.create(role)
-        self.create({
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": metadata["name"]},
-            "subjects": [
-                {"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}
-            ],
-        })
+        else:
+            self.create(role)
+            self.create(
+                {
+                    "apiVersion": f"{group}/v1",
+                    "kind": "RoleBinding",
+                    "metadata": metadata,
+                    "roleRef": {"apiGroup": group, "kind": "Role", "name": metadata["name"]},
+                    "subjects": [
+                        {"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}
+                    ],
+                }
+            )
+        # A server learns of its own rules by a watch.
+        end = time.monotonic() + 60
+        while not self.may(account, "get", "configmaps", metadata["namespace"], mark.names[0]):
+            assert time.monotonic() < end, "the server does not see the new role"
+            time.sleep(0.01)
+
+    def may(self, account: Account, verb: str, resource: str, namespace: str, name: str = "") -> bool:
+        """Tell whether the server thinks that an account may do this."""
+        what = {"namespace": namespace, "verb": verb, "resource": resource, "name": name}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": account.user, "resourceAttributes": what},
+        }
+        answer = checked(self.ask("POST", "apis/authorization.k8s.io/v1/subjectaccessreviews", review))
+        return bool(answer["status"]["allowed"])
 
     def issue_token(self, namespace: str, account: str) -> str:
         """Ask for a token, as kubelet does."""
+        # Two that are asked for alike within a second are one and the same.
+        spec = {"expirationSeconds": 3600 + next(_COUNTER)}
         answer = self.ask(
             "POST",
             f"api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
-            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
         )
         return str(checked(answer)["status"]["token"])
 
@@ -277,7 +308,7 @@ class Cluster(ABC):
 
     # What an admin does. `manager` is the field manager
 
-    def ask(  # noqa: PLR0913 - HTTP has as many
+    def ask(
         self,
         method: str,
         path: str,
@@ -287,7 +318,7 @@ class Cluster(ABC):
         content_type: str = "application/json",
         timeout: float = 30.0,
         headers: Mapping[str, str] | None = None,
-        **query: str,
+        **query: Any,
     ) -> httpx2.Response:
         """Send one request, as an admin or with another token (None: with none), and return what came."""
         token = self.admin_token if token == "" else token
@@ -305,13 +336,17 @@ class Cluster(ABC):
     def client(self) -> httpx2.Client:
         """The admin's HTTP client."""
         if self._client is None:
-            import ssl
-
             context = ssl.create_default_context(cadata=self.ca.decode())
             self._client = httpx2.Client(verify=context, trust_env=False)
         return self._client
 
     _client: httpx2.Client | None = None
+
+    def close_client(self) -> None:
+        """Close its connections; it makes new ones when it is used again."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def create(self, content: Object, *, manager: str = "admin") -> Object:
         """Create an object."""

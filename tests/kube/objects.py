@@ -227,13 +227,15 @@ def _entry(entries: list[Entry], manager: str, operation: str, version: str) -> 
     for entry in entries:
         if entry.id == (manager, operation):
             return entry
-    made = Entry({
-        "manager": manager,
-        "operation": operation,
-        "apiVersion": version,
-        "time": _now(),
-        "fieldsType": "FieldsV1",
-    })
+    made = Entry(
+        {
+            "manager": manager,
+            "operation": operation,
+            "apiVersion": version,
+            "time": _now(),
+            "fieldsType": "FieldsV1",
+        }
+    )
     entries.append(made)
     return made
 
@@ -245,7 +247,9 @@ def _finished(entries: list[Entry], content: Object) -> list[Object]:
     kept = [entry for entry in entries if entry.paths]
     return [
         entry.write()
-        for entry in sorted(kept, key=lambda one: (one.told["operation"], one.told["time"], one.told["manager"]))
+        for entry in sorted(
+            kept, key=lambda one: (one.told["operation"], one.told["time"], one.told["manager"])
+        )
     ]
 
 
@@ -285,7 +289,7 @@ def applied(old: Object | None, config: Object, manager: str, *, force: bool) ->
     for entry, path in conflicts:
         entry.paths.discard(path)
     gone = own.paths - wanted
-    result = strategically_merged(live, {key: value for key, value in config.items()})
+    result = strategically_merged(live, config)
     for path in sorted(gone):
         if not any(path in entry.paths for entry in entries if entry is not own):
             _remove(result, path)
@@ -384,7 +388,7 @@ def unreadable(content: Object) -> str:
     """Return why an object is not of its kind, if it is not: what is in a Secret is base64, what is noted is text."""
     for place in ("labels", "annotations"):
         if any(not isinstance(value, str) for value in (content["metadata"].get(place) or {}).values()):
-            return "ReadString: expects \" or n, but found another"
+            return 'ReadString: expects " or n, but found another'
     if content.get("kind") == "Secret":
         for value in (content.get("data") or {}).values():
             if not isinstance(value, str):
