@@ -170,7 +170,6 @@ class ApiServer(Cluster):
 
     def stop(self) -> None:
         self._server.stop()
-        self.close_client()
 
     def close(self) -> None:
         """End both."""

@@ -29,6 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -332,21 +333,13 @@ class Cluster(ABC):
             method, f"{self.url}/{path}", content=content, headers=sent, params=query, timeout=timeout
         )
 
-    @property
+    @cached_property
     def client(self) -> httpx2.Client:
-        """The admin's HTTP client."""
-        if self._client is None:
-            context = ssl.create_default_context(cadata=self.ca.decode())
-            self._client = httpx2.Client(verify=context, trust_env=False)
-        return self._client
-
-    _client: httpx2.Client | None = None
-
-    def close_client(self) -> None:
-        """Close its connections; it makes new ones when it is used again."""
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        """The admin's HTTP client; it keeps no connection, since the server may be gone the next time."""
+        context = ssl.create_default_context(cadata=self.ca.decode())
+        return httpx2.Client(
+            verify=context, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
+        )
 
     def create(self, content: Object, *, manager: str = "admin") -> Object:
         """Create an object."""

@@ -176,7 +176,6 @@ class Fake(Cluster):
         http, self._http = self._http, None
         http.end()
         self.wake()
-        self.close_client()
 
     def pause(self) -> None:
         self._speaks.clear()
