@@ -1,21 +1,26 @@
-"""A fleet on one Postgres and one rotating grant: killed, stopped and restarted, it burns no refresh token."""
+"""A fleet on one store and one rotating grant: killed, stopped and restarted, it burns no refresh token."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import postgres
-from tests.e2e.fleet import Fleet, Plan, figures, outcome
+from tests.e2e.fleet import Cluster, Database, Fleet, Place, Plan, figures, outcome
+from tests.e2e.kubernetes import Secrets
+from tests.kube import apiserver, fake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.e2e.conftest import MakeDaemon, MakeSimulator
+
+KUBERNETES = ["fake Kubernetes", *(["real Kubernetes"] if apiserver.assets() else [])]
 
 SMALL = Plan(
     daemons=5,
@@ -44,37 +49,64 @@ LARGE = Plan(
 )
 
 
+Run = Callable[[Plan, str], Fleet]
+
+
+@pytest.fixture
+def torment(
+    make_daemon: MakeDaemon,
+    make_simulator: MakeSimulator,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> Run:
+    """Run a fleet by a plan, and judge it. The moments are nobody's choice: a run can't be repeated anyway."""
+
+    def run(plan: Plan, kind: str) -> Fleet:
+        rng = random.Random(time.time_ns())  # noqa: S311 - moments, no secrets
+        with place_of(kind, tmp_path, rng) as place:
+            fleet = Fleet(plan, make_daemon, make_simulator(access_ttl=plan.life), place, rng)
+            fleet.run()
+        record_property("figures", figures(fleet))
+        judge(fleet)
+        return fleet
+
+    return run
+
+
+@contextmanager
+def place_of(kind: str, folder: Path, rng: random.Random) -> Iterator[Place]:
+    """Start a store for a fleet alone."""
+    if kind == "Postgres":
+        with postgres.running() as server:
+            yield Database(server)
+        return
+    with (fake if kind == "fake Kubernetes" else apiserver).running() as cluster:
+        yield Cluster(Secrets(cluster, folder), rng)
+
+
 @pytest.mark.timeout(400)
-def test_a_fleet_burns_no_refresh_token(
-    make_daemon: MakeDaemon, make_simulator: MakeSimulator, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_fleet_burns_no_refresh_token(torment: Run) -> None:
     """Five daemons, tormented for a minute: one refresh per window, no reuse, no reader below the promise."""
-    torment(SMALL, make_daemon, make_simulator, record_property)
+    torment(SMALL, "Postgres")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", KUBERNETES)
+def test_a_fleet_on_kubernetes_burns_no_refresh_token(torment: Run, kind: str) -> None:
+    """The same on one Secret, for half a minute, while others label it, sync it and write to it what is outdated."""
+    fleet = torment(SMALL._replace(seconds=35, pause=1.5, tormentors=3), kind)
+    assert isinstance(fleet.place, Cluster)
+    done = fleet.place.hostile.done
+    assert min(done["note done"], done["sync done"], done["put_old refused"], done["patch_old refused"]) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_a_large_fleet_burns_no_refresh_token(
-    make_daemon: MakeDaemon, make_simulator: MakeSimulator, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.parametrize("kind", ["Postgres", *KUBERNETES])
+def test_a_large_fleet_burns_no_refresh_token(torment: Run, kind: str) -> None:
     """The same with twenty-five daemons, for ten minutes, or for as long as the soak run if that is shorter."""
     minutes = min(10.0, float(os.environ.get("TOKEN_SIDECAR_SOAK_MINUTES", "10")))
-    torment(LARGE._replace(seconds=60 * minutes), make_daemon, make_simulator, record_property)
-
-
-def torment(
-    plan: Plan,
-    make_daemon: MakeDaemon,
-    make_simulator: MakeSimulator,
-    record_property: Callable[[str, object], None],
-) -> None:
-    """Run a fleet by a plan, and judge it. The moments are nobody's choice: a run can't be repeated anyway."""
-    with postgres.running() as server:
-        rng = random.Random(time.time_ns())  # noqa: S311 - moments, no secrets
-        fleet = Fleet(plan, make_daemon, make_simulator(access_ttl=plan.life), server, rng)
-        fleet.run()
-    record_property("figures", figures(fleet))
-    judge(fleet)
+    torment(LARGE._replace(seconds=60 * minutes), kind)
 
 
 def judge(fleet: Fleet) -> None:
