@@ -132,7 +132,7 @@ class Cluster:
     """A Kubernetes API server of its own, and others who write to the same Secret."""
 
     kind = "Kubernetes"
-    hostile_pause = 0.1
+    hostile_pause = 0.05
     """Mean seconds between two of their deeds."""
 
     def __init__(self, secrets: Secrets, rng: random.Random) -> None:
@@ -436,7 +436,7 @@ class Fleet:
         began = time.monotonic()
         gap = self.plan.seconds / (self.plan.outages + 1)
         outages = iter([began + gap * (number + 1) for number in range(self.plan.outages)])
-        next_outage = next(outages)
+        next_outage = next(outages, float("inf"))
         while time.monotonic() < began + self.plan.seconds:
             for other in others:
                 if other.done():
