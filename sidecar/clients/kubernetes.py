@@ -639,6 +639,8 @@ def _told(error: Exception) -> str:
 
 
 def _unreachable(error: Exception) -> tuple[str, str]:
+    if isinstance(error, httpx2.TimeoutException):
+        return "the API server can't be reached (no connection in time)", WAIT
     links = list(chain(error))
     for link in links:
         if isinstance(link, ssl.SSLCertVerificationError):
@@ -654,4 +656,4 @@ def _unreachable(error: Exception) -> tuple[str, str]:
                 return f"TLS with the API server failed ({_told(link)})", "look at what stands between"
             case OSError() if link.errno is not None:
                 return f"the API server can't be reached ({os.strerror(link.errno).lower()})", WAIT
-    return "the API server can't be reached (no connection in time)", WAIT
+    return "the API server can't be reached", WAIT

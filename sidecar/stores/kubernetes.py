@@ -130,8 +130,8 @@ class KubernetesStore(RecordStore):
         except kubernetes.Fault as fault:
             kind = Unlisted if fault.kind is kubernetes.Kind.FORBIDDEN else StoreError
             raise kind(self._told(str(fault))) from None
-        keys = {one.annotations.get(KEY, ""): one.name for one in found if DATA in one.data}
-        return sorted(key for key, name in keys.items() if key and name == self._name(key))
+        named = [(one.annotations.get(KEY, ""), one.name) for one in found if DATA in one.data]
+        return sorted(key for key, name in named if key and name == self._name(key))
 
     async def _change(
         self, key: str, blob: bytes | None, annotations: dict[str, str | None], *, expected: str | None
