@@ -131,7 +131,7 @@ class KubernetesStore(RecordStore):
             kind = Unlisted if fault.kind is kubernetes.Kind.FORBIDDEN else StoreError
             raise kind(self._told(str(fault))) from None
         named = [(one.annotations.get(KEY, ""), one.name) for one in found if DATA in one.data]
-        return sorted(key for key, name in named if key and name == self._name(key))
+        return sorted(key for key, name in named if name == self._name(key))
 
     async def _change(
         self, key: str, blob: bytes | None, annotations: dict[str, str | None], *, expected: str | None

@@ -184,6 +184,8 @@ class ApiServer(Cluster):
 
     def resume(self) -> None:
         self._server.signal(signal.SIGCONT)
+        # Its way to etcd may have ended meanwhile.
+        self._wait("kube-apiserver", self._server, self._is_ready)
 
     def revoke_tokens(self, namespace: str, account: str, token: str) -> None:
         self.delete("serviceaccounts", namespace, account)

@@ -6,6 +6,7 @@ What all stores have in common is in test_conformance.py. A real API server is a
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from sidecar.stores import open_store
 from sidecar.stores.kubernetes import KubernetesStore
 from sidecar.tokens import Record, RefreshToken, encode_record
 from tests.kube.cluster import Account, Cluster, Rule
-from tests.kube.fake import Fake, Fault
+from tests.kube.fake import Fake, Fault, Request
 from tests.stores.conftest import ManualClock
 from tests.stores.test_conformance import everything
 
@@ -150,6 +151,8 @@ async def test_a_record_lies_beside_what_others_keep(state: State) -> None:
             "token-sidecar"
         ]
         assert mine["f:data"].keys() - {"."} == {"f:record"}
+        version = await store.write(KEY, RECORD, expected=version)
+        assert "token-sidecar/lease" not in state.content["metadata"]["annotations"]
         await store.delete(KEY, expected=version)
     content = state.content
     assert not content.get("data")
@@ -216,6 +219,22 @@ async def test_a_lease_counts_from_when_it_was_first_seen(state: State) -> None:
         assert (await held(two)).lease_left == 0
         async with state.open(clock=far) as new:
             assert (await held(new)).lease_left == pytest.approx(30)
+
+
+async def test_a_writers_lease_begins_before_it_is_sent(faulty: State) -> None:
+    """However long the server takes, nobody else sees the lease end before the writer does."""
+    clock = faulty.clock
+
+    def takes_its_time(_request: Request) -> bool:
+        clock.now += 5
+        return False
+
+    assert isinstance(faulty.cluster, Fake)
+    async with faulty.open() as store, faulty.open() as other:
+        faulty.cluster.faults.append(Fault(verb="patch", when=takes_its_time))
+        await store.write(KEY, RECORD, expected=None, lease=30)
+        assert (await held(store)).lease_left == pytest.approx(25)
+        assert (await held(other)).lease_left == pytest.approx(30)
 
 
 async def test_only_a_write_of_the_record_prolongs_a_lease(state: State) -> None:
@@ -317,11 +336,14 @@ def deleting(state: State) -> None:
         state.cluster.delete("secrets", state.namespace, NAME)
 
 
-def applied(state: State, manager: str, data: dict[str, str] | None) -> None:
+def applied(
+    state: State, manager: str, data: dict[str, str] | None = None, text: dict[str, str] | None = None
+) -> None:
     """Have a tool apply the Secret from its side of the server."""
     metadata = {"name": NAME, "namespace": state.namespace, **CHART}
     content: dict[str, Any] = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata}
-    state.cluster.apply(content | ({"data": data} if data else {}), manager=manager)
+    given = {"data": data, "stringData": text}
+    state.cluster.apply(content | {name: part for name, part in given.items() if part}, manager=manager)
 
 
 REFUSED: dict[str, tuple[Callable[[State], object], str]] = {
@@ -367,6 +389,10 @@ REFUSED: dict[str, tuple[Callable[[State], object], str]] = {
         lambda state: applied(state, "argocd-controller", {"seed.json": "e30="}),
         "is written by Argo CD (field manager argocd-controller, key seed.json), which would undo a rotation; take",
     ),
+    "Argo CD, of stringData": (
+        lambda state: applied(state, "argocd-controller", text={"seed.json": "{}"}),
+        "is written by Argo CD (field manager argocd-controller, key seed.json)",
+    ),
     "Flux": (
         lambda state: applied(state, "kustomize-controller", {"seed.json": "e30="}),
         "is written by Flux (field manager kustomize-controller, key seed.json)",
@@ -406,10 +432,10 @@ async def test_a_secret_that_is_not_ours_to_write_is_refused(bare: State, case: 
 @pytest.mark.parametrize("manager", ["argocd-controller", "kustomize-controller", "helm"])
 async def test_a_tool_that_keeps_the_secret_without_its_data_is_welcome(bare: State, manager: str) -> None:
     """So the chart's own Secret is deployed, and it stays so however often that tool comes back."""
-    applied(bare, manager, None)
+    applied(bare, manager)
     async with bare.open() as store:
         version = await store.write(KEY, RECORD, expected=None)
-        applied(bare, manager, None)
+        applied(bare, manager)
         assert (await held(store)).version == version
         await store.write(KEY, LATER, expected=version)
 
@@ -517,9 +543,9 @@ async def test_only_records_are_listed(state: State) -> None:
     async with state.open() as store:
         await until(store.keys)
         assert await store.keys() == []
-        version = await store.write(KEY, RECORD, expected=None)
+        await store.write(KEY, RECORD, expected=None)
         assert await store.keys() == [KEY]
-        await store.delete(KEY, expected=version)
+        state.patch({"data": None})
         assert await store.keys() == []
 
 
@@ -551,6 +577,15 @@ async def test_a_server_that_asks_for_peace_gets_it(faulty: State) -> None:
         assert "asked to be left alone for" in await told(store.load(KEY), Unwritten)
         assert len(cluster.requests) == asked
         await until(lambda: store.write(KEY, RECORD, expected=None))
+
+
+async def test_no_server_is_left_alone_for_long(faulty: State) -> None:
+    """Whatever it asks for: a rotated pair may be waiting for it."""
+    assert isinstance(faulty.cluster, Fake)
+    async with faulty.open() as store:
+        faulty.cluster.faults.append(Fault(status=429, retry_after=100_000))
+        await told(store.load(KEY), Unwritten)
+        assert re.search(r"left alone for [123]\d s more", await told(store.load(KEY), Unwritten))
 
 
 @pytest.mark.parametrize(
@@ -599,6 +634,11 @@ def status(code: int, reason: str, message: str) -> bytes:
         ),
         (403, "secrets is forbidden: {}", "refuses to patch it (its audit log says why)"),
         (422, "Secret is invalid: data: Invalid value: {}", "HTTP 422: Invalid"),
+        (
+            422,
+            "data: Forbidden: field is immutable when `immutable` is set: {}",
+            "it is immutable; delete it",
+        ),
         (500, "etcdserver: request timed out, {}", "etcdserver: request timed out"),
     ],
 )
@@ -656,8 +696,36 @@ async def test_a_silent_server_holds_nobody_up(faulty: State) -> None:
         ):
             faulty.cluster.faults.append(Fault(verb=verb, delay=2))
             assert "did not answer for 0.5 s" in await told(call, kind)
+        # Together they are longer than a call may be.
+        faulty.cluster.faults += [Fault(delay=0.4, status=401), Fault(delay=0.4)]
+        assert "did not answer for 0.5 s" in await told(store.load(KEY), Unwritten)
         with faulty.cluster.silent():
             assert "can't be reached (no connection in time)" in await told(store.load(KEY), Unwritten)
+
+
+async def test_a_write_that_has_begun_is_waited_for(faulty: State) -> None:
+    """A cancellation in the middle leaves nobody in doubt: the write ends as it would have."""
+    assert isinstance(faulty.cluster, Fake)
+    async with faulty.open() as store:
+        await store.load(KEY)
+        faulty.cluster.faults.append(Fault(verb="patch", late=0.5))
+        version = ""
+        with anyio.move_on_after(0.1):
+            version = await store.write(KEY, RECORD, expected=None)
+        assert version == (await held(store)).version
+
+
+async def test_nothing_is_logged_about_its_requests(
+    faulty: State, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At debug level the HTTP library would write what travels."""
+    loggers = [logging.getLogger(name) for name in ("httpx2", "httpcore2.connection", "httpcore2.http11")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "disabled", False)
+    caplog.set_level(logging.DEBUG)
+    async with faulty.open() as store:
+        await store.write(KEY, RECORD, expected=None)
+    assert not [one.name for one in caplog.records if one.name.startswith("http")]
 
 
 async def test_a_server_that_is_away_is_waited_for(state: State) -> None:
@@ -672,6 +740,9 @@ async def test_a_server_that_is_away_is_waited_for(state: State) -> None:
     async with state.open() as store:
         version = await store.write(KEY, RECORD, expected=None)
         with state.cluster.down():
+            # That may be noticed on a connection which was there before, when part of it is sent.
+            with pytest.raises(StoreError):
+                await store.write(KEY, LATER, expected=version)
             await told(store.write(KEY, LATER, expected=version), Unwritten)
         await until(lambda: store.write(KEY, LATER, expected=version))
 
@@ -711,6 +782,17 @@ def refused(state: State) -> list[Any]:
     """Return the requests that were answered with 401."""
     cluster = state.cluster
     return [one for one in cluster.requests if one.status == 401] if isinstance(cluster, Fake) else []
+
+
+@pytest.mark.usefixtures("pod")
+async def test_a_kubeconfig_that_is_named_goes_first(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sets $KUBECONFIG in a pod means it, as with kubectl."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"\$KUBECONFIG names .*other, which is no file"):
+        async with state.open():
+            pass
 
 
 async def test_a_token_that_is_refused_is_told(state: State, pod: Path) -> None:
