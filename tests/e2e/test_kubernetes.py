@@ -82,7 +82,8 @@ def test_an_api_server_that_is_away(
 ) -> None:
     """Away before the lease, nobody is called; away before the commit, the pair is kept, published and committed."""
     server = {"fake": fake, "real": apiserver}[kind]
-    record_property("figures", away(tmp_path, make_daemon, make_simulator, SHORT, server))
+    length = SHORT._replace(outage=10)
+    record_property("figures", away(tmp_path, make_daemon, make_simulator, length, server))
 
 
 @pytest.mark.soak
