@@ -372,6 +372,15 @@ def test_what_is_applied_belongs_to_who_applied_it(cluster: Cluster, namespace: 
     assert cluster.secret_data(namespace, STATE) == {"b": b"1"}
 
 
+def test_applied_text_is_owned_as_text(cluster: Cluster, namespace: str) -> None:
+    """Whoever applies `stringData` owns no field of `data`, and keeps it where it can't be read."""
+    metadata = {"name": STATE, "namespace": namespace}
+    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "1"}}
+    made = cluster.apply(manifest, manager="argocd-controller")
+    assert owners(made) == {"argocd-controller by Apply": {"f:stringData": {"f:a": {}}}}
+    assert cluster.secret_data(namespace, STATE) == {"a": b"1"}
+
+
 def test_applying_metadata_alone_leaves_the_data(cluster: Cluster, namespace: str) -> None:
     """A GitOps tool whose manifest has no data owns none, and syncs for ever without touching it."""
     metadata = {"name": STATE, "namespace": namespace, "annotations": {"argocd.argoproj.io/tracking-id": "x"}}
@@ -553,7 +562,7 @@ def test_it_can_fall_silent(cluster: Cluster, namespace: str) -> None:
 async def test_lightkube_speaks_to_it(
     cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """The client that we use reads and writes over TLS with a token from a file, and takes the new one after a 401."""
+    """The client that we use reads and writes over TLS with a token from a file, which it reads again after a 401."""
     account = cluster.account(namespace, rules=[OURS])
     cluster.make_secret(namespace, STATE)
     if way == "kubeconfig":
@@ -562,18 +571,18 @@ async def test_lightkube_speaks_to_it(
         for name, value in account.environment().items():
             monkeypatch.setenv(name, value)
         config = KubeConfig.from_service_account(account.mount(tmp_path))
+    (tmp_path / "token").write_text("sim-at-0123456789abcdef", encoding="utf-8")
     async with AsyncExitStack() as stack:
         client = lightkube.AsyncClient(config, field_manager="token-sidecar", trust_env=False)
         stack.push_async_callback(client.close)
+        with pytest.raises(ApiError, match="Unauthorized"):
+            await client.get(Secret, STATE)
+        account.renew()
         change = {"data": {"record": encoded("1")}}
         written = await client.patch(Secret, STATE, change, patch_type=PatchType.MERGE)
         assert written.data == change["data"]
         with pytest.raises(ApiError, match="is forbidden"):
             await client.get(Secret, "other")
-        account.revoke()
-        with pytest.raises(ApiError, match="Unauthorized"):
-            await client.get(Secret, STATE)
-        account.renew()
         assert (await client.get(Secret, STATE)).data == change["data"]
 
 
