@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.server.client import ControlClient
 from sidecar.testing import ProviderConfig, Simulator
@@ -36,6 +37,8 @@ PROJECT = Path(__file__).parents[2]
 VENV = Path("/opt/token-sidecar")
 MEMORY = Path("/dev/shm")  # noqa: S108 - the volumes are memory, as a pod's are
 CLONE_NEWNET = 0x40000000
+LONG = pytest.mark.timeout(180)
+"""For each module: the image is assembled within the first test that wants it."""
 NUMBERS = itertools.count(1)
 
 MakePod = Callable[..., "Pod"]
@@ -58,8 +61,9 @@ def why_not() -> str:
     """Say what keeps a pod from being set up here; empty: nothing does."""
     if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "nsenter", "setpriv", "ldd"))):
         return "util-linux is missing"
+    everything = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child")
     trial = subprocess.run(
-        ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "mount", "--make-rprivate", "/"],
+        [*everything, "mount", "--make-rprivate", "/"],
         capture_output=True,
         text=True,
         check=False,
@@ -103,9 +107,10 @@ def assemble(folder: Path) -> None:
 
 def run_in(folder: Path, command: Sequence[str]) -> None:
     """Run a command for which the virtual environment below `folder` lies at its final path."""
-    script = f'mount --make-rprivate / && mount -t tmpfs tmpfs /opt && mkdir {VENV} && mount --bind "$0" {VENV} && exec "$@"'
+    script = f'mount -t tmpfs tmpfs /opt && mkdir {VENV} && mount --bind "$0" {VENV} && exec "$@"'
     venv = folder / VENV.relative_to("/")
-    subprocess.run(["unshare", "--mount", "sh", "-c", script, str(venv), *command], check=True)
+    private = ("unshare", "--mount", "--propagation=private")
+    subprocess.run([*private, "sh", "-c", script, str(venv), *command], check=True)
 
 
 def needed(name: str, extra: str = "") -> Iterator[Distribution]:
@@ -140,15 +145,14 @@ class Container:
         command: Sequence[str],
         *,
         log: Path,
-        net: str | None = None,
-        env: dict[str, str] | None = None,
+        net: str | Container | None = None,
     ) -> None:
-        """Start it. `net`: shell commands that set up its own network; None: it shares ours."""
+        """Start it. `net`: shell commands that set up its own network, or whose it shares; None: ours."""
         self.user = user
         self._log = log
         root = shlex.quote(str(image))
-        steps = ["set -e", "mount --make-rprivate /", f"mount --bind {root} {root}"]
-        if net is not None:
+        steps = ["set -e", f"mount --bind {root} {root}"]
+        if isinstance(net, str):
             steps += ["ip link set lo up", net]
         steps += [
             f"mount -t tmpfs -o mode=755 tmpfs {root}/dev",
@@ -157,7 +161,8 @@ class Container:
         ]
         for mount in mounts:
             source, target = shlex.quote(str(mount.source)), root + mount.target
-            steps.append(f"test -e {target} || touch {target}")
+            make = "mkdir -p" if mount.source.is_dir() else "touch"
+            steps.append(f"test -e {target} || {make} {target}")
             steps.append(f"mount --bind {source} {target}")
             if mount.read_only:
                 steps.append(f"mount -o remount,bind,ro {target}")
@@ -166,10 +171,14 @@ class Container:
             f"mount -o remount,bind,ro {root}",
             f'exec setpriv --no-new-privs chroot --userspec={user.uid}:{user.gid} --groups={groups} {root} "$@"',
         ]
-        namespaces = ["--mount", "--pid", *(["--net"] if net is not None else [])]
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        if isinstance(net, str):
+            namespaces.append("--net")
+        elif net is not None:
+            namespaces = ["nsenter", f"--net=/proc/{net.pid}/ns/net", *namespaces]
         with log.open("wb") as out:
             self._outer = subprocess.Popen(
-                ["unshare", *namespaces, "--fork", "--kill-child", "sh", "-c", "\n".join(steps), "sh", *command],
+                [*namespaces, "sh", "-c", "\n".join(steps), "sh", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -177,7 +186,6 @@ class Container:
                     "PATH": f"{VENV}/bin:{os.environ['PATH']}",
                     "PYTHONDONTWRITEBYTECODE": "1",
                     "PYTHONUNBUFFERED": "1",
-                    **(env or {}),
                 },
             )
 
@@ -217,7 +225,15 @@ class Container:
         target = str(self.pid)
         return subprocess.run(
             [
-                *(str(shutil.which("nsenter")), "--target", target, "--mount", "--pid", "--net", f"--root=/proc/{target}/root"),
+                *(
+                    str(shutil.which("nsenter")),
+                    "--target",
+                    target,
+                    "--mount",
+                    "--pid",
+                    "--net",
+                    f"--root=/proc/{target}/root",
+                ),
                 *(f"--wd=/proc/{target}/root", f"--setuid={who.uid}", f"--setgid={who.gid}"),
                 *command,
             ],
@@ -283,8 +299,8 @@ class Pod:
             if fs_group is not None:
                 os.chown(volume, -1, fs_group)
                 volume.chmod(0o2777)
-        self.settings.mkdir(mode=0o755)
-        self.settings.chmod(0o755)
+        (self.settings / "..1").mkdir(parents=True)
+        (self.settings / "..data").symlink_to("..1")
         self.config: dict[str, Any] = {
             "state_dir": "/run/token-sidecar",
             "allow_volatile_store": True,
@@ -319,17 +335,19 @@ class Pod:
         }
 
     def _put(self, name: str, text: str) -> None:
-        # As a Secret's volume has them.
-        (self.settings / name).write_text(text, encoding="utf-8")
-        (self.settings / name).chmod(0o644)
+        # As ConfigMaps and Secrets are mounted: links, so that all of them can change at once.
+        file, link = self.settings / "..1" / name, self.settings / name
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o644)
+        if not link.is_symlink():
+            link.symlink_to(f"..data/{name}")
 
     def start(
         self,
         user: User = NONROOT,
         command: Sequence[str] = ("token-sidecar", "run"),
         *,
-        net: str | None = None,
-        env: dict[str, str] | None = None,
+        net: str | Container | None = None,
     ) -> Container:
         """Start the sidecar's container, with an empty termination message."""
         self._put("config.yaml", json.dumps(self.config))
@@ -339,10 +357,11 @@ class Pod:
         mounts = [
             Mount(self.tokens, "/run/tokens"),
             Mount(self.state, "/run/token-sidecar"),
+            Mount(self.store, "/run/store"),
             Mount(self.settings, "/etc/token-sidecar", read_only=True),
             Mount(self.termination, "/dev/termination-log"),
         ]
-        return self._run(mounts, user, command, net=net, env=env)
+        return self._run(mounts, user, command, net=net)
 
     def run_app(self, user: User, script: str, *mounts: Mount) -> Any:
         """Run a Python script as the application, in a container of its own; returns what it printed, as JSON."""
@@ -379,6 +398,19 @@ class Pod:
         wait_until(lambda: container.ended or condition(), what=f"{what}\n{container.text()}")
         assert condition(), f"it ended before {what}:\n{container.text()}"
 
+    def share(self, first: Pod) -> None:
+        """Be another pod of the same workload: with its configuration, its Secrets and its store."""
+        self.config, self.settings, self.store = first.config, first.settings, first.store
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return one sample of the metrics page."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples]
+        name = f"token_sidecar_{name}"
+        return next(
+            each.value for each in samples if each.name == name and labels.items() <= each.labels.items()
+        )
+
     def state_of(self, name: str = "gmail") -> str:
         """Return a token's grant state."""
         return str(json.loads(self.get("/status").text)["tokens"][name]["grant_state"])
@@ -394,7 +426,7 @@ class Pod:
             container.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_pod(image: Path, run_logs: Path) -> Iterator[MakePod]:
     """Make pods; whatever runs in them at the end is killed."""
     with tempfile.TemporaryDirectory(prefix="sidecar-", dir=MEMORY) as folder:
@@ -412,7 +444,7 @@ def make_pod(image: Path, run_logs: Path) -> Iterator[MakePod]:
             pod.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_simulator() -> Iterator[MakeSimulator]:
     """Start providers; the members of `ProviderConfig` are the arguments."""
     made: list[Simulator] = []
@@ -425,5 +457,3 @@ def make_simulator() -> Iterator[MakeSimulator]:
     yield make
     for simulator in made:
         simulator.stop()
-
-

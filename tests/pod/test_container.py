@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pod.conftest import NONROOT, VENV, User
+from tests.pod.conftest import LONG, NONROOT, VENV, User
 
 if TYPE_CHECKING:
     from tests.pod.conftest import MakePod, MakeSimulator
+
+pytestmark = LONG
 
 
 @pytest.mark.parametrize("user", [NONROOT, User(1000680000, 0)], ids=["fixed", "arbitrary"])
@@ -53,6 +55,20 @@ def _handles(pid: int, signum: signal.Signals) -> bool:
 def test_there_is_nothing_to_install_with(image: Path) -> None:
     """Neither a shell nor a package manager nor a compiler is in the image, in any of the usual places."""
     names = {path.name for path in image.rglob("*") if not path.is_dir()}
-    unwanted = {"sh", "bash", "dash", "busybox", "apt", "apt-get", "dpkg", "pip", "pip3", "gcc", "cc", "ld", "perl"}
+    unwanted = {
+        "sh",
+        "bash",
+        "dash",
+        "busybox",
+        "apt",
+        "apt-get",
+        "dpkg",
+        "pip",
+        "pip3",
+        "gcc",
+        "cc",
+        "ld",
+        "perl",
+    }
     assert names & unwanted == set()
     assert [path for path in image.rglob("*") if path.name in {"pip", "ensurepip", "setuptools"}] == []
