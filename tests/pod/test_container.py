@@ -30,6 +30,11 @@ def test_a_life_as_process_1(make_pod: MakePod, make_simulator: MakeSimulator, u
     assert told.returncode == 0, told.stderr
     written = container.exec(f"{VENV}/bin/python", "-c", "open('/tmp/x', 'w')")
     assert "Read-only file system" in written.stderr
+    # Another user may not look where it wrote its port, and the configuration leaves it open.
+    pod.state.chmod(0o700)
+    refused = container.exec("token-sidecar", "healthcheck", user=User(1000, 1000))
+    assert (refused.returncode, "server.port is 0" in refused.stderr) == (1, True)
+    pod.state.chmod(0o777)
     assert container.children() == []
     assert container.stop() == 0
     assert "stopping on SIGTERM" in container.text()
