@@ -29,7 +29,7 @@ FILES = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
 MOUNT_POINTS = ("dev", "proc", "sys", "tmp", "etc/token-sidecar", "run/tokens", "run/token-sidecar")
-NOBODY_ELSE = 65532
+NONROOT = 65532
 DPKG = Path("/var/lib/dpkg")
 
 
@@ -71,10 +71,9 @@ def _lay_out(root: Path) -> None:
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="ascii")
     state = root / "run/token-sidecar"
-    # The group is for an arbitrary user, whose group is 0. A volume is mounted over it in all but `docker run`.
-    state.chmod(0o770)
+    state.chmod(0o700)
     if os.geteuid() == 0:
-        os.chown(state, NOBODY_ELSE, 0)
+        os.chown(state, NONROOT, NONROOT)
 
 
 def _under(root: Path, path: Path) -> Path:

@@ -59,8 +59,8 @@ NONROOT = User(65532, 65532)
 
 def why_not() -> str:
     """Say what keeps a pod from being set up here; empty: nothing does."""
-    if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "nsenter", "setpriv", "ldd"))):
-        return "util-linux is missing"
+    if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "nsenter", "setpriv", "ldd", "ip"))):
+        return "util-linux or iproute2 is missing"
     everything = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child")
     trial = subprocess.run(
         [*everything, "mount", "--make-rprivate", "/"],
