@@ -26,6 +26,9 @@ RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && python -m pip --python /opt/token-sidecar/bin/python install --no-compile --no-deps /wheels/*.whl \
  && python image/trim.py /opt/token-sidecar \
  && python image/root.py /opt/token-sidecar /rootfs
+# What the loader can't find there ends the build, not the first pod.
+RUN chroot /rootfs /opt/token-sidecar/bin/python -c "import bz2, ctypes, lzma, sqlite3, ssl, zlib" \
+ && chroot /rootfs /opt/token-sidecar/bin/token-sidecar providers list
 
 # What the image and its variant have in common is written twice: a stage can't be mixed into two others.
 FROM ${PYTHON}${PYTHON_DIGEST} AS debug

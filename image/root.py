@@ -52,7 +52,8 @@ def main(venv: Path, root: Path) -> None:
             _copy_tree(place, root)
         elif place.exists():
             _copy(place, root)
-    _copy(Path("/etc/os-release"), root)
+    for file in ("/etc/os-release", "/etc/ld.so.cache"):
+        _copy(Path(file), root)
     _tell_scanners(libraries, root)
     _compile(_under(root, STDLIB), root)
 

@@ -23,6 +23,8 @@ DOCKERFILE = PROJECT / "Dockerfile"
 STAGE = "build"
 VENV = "/opt/token-sidecar"
 MOVED = re.compile(r"(?<=[ =])(/opt/token-sidecar|/wheels|/rootfs)\b")
+NOT_HERE = ("apt-get ",) if os.geteuid() == 0 else ("apt-get ", "chroot ")
+"""Commands of the stage that this machine isn't for, or that take root's powers."""
 BUDGET = 80_000_000
 """Bytes of everything that isn't the interpreter or a library of the system."""
 
@@ -69,7 +71,7 @@ def build(folder: Path, *, python: str = sys.executable) -> Path:
             environment[name] = os.environ.get(name, value)
         elif each.name == "COPY":
             _copy(*shlex.split(each.text), context=context)
-        elif each.name == "RUN" and not each.text.startswith("apt-get "):
+        elif each.name == "RUN" and not each.text.startswith(NOT_HERE):
             command = MOVED.sub(rf"{folder}\1", each.text)
             subprocess.run(["sh", "-ec", command], cwd=context, env=environment, check=True)  # noqa: S603, S607
     return folder / VENV.lstrip("/")

@@ -1,7 +1,6 @@
 """Takes out of an installed virtual environment what the daemon never opens, and compiles what is left.
 
-`trim.py VENV` runs in the build stage. Each rule names its reason; a rule that finds nothing any more is an error, so
-that none outlives it.
+`trim.py VENV` runs in the build stage.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ def why_not() -> str:
     """Say what keeps a pod from being set up here; empty: nothing does."""
     if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "nsenter", "setpriv", "ldd", "ip"))):
         return "util-linux or iproute2 is missing"
+    if not MEMORY.is_dir():
+        return f"there is no {MEMORY}"
     everything = ("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child")
     trial = subprocess.run(
         [*everything, "mount", "--make-rprivate", "/"],

@@ -36,8 +36,19 @@ def ready(pod: Pod) -> Container:
     """Start the container, and wait until its application would be started."""
     container = pod.start()
     pod.wait_until(container, lambda: pod.answers("/startupz"), "it is started")
-    assert pod.termination.read_text() == ""
+    says(pod, container, "")
     return container
+
+
+def says(pod: Pod, container: Container, beginning: str) -> str:
+    """Wait until the termination message begins so, and ends there if it is empty; returns it."""
+
+    def told() -> bool:
+        text = pod.termination.read_text(encoding="utf-8")
+        return text.startswith(beginning) if beginning else not text
+
+    pod.wait_until(container, told, f"its message is {beginning!r}")
+    return pod.termination.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -51,14 +62,13 @@ def pod(make_pod: MakePod) -> Pod:
 def test_a_grant_that_dies_while_it_runs(pod: Pod, make_simulator: MakeSimulator) -> None:
     """Gauge and message first, then liveness; the restart asks nobody and serves on; a seed heals it in place."""
     simulator, other = make_simulator(), make_simulator()
-    pod.add(simulator, dead_grace="8s")
+    pod.add(simulator, dead_grace="10s")
     pod.add(other, "sibling")
     container = ready(pod)
 
     die(pod, simulator)
-    told = pod.termination.read_text()
+    told = says(pod, container, DEAD)
     assert (pod.get("/livez").status, pod.metric("grant_state", token="gmail", state="dead")) == (200, 1)
-    assert told.startswith(DEAD)
     assert REMEDY in told
     pod.wait_until(container, lambda: pod.answers("/livez", 503), "the grace is over")
     assert pod.termination.read_text() == told
@@ -69,15 +79,15 @@ def test_a_grant_that_dies_while_it_runs(pod: Pod, make_simulator: MakeSimulator
     del pod.config["tokens"]["gmail"]["dead_grace"]
     container = pod.start()
     pod.wait_until(container, lambda: pod.answers("/readyz/sibling"), "its sibling is served")
+    assert says(pod, container, DEAD) == told
     assert (pod.get("/livez").status, pod.metric("grant_state", token="gmail", state="dead")) == (200, 1)
     assert pod.get("/startupz").status == 200
-    assert pod.termination.read_text().startswith(DEAD)
     assert pod.control.refresh("sibling").refreshed
     assert (calls(simulator), calls(other)) == (before[0], before[1] + 1)
 
     pod.control.seed("gmail", simulator.provider.new_grant())
     pod.wait_until(container, lambda: pod.state_of() == "ok", "it lives again")
-    pod.wait_until(container, lambda: pod.termination.read_text() == "", "the message is taken back")
+    says(pod, container, "")
     assert (pod.get("/livez").status, pod.get("/readyz").status) == (200, 200)
     assert not container.ended
 
@@ -101,15 +111,15 @@ def test_a_new_pod_with_a_dead_grant(pod: Pod, make_pod: MakePod, make_simulator
     said = rollout.get("/startupz").text
     assert "the grant is dead" in said
     assert REMEDY in said
-    assert rollout.termination.read_text().startswith(DEAD)
-    assert rollout.get("/readyz/sibling").status == 200
+    says(rollout, new, DEAD)
+    rollout.wait_until(new, lambda: rollout.answers("/readyz/sibling"), "its sibling is served")
     assert {each.get("/livez").status for each in (rollout, pod)} == {200}
     assert calls(simulator) == before
 
     pod.control.seed("gmail", simulator.provider.new_grant())
     rollout.wait_until(new, lambda: rollout.answers("/startupz"), "the new pod starts")
-    rollout.wait_until(new, lambda: rollout.termination.read_text() == "", "the message is taken back")
-    assert pod.termination.read_text() == ""
+    says(rollout, new, "")
+    says(pod, old, "")
     assert not old.ended
 
 
@@ -119,6 +129,5 @@ def test_why_a_pod_does_not_start_is_in_its_message(make_pod: MakePod) -> None:
     pod.add_unreachable()
     container = pod.start()
     pod.wait_until(container, lambda: pod.answers("/startupz", 503), "it answers")
-    assert pod.termination.read_text().startswith("gmail: the grant is unseeded (")
-    assert REMEDY in pod.termination.read_text()
+    assert REMEDY in says(pod, container, "gmail: the grant is unseeded (")
     assert container.stop() == 0
