@@ -73,6 +73,10 @@ sim: $(VENV)/.dev ## Live the simulated history of a SEED, and tell it (KIND=, R
 crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became of their grants into docs/
 	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
+.PHONY: image-size
+image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
+	$(BIN)/python image/size.py $(ARGS)
+
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .
