@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PREFIX = "state"
 LEASE = "token-sidecar/lease"
+TRIPS = 0.05
+"""Share of deeds along with which the fake server does wrong to a request of the daemons."""
 UNAVAILABLE = (OSError, httpx2.HTTPError, ApiTrouble)
 
 
@@ -129,6 +131,8 @@ class Hostile:
         ways = [self._note, self._label, self._sync, self._put_old, self._patch_old]
         while not over.wait(self._rng.expovariate(1 / pause)):
             way = self._rng.choice(ways)
+            if isinstance(self._secrets.cluster, Fake) and self._rng.random() < TRIPS:
+                self._trip(self._secrets.cluster)
             try:
                 way()
             except UNAVAILABLE as error:
@@ -159,6 +163,24 @@ class Hostile:
         }
         manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"}
         self._secrets.cluster.apply(manifest, manager="argocd-controller")
+
+    def _trip(self, cluster: Fake) -> None:
+        """Have the server answer one of the daemons' requests late, with a refusal, or not at all."""
+        if any(fault.times for fault in cluster.faults):
+            return
+        self.done["answer spoilt"] += 1
+        fault = self._rng.choice(
+            [
+                Fault(close="before"),
+                Fault(close="after"),
+                Fault(verb="patch", close="after"),
+                Fault(verb="patch", late=0.5),
+                Fault(status=429, retry_after=1),
+                Fault(status=500),
+                Fault(status=503, body=b"<html>bad gateway</html>"),
+            ]
+        )
+        cluster.faults.append(fault)
 
     def _put_old(self) -> None:
         """Put what was read some time ago, and what its version is."""
