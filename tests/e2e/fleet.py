@@ -35,6 +35,7 @@ from sidecar.testing.report import FamilyReport
 from sidecar.tokens import decode_record
 from tests.e2e.conftest import Daemon, wait_until
 from tests.e2e.kubernetes import UNAVAILABLE, Hostile, Secrets
+from tests.kube.fake import Fake
 
 if TYPE_CHECKING:
     from sidecar.testing import Provider, Simulator
@@ -162,7 +163,13 @@ class Cluster:
         self.hostile.run(over, self.hostile_pause)
 
     def done(self) -> str:
-        return ", ".join(f"{count} times {what}" for what, count in sorted(self.hostile.done.items()))
+        done = self.hostile.done + Counter({"stale write of a daemon refused": self.races()})
+        return ", ".join(f"{count} times {what}" for what, count in sorted(done.items()))
+
+    def races(self) -> int:
+        """Count the daemons' own writes that were refused because somebody had been faster; known of the fake."""
+        cluster = self._secrets.cluster
+        return cluster.counted("patch", status=409) if isinstance(cluster, Fake) else 0
 
 
 class Plan(NamedTuple):
