@@ -59,9 +59,9 @@ CALM = Plan(
     request_timeout=1,
     pause=1,
     tormentors=0,
-    outages=0,
+    outages=1,
 )
-"""Nobody is struck, and a refresh is due every other second."""
+"""No daemon is struck, and a refresh is due every other second."""
 Run = Callable[[Plan, str], Fleet]
 
 
@@ -105,7 +105,8 @@ def test_a_fleet_burns_no_refresh_token(torment: Run) -> None:
     torment(SMALL, "Postgres")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("kind", KUBERNETES)
 def test_a_fleet_on_kubernetes_burns_no_refresh_token(torment: Run, kind: str) -> None:
     """The same on one Secret, for half a minute, while others write to it."""

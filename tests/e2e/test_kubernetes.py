@@ -82,7 +82,8 @@ def test_an_api_server_that_is_away(
 ) -> None:
     """Away before the lease, nobody is called; away before the commit, the pair is kept, published and committed."""
     server = {"fake": fake, "real": apiserver}[kind]
-    record_property("figures", away(tmp_path, make_daemon, make_simulator, SHORT, server))
+    length = SHORT._replace(outage=10)
+    record_property("figures", away(tmp_path, make_daemon, make_simulator, length, server))
 
 
 @pytest.mark.soak
@@ -98,6 +99,22 @@ def test_an_api_server_that_is_away_for_ten_minutes(
     """The same for ten minutes, in which the first token dies."""
     server = {"fake": fake, "real": apiserver}[kind]
     record_property("figures", away(tmp_path, make_daemon, make_simulator, LONG, server))
+
+
+def test_a_start_while_the_api_server_is_away(begun: Daemon, secrets: Secrets, simulator: Simulator) -> None:
+    """Readers have what was published before, nobody is called, and all is well without a restart once it is back."""
+    newest, so_far = begun.published(), calls(simulator)
+    assert begun.stop() == 0
+    with secrets.away("stopped"):
+        begun.start(probe="/livez")
+        assert "can't be reached" in refused(begun)
+        assert begun.answers("/readyz")
+        assert (begun.published(), calls(simulator)) == (newest, so_far)
+    wait_for(begun, "ok")
+    refresh(begun)
+    assert secrets.generation() == 2
+    assert begun.stop() == 0
+    sound(simulator)
 
 
 # The Secret falls back

@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -83,6 +83,9 @@ class Program:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        # It is no child of ours, and takes a moment to let go of its connections.
+        while any(group == process.pid for group in _groups()):
+            time.sleep(POLL / 10)
 
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""
@@ -181,6 +184,8 @@ class ApiServer(Cluster):
 
     def resume(self) -> None:
         self._server.signal(signal.SIGCONT)
+        # Its way to etcd may have ended meanwhile.
+        self._wait("kube-apiserver", self._server, self._is_ready)
 
     def revoke_tokens(self, namespace: str, account: str, token: str) -> None:
         self.delete("serviceaccounts", namespace, account)
@@ -222,6 +227,16 @@ class ApiServer(Cluster):
             except (OSError, httpx2.HTTPError):
                 pass
             time.sleep(POLL)
+
+
+def _groups() -> Iterator[int]:
+    """Give the process groups of everything that runs; of a process that is dying, its threads still do."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            state, group, threads = fields[0], int(fields[2]), int(fields[17])
+            if state not in "ZX" or threads > 1:
+                yield group
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from lightkube.core.exceptions import ApiError
 from lightkube.resources.core_v1 import Secret
 from lightkube.types import PatchType
 
-from tests.kube import apiserver
+from tests.kube import apiserver, objects
 from tests.kube.cluster import MERGE, STRATEGIC, ApiTrouble, Cluster, Object, Rule, place
 from tests.kube.fake import Fake, Fault
 
@@ -45,12 +45,14 @@ def version(content: Object) -> str:
     return str(content["metadata"]["resourceVersion"])
 
 
-def owners(content: Object) -> dict[str, Any]:
-    """Return who owns which fields."""
-    return {
-        f"{entry['manager']} by {entry['operation']}": entry["fieldsV1"]
-        for entry in content["metadata"]["managedFields"]
-    }
+def owners(content: Object) -> dict[str, set[str]]:
+    """Return who owns which fields; not who owns the maps that they are in, which releases see differently."""
+    owned: dict[str, set[str]] = {}
+    for entry in content["metadata"]["managedFields"]:
+        paths = ("/".join(path).replace("f:", "") for path in objects.read(entry["fieldsV1"]))
+        fields = {path for path in paths if path not in {"data", "metadata/annotations", "metadata/labels"}}
+        owned[f"{entry['manager']} by {entry['operation']}"] = fields
+    return {who: fields for who, fields in owned.items() if fields}
 
 
 # Who may do what
@@ -283,7 +285,7 @@ def test_a_refused_patch_may_repeat_the_secret_in_its_message(cluster: Cluster, 
     change = {"data": {"record": "%%%"}}
     said = status(cluster.ask("PATCH", place("secrets", namespace, STATE), change, content_type=MERGE))
     assert (said["code"], said["reason"]) == (422, "Invalid")
-    assert encoded("a-secret-of-before") in said["message"]
+    assert cluster.kind == "real" or encoded("a-secret-of-before") in said["message"]
     created = status(cluster.ask("POST", place("secrets", namespace), {"metadata": {"name": "n"}} | change))
     assert (created["code"], created["reason"]) == (400, "BadRequest")
 
@@ -316,27 +318,19 @@ def test_an_object_is_what_its_path_says(cluster: Cluster, namespace: str) -> No
 def test_whoever_changes_a_field_owns_it(cluster: Cluster, namespace: str) -> None:
     """Ownership goes with the value: by creation, by a patch, from one to the other, and away with the field."""
     made = cluster.make_secret(namespace, STATE, annotations={"x": "y"}, manager="helm")
-    assert owners(made) == {
-        "helm by Update": {"f:metadata": {"f:annotations": {".": {}, "f:x": {}}}, "f:type": {}}
-    }
+    assert owners(made) == {"helm by Update": {"metadata/annotations/x", "type"}}
 
     note = {"metadata": {"annotations": {"token-sidecar/key": "a/b"}}, "data": {"record": encoded("1")}}
     ours = cluster.patch("secrets", namespace, STATE, note, manager="token-sidecar")
     assert owners(ours) == {
         **owners(made),
-        "token-sidecar by Update": {
-            "f:data": {".": {}, "f:record": {}},
-            "f:metadata": {"f:annotations": {"f:token-sidecar/key": {}}},
-        },
+        "token-sidecar by Update": {"data/record", "metadata/annotations/token-sidecar/key"},
     }
     taken = cluster.patch("secrets", namespace, STATE, {"data": {"record": encoded("2")}}, manager="thief")
     assert owners(taken) == {
         **owners(made),
-        "thief by Update": {"f:data": {"f:record": {}}},
-        "token-sidecar by Update": {
-            "f:data": {},
-            "f:metadata": {"f:annotations": {"f:token-sidecar/key": {}}},
-        },
+        "thief by Update": {"data/record"},
+        "token-sidecar by Update": {"metadata/annotations/token-sidecar/key"},
     }
     gone = {"metadata": {"annotations": {"token-sidecar/key": None}}, "data": {"record": None}}
     assert owners(cluster.patch("secrets", namespace, STATE, gone, manager="x")) == owners(made)
@@ -351,17 +345,17 @@ def test_what_is_applied_belongs_to_who_applied_it(cluster: Cluster, namespace: 
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content}
 
     first = cluster.apply(config(a="1"), manager="argocd-controller", force=False)
-    applied = {"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {"f:app": {}}}}
+    applied = {"data/a", "metadata/labels/app"}
     assert owners(first) == {"argocd-controller by Apply": applied}
 
     changed = cluster.patch(
         "secrets", namespace, STATE, {"data": {"a": encoded("2")}}, manager="token-sidecar"
     )
     assert owners(changed) == {
-        "argocd-controller by Apply": {"f:metadata": {"f:labels": {"f:app": {}}}},
-        "token-sidecar by Update": {"f:data": {"f:a": {}}},
+        "argocd-controller by Apply": {"metadata/labels/app"},
+        "token-sidecar by Update": {"data/a"},
     }
-    with pytest.raises(ApiTrouble, match=r'conflict with \\"token-sidecar\\" using v1: .data.a'):
+    with pytest.raises(ApiTrouble, match=r'conflict with \\"token-sidecar\\" using v1.*: .data.a'):
         cluster.apply(config(a="1"), manager="argocd-controller", force=False)
     assert cluster.secret_data(namespace, STATE) == {"a": b"2"}
 
@@ -377,7 +371,7 @@ def test_applied_text_is_owned_as_text(cluster: Cluster, namespace: str) -> None
     metadata = {"name": STATE, "namespace": namespace}
     manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "1"}}
     made = cluster.apply(manifest, manager="argocd-controller")
-    assert owners(made) == {"argocd-controller by Apply": {"f:stringData": {"f:a": {}}}}
+    assert owners(made) == {"argocd-controller by Apply": {"stringData/a"}}
     assert cluster.secret_data(namespace, STATE) == {"a": b"1"}
 
 
@@ -388,7 +382,8 @@ def test_applying_metadata_alone_leaves_the_data(cluster: Cluster, namespace: st
     cluster.apply(manifest, manager="argocd-controller")
     cluster.patch("secrets", namespace, STATE, {"data": {"record": encoded("1")}}, manager="token-sidecar")
     synced = cluster.apply(manifest, manager="argocd-controller")
-    assert "f:data" not in owners(synced)["argocd-controller by Apply"]
+    assert owners(synced)["token-sidecar by Update"] == {"data/record"}
+    assert not any(field.startswith("data/") for field in owners(synced)["argocd-controller by Apply"])
     assert cluster.secret_data(namespace, STATE) == {"record": b"1"}
 
 
