@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.errors import Conflict, RecordUnreadable, StoreError, Unwritten
+from sidecar.errors import Conflict, RecordUnreadable, StoreError
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
 
 if TYPE_CHECKING:
@@ -317,18 +317,6 @@ async def test_a_large_record_survives(backend: Backend, store: Store) -> None:
     assert record == (await held(store)).record
     await store.write(KEY, RECORD, expected=version)
     assert (await held(store)).record == RECORD
-
-
-async def test_a_record_that_is_too_large_changes_nothing(backend: Backend, store: Store) -> None:
-    """Where a store has a limit it says what is too large for it, by how much it is, and keeps what it has."""
-    if backend.limit is None:
-        pytest.skip("this store has no limit that a record could reach")
-    version = await store.write(KEY, RECORD, expected=None, lease=30)
-    with pytest.raises(Unwritten, match=rf"the record {KEY} has \d{{7}} bytes.*{backend.limit} at most; "):
-        await store.write(KEY, big(backend.limit), expected=version)
-    found = await held(store)
-    assert (RECORD, version) == (found.record, found.version)
-    assert found.lease_left > 29
 
 
 async def test_two_instances_see_each_others_writes(backend: Backend) -> None:

@@ -464,6 +464,18 @@ async def test_a_secret_of_another_type_is_refused(bare: State) -> None:
         assert "is of the type helm.sh/release.v1, not Opaque" in await told(store.load(KEY), Unwritten)
 
 
+async def test_a_record_that_is_too_large_changes_nothing(state: State) -> None:
+    """The store says how large it is and what to do, sends nothing, and keeps record and lease as they are."""
+    async with state.open() as store:
+        version = await store.write(KEY, RECORD, expected=None, lease=30)
+        message = await told(store.write(KEY, big(2**20), expected=version), Unwritten)
+        assert re.search(
+            rf"the record {KEY} has 10\d{{5}} bytes, and a Secret holds 1048576 at most; ask", message
+        )
+        found = await held(store)
+        assert (found.record, found.version, found.lease_left) == (RECORD, version, 30)
+
+
 async def test_what_others_keep_in_the_secret_counts(state: State) -> None:
     """A mebibyte is the most for all values together: it is counted before anything is sent."""
     state.patch({"data": {"note": "A" * 4 * 2**18}})
