@@ -115,12 +115,14 @@ def pod(manifests: list[Manifest]) -> Manifest:
     return found
 
 
+def ours(pod: Manifest) -> Manifest:
+    """Return the last of our containers: the sidecar, or what fetches tokens and ends."""
+    containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+    return dict([one for one in containers if one["name"].startswith("token-sidecar")][-1])
+
+
 def sidecar(pod: Manifest) -> Manifest:
     """Return the container that keeps the tokens fresh."""
-    spec = pod["spec"]
-    [found] = [
-        container
-        for container in [*(spec.get("initContainers") or []), *spec["containers"]]
-        if container["name"] == "token-sidecar"
-    ]
-    return dict(found)
+    found = ours(pod)
+    assert found["name"] == "token-sidecar"
+    return found

@@ -32,8 +32,7 @@ def mistakes(manifest: dict[str, Any], release: str) -> list[str]:
 
 @cache
 def _validator(release: str, name: str) -> Any:
-    [found] = [full for full in utils.all_versions() if utils.major_minor(full) == release]
-    folder = f"kubernetes-json-schema/v{found}-local-strict"
+    folder = f"kubernetes-json-schema/v{release}.0-local-strict"
     schema = utils.schema_contents(f"{folder}/{name}", release)
     registry = _definitions(release, f"{folder}/_definitions.json")
     return jsonschema.Draft202012Validator(schema, registry=Resource.from_contents(schema) @ registry)

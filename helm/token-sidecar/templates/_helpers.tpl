@@ -157,6 +157,7 @@ checksum/token-sidecar: {{ include "token-sidecar.config" . | sha256sum }}
 {{- end -}}
 
 {{- define "token-sidecar.own.initContainers" -}}
+{{- include "token-sidecar.checkFiles" . -}}
 {{- if .Values.native -}}
 {{- if semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version -}}
 {{- fail (printf "token-sidecar: Kubernetes %s has no native sidecars (1.29 has); set %s.native to false" .Capabilities.KubeVersion.Version .Chart.Name) -}}
@@ -335,6 +336,23 @@ POD_UID: {valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 {{- with .file }}
 {{ . }}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The commonest mistake: a file that the application can't see, or that no container may write. */}}
+{{- define "token-sidecar.checkFiles" -}}
+{{- $directories := list .Values.tokensDirectory -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- $directories = append $directories .mountPath -}}
+{{- end -}}
+{{- range $file := splitList "\n" (include "token-sidecar.files" . | trim) -}}
+{{- $found := or (not $file) (contains "$" $file) -}}
+{{- range $directories -}}
+{{- $found = or $found (hasPrefix (printf "%s/" (trimSuffix "/" .)) $file) -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "%s.config: no volume is mounted where output %s is; write it below tokensDirectory (%s), or mount one with extraVolumes and extraVolumeMounts" $.Chart.Name $file $.Values.tokensDirectory) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
