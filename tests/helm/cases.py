@@ -30,7 +30,9 @@ CASES: dict[str, dict[str, Any]] = {
     "postgres": {
         "token-sidecar": {
             "config": {"store": {"url_file": "/etc/database/url"}},
-            "secretMounts": {"database": {"mountPath": "/etc/database", "items": [{"key": "url", "path": "url"}]}},
+            "secretMounts": {
+                "database": {"mountPath": "/etc/database", "items": [{"key": "url", "path": "url"}]}
+            },
         }
     },
     "openshift": {

@@ -33,7 +33,8 @@ def violations(pod: dict[str, Any]) -> list[str]:
             found.append(f"volume {volume['name']}: {', '.join(sorted(kinds))}")
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
         found += [
-            f"{container['name']}: {said}" for said in _container(container, spec.get("securityContext") or {})
+            f"{container['name']}: {said}"
+            for said in _container(container, spec.get("securityContext") or {})
         ]
     return found
 
@@ -41,25 +42,21 @@ def violations(pod: dict[str, Any]) -> list[str]:
 def _container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
     own = container.get("securityContext") or {}
     context = {**pod, **own}
-    if context.get("runAsNonRoot") is not True:
-        yield "runAsNonRoot isn't true"
-    if context.get("runAsUser") == 0:
-        yield "runs as root"
-    if context.get("seccompProfile", {}).get("type") not in {"RuntimeDefault", "Localhost"}:
-        yield "has no seccomp profile"
-    if own.get("allowPrivilegeEscalation") is not False:
-        yield "allowPrivilegeEscalation isn't false"
-    if own.get("privileged"):
-        yield "is privileged"
-    if own.get("procMount", "Default") != "Default":
-        yield "unmasks /proc"
     capabilities = own.get("capabilities", {})
-    if "ALL" not in capabilities.get("drop", []):
-        yield "doesn't drop all capabilities"
-    if not set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"}:
-        yield f"adds capabilities {capabilities['add']}"
-    if any(port.get("hostPort") for port in container.get("ports") or []):
-        yield "has a hostPort"
+    added = set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}
+    forbidden = {
+        "runAsNonRoot isn't true": context.get("runAsNonRoot") is not True,
+        "runs as root": context.get("runAsUser") == 0,
+        "has no seccomp profile": context.get("seccompProfile", {}).get("type")
+        not in {"RuntimeDefault", "Localhost"},
+        "allowPrivilegeEscalation isn't false": own.get("allowPrivilegeEscalation") is not False,
+        "is privileged": own.get("privileged"),
+        "unmasks /proc": own.get("procMount", "Default") != "Default",
+        "doesn't drop all capabilities": "ALL" not in capabilities.get("drop", []),
+        f"adds capabilities {sorted(added)}": added,
+        "has a hostPort": any(port.get("hostPort") for port in container.get("ports") or []),
+    }
+    yield from (said for said, so in forbidden.items() if so)
     for name in HANDLERS:
         yield from _host(name, container.get(name) or {})
     for name, hook in (container.get("lifecycle") or {}).items():

@@ -73,7 +73,7 @@ class Helm:
         self, chart: Path, values: Values | None = None, *flags: str, kubernetes: str = KUBERNETES
     ) -> list[Manifest]:
         """Render a chart to its manifests."""
-        documents = yaml.load_all(self.text(chart, values, *flags, kubernetes=kubernetes), Loader=_LOADER)  # noqa: S506
+        documents = yaml.load_all(self.text(chart, values, *flags, kubernetes=kubernetes), Loader=_LOADER)
         return [document for document in documents if document]
 
 

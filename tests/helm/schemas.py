@@ -27,7 +27,10 @@ def mistakes(manifest: dict[str, Any], release: str) -> list[str]:
     prefix = f"{group.partition('.')[0]}-" if group else ""
     name = f"{manifest['kind'].lower()}-{prefix}{version}.json"
     place = f"{release}: {manifest['kind']} {manifest['metadata']['name']}"
-    return [f"{place}: {error.json_path}: {error.message}" for error in _validator(release, name).iter_errors(manifest)]
+    return [
+        f"{place}: {error.json_path}: {error.message}"
+        for error in _validator(release, name).iter_errors(manifest)
+    ]
 
 
 @cache

@@ -86,7 +86,9 @@ def test_the_names_are_the_ones_that_the_store_computes(helm: Helm, chart: Path,
 
     secrets = {one["metadata"]["name"] for one in manifests if one["kind"] == "Secret"}
     assert secrets == {state_secret("pre.fix", name) for name in names}
-    assert {one["metadata"]["namespace"] for one in manifests if one["kind"] in {"Secret", "Role"}} == {"ns-1"}
+    assert {one["metadata"]["namespace"] for one in manifests if one["kind"] in {"Secret", "Role"}} == {
+        "ns-1"
+    }
 
 
 def test_the_role_allows_the_state_secrets_alone(kubernetes: list[Manifest]) -> None:
@@ -165,7 +167,9 @@ def test_a_tokens_own_seed_takes_nothing_from_the_default(helm: Helm, any_config
         {"store": "kubernetes://ns/x", "tokens": {"a": {}}},
     ],
 )
-def test_only_the_sidecar_gets_the_accounts_token(helm: Helm, any_config: Path, config: dict[str, Any]) -> None:
+def test_only_the_sidecar_gets_the_accounts_token(
+    helm: Helm, any_config: Path, config: dict[str, Any]
+) -> None:
     """Each use of Kubernetes puts the token into the sidecar, and into no other container."""
     for _, found in pods(helm.template(any_config, {"serviceAccount": {"name": "app"}, "config": config})):
         [volume] = [volume for volume in found["spec"]["volumes"] if volume["name"] == API]
@@ -192,7 +196,9 @@ def test_who_needs_no_permission_gets_none(helm: Helm, app: Path, case: str) -> 
 def test_the_token_can_be_had_or_refused(helm: Helm, app: Path) -> None:
     """`always` and `never` overrule what follows from the configuration."""
     always = {"token-sidecar": {"serviceAccountToken": {"mount": "always"}}}
-    never = {"token-sidecar": {**CASES["kubernetes"]["token-sidecar"], "serviceAccountToken": {"mount": "never"}}}
+    never = {
+        "token-sidecar": {**CASES["kubernetes"]["token-sidecar"], "serviceAccountToken": {"mount": "never"}}
+    }
 
     assert API in {mount["name"] for mount in sidecar(pod(helm.template(app, always)))["volumeMounts"]}
     assert API not in {mount["name"] for mount in sidecar(pod(helm.template(app, never)))["volumeMounts"]}
@@ -210,7 +216,15 @@ def test_the_token_can_be_had_or_refused(helm: Helm, app: Path) -> None:
         ({"config": {"server": {"host": "127.0.0.1"}}}, "probeHandler: exec"),
         ({"config": {"state_dir": "state"}}, "config.state_dir"),
         ({"config": {"tokens": {"gmail": {"outputs": [{"file": "/run/token/x"}]}}}}, "output /run/token/x"),
-        ({"config": {"defaults": {"outputs": [{"file": "x"}]}, "tokens": {"more": {"provider": "google"}}}}, "output x"),
+        (
+            {
+                "config": {
+                    "defaults": {"outputs": [{"file": "x"}]},
+                    "tokens": {"more": {"provider": "google"}},
+                }
+            },
+            "output x",
+        ),
     ],
 )
 def test_what_cant_work_is_refused(helm: Helm, app: Path, values: dict[str, Any], said: str) -> None:

@@ -44,7 +44,12 @@ class Parent:
         self._helm = helm
         self._chart = copy(folder, "token-sidecar") / "parent"
         (self._chart / "templates").mkdir(parents=True)
-        names = [{"name": "token-sidecar"} if alias == "token-sidecar" else {"name": "token-sidecar", "alias": alias} for alias in aliases]
+        names = [
+            {"name": "token-sidecar"}
+            if alias == "token-sidecar"
+            else {"name": "token-sidecar", "alias": alias}
+            for alias in aliases
+        ]
         where = {"version": "0.1.0", "repository": "file://../token-sidecar"}
         about = {
             "apiVersion": "v2",
@@ -54,7 +59,9 @@ class Parent:
         }
         (self._chart / "Chart.yaml").write_text(yaml.safe_dump(about), encoding="utf-8")
         for name, text in {"pod": POD, "notes": NOTES}.items():
-            (self._chart / "templates" / f"{name}.yaml").write_text(text.replace("SCOPE", scope), encoding="utf-8")
+            (self._chart / "templates" / f"{name}.yaml").write_text(
+                text.replace("SCOPE", scope), encoding="utf-8"
+            )
         helm.run("dependency", "build", str(self._chart))
 
     def render(self, values: dict[str, Any], *, kubernetes: str = "1.36.0") -> list[Manifest]:
@@ -73,7 +80,10 @@ def test_a_dot_is_enough_under_any_alias(helm: Helm, tmp_path: Path, alias: str)
     assert volumes["token-sidecar-tokens"]["emptyDir"]["sizeLimit"] == "3Mi"
     name = volumes["token-sidecar-config"]["configMap"]["name"]
     assert name == {"mail": "basketball-mail"}.get(alias, "basketball-token-sidecar")
-    assert one(manifests, "ConfigMap", name=name)["metadata"]["labels"]["app.kubernetes.io/name"] == "token-sidecar"
+    assert (
+        one(manifests, "ConfigMap", name=name)["metadata"]["labels"]["app.kubernetes.io/name"]
+        == "token-sidecar"
+    )
 
 
 def test_the_dependencys_own_scope_is_taken_too(helm: Helm, tmp_path: Path) -> None:
@@ -149,10 +159,18 @@ def test_old_clusters_accept_the_classic_container(helm: Helm, app: Path, releas
 def test_the_notes_say_what_to_do(helm: Helm, tmp_path: Path, case: str) -> None:
     """They name the tokens, the commands that seed and show them, and what each probe means."""
     values = {**CONFIG, "test": {"enabled": True}, **CASES[case].get("token-sidecar", {})}
-    notes = one(Parent(helm, tmp_path, "token-sidecar").render({"token-sidecar": values}), "ConfigMap", name="notes")
+    notes = one(
+        Parent(helm, tmp_path, "token-sidecar").render({"token-sidecar": values}), "ConfigMap", name="notes"
+    )
     text = notes["data"]["text"]
 
-    for said in ("keeps", "gmail", "token-sidecar seed gmail <", "token-sidecar status", "helm test basketball"):
+    for said in (
+        "keeps",
+        "gmail",
+        "token-sidecar seed gmail <",
+        "token-sidecar status",
+        "helm test basketball",
+    ):
         assert said in text
     for probe in ("startup ", "readiness ", "liveness "):
         assert probe in text
@@ -162,7 +180,7 @@ def test_the_notes_say_what_to_do(helm: Helm, tmp_path: Path, case: str) -> None
 
 @pytest.mark.parametrize("chart", ["token-sidecar", "example-app"])
 def test_helm_finds_nothing_to_complain_about(helm: Helm, charts: Path, chart: str) -> None:
-    """`helm lint --strict` accepts the charts as they are, and with the values of each file for continuous integration."""
+    """`helm lint --strict` accepts the charts as they are, and with each file of values in ci/."""
     files = sorted((charts / chart / "ci").glob("*-values.yaml"))
     assert files or chart == "example-app"
 

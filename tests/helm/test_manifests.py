@@ -25,7 +25,9 @@ def test_every_release_accepts_every_manifest(manifests: list[Manifest]) -> None
     """No release of Kubernetes that has native sidecars finds an unknown or misspelt field."""
     assert schemas.NATIVE[0] == "1.29"
     assert schemas.NATIVE[-1] == "1.37"
-    assert [said for release in schemas.NATIVE for one in manifests for said in schemas.mistakes(one, release)] == []
+    assert [
+        said for release in schemas.NATIVE for one in manifests for said in schemas.mistakes(one, release)
+    ] == []
 
 
 @pytest.mark.parametrize("change", [{"restartPolice": "Always"}, {"restartPolicy": 1}])
@@ -88,7 +90,9 @@ def test_the_daemon_accepts_the_configuration(manifests: list[Manifest], tmp_pat
 
 
 @pytest.mark.parametrize("case", ON)
-def test_the_application_sees_the_tokens_and_nothing_else_of_ours(manifests: list[Manifest], case: str) -> None:
+def test_the_application_sees_the_tokens_and_nothing_else_of_ours(
+    manifests: list[Manifest], case: str
+) -> None:
     """It mounts one volume, to read; state, configuration, Secrets and the account's token are the sidecar's alone."""
     found = pod(manifests)
     [application] = [one for one in found["spec"]["containers"] if one["name"] == "app"]
@@ -143,9 +147,13 @@ def test_every_kind_of_workload_gets_the_same_sidecar(helm: Helm, app: Path, kin
 
 def test_a_classic_container_is_the_same_sidecar(helm: Helm, app: Path) -> None:
     """`native: false` moves it among the containers, behind one that fetched the tokens; a Job gets only the latter."""
-    native, classic, job = (pod(helm.template(app, CASES[case])) for case in ("deployment", "classic", "classic-job"))
+    native, classic, job = (
+        pod(helm.template(app, CASES[case])) for case in ("deployment", "classic", "classic-job")
+    )
 
-    assert sidecar(classic) == {key: value for key, value in sidecar(native).items() if key != "restartPolicy"}
+    assert sidecar(classic) == {
+        key: value for key, value in sidecar(native).items() if key != "restartPolicy"
+    }
     [once] = classic["spec"]["initContainers"]
     assert once["args"][:4] == ["run", "--once", "--wait", "5m"]
     assert "restartPolicy" not in once
@@ -175,7 +183,9 @@ def test_probes_that_need_no_way_in(helm: Helm, app: Path) -> None:
     """`probeHandler: exec` asks inside of the container, and the server may then listen on loopback alone."""
     found = sidecar(pod(helm.template(app, CASES["mesh"])))
 
-    assert {name: found[f"{name}Probe"]["exec"]["command"] for name in ("startup", "liveness", "readiness")} == {
+    assert {
+        name: found[f"{name}Probe"]["exec"]["command"] for name in ("startup", "liveness", "readiness")
+    } == {
         "startup": ["token-sidecar", "healthcheck", "startup"],
         "liveness": ["token-sidecar", "healthcheck", "live"],
         "readiness": ["token-sidecar", "healthcheck", "ready"],

@@ -101,7 +101,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [path]
 
 
-LEAVES = {".".join(path): path for path in leaves(yaml.safe_load((documents.CHART / "values.yaml").read_text()))}
+LEAVES = {
+    ".".join(path): path for path in leaves(yaml.safe_load((documents.CHART / "values.yaml").read_text()))
+}
 
 
 def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -111,7 +113,11 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Merge as Helm does."""
-    both = {key: merged(one[key], other[key]) for key in one if isinstance(one[key], dict) and isinstance(other.get(key), dict)}
+    both = {
+        key: merged(one[key], other[key])
+        for key in one
+        if isinstance(one[key], dict) and isinstance(other.get(key), dict)
+    }
     return {**one, **other, **both}
 
 
@@ -158,7 +164,10 @@ def test_each_value_does_something(helm: Helm, app: Path, name: str) -> None:
         ({"test": {"enable": True}}, "enable"),
         ({"config": {"token": {}}}, "token"),
         ({"config": {"tokens": {"gmail": {"sed": "/x"}}}}, "sed"),
-        ({"config": {"tokens": {"gmail": {"outputs": [{"file": "/run/tokens/x", "fromat": "raw"}]}}}}, "fromat"),
+        (
+            {"config": {"tokens": {"gmail": {"outputs": [{"file": "/run/tokens/x", "fromat": "raw"}]}}}},
+            "fromat",
+        ),
         ({"config": {"tokens": {"gmail": {"client": {"fil": "/x"}}}}}, "fil"),
     ],
 )
@@ -209,12 +218,16 @@ def test_no_mapping_takes_unknown_keys() -> None:
 
 def test_the_schema_has_the_configurations() -> None:
     """The chart's schema of `config` is the daemon's own."""
-    assert documents.SCHEMA.read_text(encoding="utf-8") == documents.schema_text(), "renew it with: make chart"
+    assert documents.SCHEMA.read_text(encoding="utf-8") == documents.schema_text(), (
+        "renew it with: make chart"
+    )
 
 
 def test_the_readme_has_the_values() -> None:
     """The table in the chart's README says what values.yaml says."""
-    assert documents.README.read_text(encoding="utf-8") == documents.readme_text(), "renew it with: make chart"
+    assert documents.README.read_text(encoding="utf-8") == documents.readme_text(), (
+        "renew it with: make chart"
+    )
 
 
 def test_every_value_is_explained() -> None:
@@ -227,8 +240,21 @@ def test_every_value_is_explained() -> None:
     [
         {"odd": {**GMAIL, "seed": "yes", "scopes": ["1e3", "0640", "on", "~", "2024-01-01", "12:30"]}},
         {"big": {**GMAIL, "installation": "123456789012345678"}},
-        {"text": {"outputs": [{"file": "/run/tokens/x", "template": "a: {{ access_token }}\n  # b\n\n'c' \"d\"\t\n"}]}},
-        {"numbers": {**GMAIL, "refresh_at": 0.7, "lease": 9, "outputs": [{"file": "/run/tokens/x", "group": 1000650000}]}},
+        {
+            "text": {
+                "outputs": [
+                    {"file": "/run/tokens/x", "template": "a: {{ access_token }}\n  # b\n\n'c' \"d\"\t\n"}
+                ]
+            }
+        },
+        {
+            "numbers": {
+                **GMAIL,
+                "refresh_at": 0.7,
+                "lease": 9,
+                "outputs": [{"file": "/run/tokens/x", "group": 1000650000}],
+            }
+        },
     ],
 )
 def test_the_configuration_arrives_as_it_was_written(helm: Helm, chart: Path, tokens: dict[str, Any]) -> None:

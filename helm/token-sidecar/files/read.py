@@ -1,20 +1,18 @@
-"""Look at token files as the application would: each is there, holds something, and can't be replaced from here."""
+"""Look at token files as the application would: each is there and holds something."""
 
 import os
 import sys
+from pathlib import Path
 
 wrong = []
-for path in sys.argv[1:]:
+for file in map(Path, sys.argv[1:]):
     try:
-        with open(path, "rb") as file:
-            size = len(file.read())
+        size = len(file.read_bytes())
     except OSError as error:
-        wrong.append(f"{path}: {error.strerror}, as user {os.getuid()} with groups {os.getgroups()}")
+        wrong.append(f"{file}: {error.strerror}, as user {os.getuid()} with groups {os.getgroups()}")
         continue
-    if not size:
-        wrong.append(f"{path}: is empty")
-    elif os.access(os.path.dirname(path), os.W_OK):
-        print(f"{path}: {size} bytes; this container may replace it")
+    if size:
+        print(f"{file}: {size} bytes, {'writable' if os.access(file.parent, os.W_OK) else 'read-only'}")
     else:
-        print(f"{path}: {size} bytes, read-only")
+        wrong.append(f"{file}: is empty")
 sys.exit("\n".join(wrong) or 0)
