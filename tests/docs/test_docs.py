@@ -91,7 +91,7 @@ def configurations() -> Iterator[tuple[str, str]]:
         document = yaml.safe_load(block.text) if "{{" not in block.text else None
         if isinstance(document, dict) and "tokens" in document:
             yield repr(block), block.text
-        elif isinstance(document, dict) and isinstance(document.get("token-sidecar"), dict):
+        elif isinstance(document, dict) and "config" in (document.get("token-sidecar") or {}):
             yield repr(block), yaml.safe_dump(document["token-sidecar"]["config"])
 
 

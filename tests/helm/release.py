@@ -77,6 +77,12 @@ class Helm:
         return [document for document in documents if document]
 
 
+def merged(one: Values, other: Values) -> dict[str, Any]:
+    """Merge values as Helm does: mappings key by key, everything else whole."""
+    shared = {key for key in one if isinstance(one[key], Mapping) and isinstance(other.get(key), Mapping)}
+    return {**one, **other, **{key: merged(one[key], other[key]) for key in shared}}
+
+
 def copy(folder: Path, *charts: str) -> Path:
     """Copy charts to where their dependencies may be built, which is not the checkout."""
     for chart in charts:

@@ -9,7 +9,7 @@ import yaml
 
 from tests.helm import documents
 from tests.helm.cases import CASES, GMAIL
-from tests.helm.release import Helm, HelmError
+from tests.helm.release import Helm, HelmError, merged
 
 ON: dict[str, Any] = {
     **CASES["monitored"]["token-sidecar"],
@@ -109,16 +109,6 @@ LEAVES = {
 def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """Write a value at its place."""
     return {path[0]: nested(path[1:], value) if path[1:] else value}
-
-
-def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Merge as Helm does."""
-    both = {
-        key: merged(one[key], other[key])
-        for key in one
-        if isinstance(one[key], dict) and isinstance(other.get(key), dict)
-    }
-    return {**one, **other, **both}
 
 
 def rendered(helm: Helm, app: Path, values: dict[str, Any]) -> list[str]:

@@ -47,12 +47,13 @@ Everything that needs permission, a token or a Secret is rendered from this one 
 {{- $namespace := $use.namespace | default "${POD_NAMESPACE}" -}}
 {{- $name := $use.name -}}
 {{- if $use.store -}}
-{{- $parts := regexFindAll "[^/]+" (trimPrefix "kubernetes://" $use.store) -1 -}}
-{{- if ne (len $parts) 2 -}}
-{{- fail (printf "%s: %s is no kubernetes://NAMESPACE/PREFIX" $use.place $use.store) -}}
+{{- $url := replace "${POD_NAMESPACE}" $.Release.Namespace $use.store -}}
+{{- if not (regexMatch "^kubernetes://[a-z0-9-]+/[a-z0-9][a-z0-9.-]*$" $url) -}}
+{{- fail (printf "%s: %s is no kubernetes://NAMESPACE/PREFIX; the chart renders RBAC for it, and knows no variable but ${POD_NAMESPACE}" $use.place $use.store) -}}
 {{- end -}}
-{{- $namespace = index $parts 0 -}}
-{{- $name = include "token-sidecar.stateSecret" (list (index $parts 1) $use.token) -}}
+{{- $parts := splitList "/" (trimPrefix "kubernetes://" $url) -}}
+{{- $namespace = first $parts -}}
+{{- $name = include "token-sidecar.stateSecret" (list (last $parts) $use.token) -}}
 {{- end -}}
 {{- $namespace = replace "${POD_NAMESPACE}" $.Release.Namespace $namespace -}}
 {{- $name = replace "${POD_NAMESPACE}" $.Release.Namespace $name -}}
