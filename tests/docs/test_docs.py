@@ -25,7 +25,11 @@ from sidecar.stores import migration
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((ROOT / "helm").glob("*/README.md")),
+]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 SYSTEMD = DOCS / "howto" / "systemd.md"

@@ -43,7 +43,10 @@ CASES: dict[str, dict[str, Any]] = {
             "config": {
                 "tokens": {"gmail": {"outputs": [{"file": "/run/tokens/gmail.json", "format": "gmail-sdk"}]}}
             },
-            "test": {"securityContext": {"runAsUser": "", "runAsGroup": ""}},
+            "test": {
+                "pod": {"securityContext": {"fsGroup": None}},
+                "securityContext": {"runAsUser": "", "runAsGroup": ""},
+            },
         },
     },
     "mesh": {"token-sidecar": {"probeHandler": "exec", "config": {"server": {"host": "127.0.0.1"}}}},

@@ -60,24 +60,25 @@ def _comment(lines: list[str], line: int) -> str:
 
 
 def with_config(chart: dict[str, Any]) -> dict[str, Any]:
-    """Put the schema of the configuration into the chart's."""
+    """Put the schema of the configuration into the chart's, whose own definitions begin with a small letter."""
     definitions = _for_helm(schema.generate()["$defs"])
     # The default is empty; a template says what is missing in words of its own.
     del definitions["ConfigFile"]["required"]
-    return {**chart, "$defs": definitions}
+    own = {name: definition for name, definition in chart["definitions"].items() if name[0].islower()}
+    return {**chart, "definitions": {**own, **definitions}}
 
 
 def _for_helm(part: Any) -> Any:
-    """Leave out null, which Helm takes for the wish to leave the key out."""
+    """Say it in the draft that every Helm knows, and without null, which Helm takes for the wish to leave a key out."""
     if isinstance(part, list):
         return [_for_helm(one) for one in part]
     if not isinstance(part, dict):
-        return part
+        return part.replace("#/$defs/", "#/definitions/") if isinstance(part, str) else part
     choices = [one for one in part.get("anyOf", []) if one != {"type": "null"}]
     if len(choices) == 1:
         rest = {key: value for key, value in part.items() if key != "anyOf"}
         return _for_helm({**choices[0], **rest})
-    return {key: _for_helm(value) for key, value in part.items()}
+    return {key: _for_helm(value) for key, value in part.items() if not str(value).startswith("sidecar-")}
 
 
 def schema_text() -> str:

@@ -29,7 +29,7 @@ def any_config(chart: Path) -> Path:
     shutil.copytree(chart, copied)
     file = copied / "values.schema.json"
     schema = json.loads(file.read_text(encoding="utf-8"))
-    schema["$defs"]["ConfigFile"] = {"type": "object"}
+    schema["definitions"]["ConfigFile"] = {"type": "object"}
     file.write_text(json.dumps(schema), encoding="utf-8")
     return copied
 

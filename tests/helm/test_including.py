@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,20 @@ def test_helm_finds_nothing_to_complain_about(helm: Helm, charts: Path, chart: s
 
     for values in [[], *([f"--values={file}"] for file in files)]:
         assert "0 chart(s) failed" in helm.run("lint", "--strict", str(charts / chart), *values)
+
+
+def test_the_package_has_what_the_templates_read(helm: Helm, chart: Path, tmp_path: Path) -> None:
+    """Alerts, dashboard, test and schema go with the chart; what is for its own tests stays behind."""
+    helm.run("package", str(chart), "--destination", str(tmp_path))
+
+    [package] = tmp_path.glob("token-sidecar-*.tgz")
+    with tarfile.open(package) as files:
+        names = {name.removeprefix("token-sidecar/") for name in files.getnames()}
+    assert {
+        "values.schema.json",
+        "README.md",
+        "files/alerts.yaml",
+        "files/dashboard.json",
+        "files/read.py",
+    } <= names
+    assert not [name for name in names if name.startswith("ci/")]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -88,7 +89,8 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "dashboard.labels.grafana_dashboard": ("yes", 'grafana_dashboard: "yes"'),
     "dashboard.annotations": ({"folder": "Mail"}, "folder: Mail"),
     "test.enabled": (False, ""),
-    "test.podSecurityContext": ({"supplementalGroups": [4]}, "supplementalGroups:"),
+    "test.annotations": ({"sidecar.istio.io/inject": "false"}, 'sidecar.istio.io/inject: "false"'),
+    "test.pod": ({"nodeSelector": {"disk": "ssd"}}, "disk: ssd"),
     **{f"test.securityContext.{key}": change for key, change in CONTEXT.items()},
 }
 """Value → another one, and what the manifests then have that they hadn't; nothing where they lose something."""
@@ -188,6 +190,21 @@ def test_a_wrong_value_is_named(helm: Helm, app: Path, values: dict[str, Any], p
         helm.text(app, {"token-sidecar": values})
 
     assert f"- {place}: " in str(caught.value)
+
+
+def test_the_schema_is_of_the_draft_that_it_names() -> None:
+    """Newer versions of Helm are stricter about that."""
+    jsonschema.Draft7Validator.check_schema(json.loads(documents.SCHEMA.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "valid"), [({"gmail": GMAIL}, True), ({"gmail": {**GMAIL, "sed": "x"}}, False)]
+)
+def test_other_validators_read_the_schema_alike(*, tokens: dict[str, Any], valid: bool) -> None:
+    """It doesn't hang on the library that one version of Helm has."""
+    validator = jsonschema.Draft7Validator(json.loads(documents.SCHEMA.read_text(encoding="utf-8")))
+
+    assert validator.is_valid({"config": {"tokens": tokens}}) is valid
 
 
 def closed(schema: Any, place: str = "") -> list[str]:
