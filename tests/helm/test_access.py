@@ -215,7 +215,7 @@ def test_the_token_can_be_had_or_refused(helm: Helm, app: Path) -> None:
         ({"config": {"server": {"port": 0}}}, "config.server.port"),
         ({"config": {"server": {"host": "127.0.0.1"}}}, "probeHandler: exec"),
         ({"config": {"state_dir": "state"}}, "config.state_dir"),
-        ({"config": {"tokens": {"gmail": {"outputs": [{"file": "/run/token/x"}]}}}}, "output /run/token/x"),
+        ({"config": {"tokens": {"gmail": {"outputs": [{"file": "/run/tokens2/x"}]}}}}, "output /run/tokens2/x"),
         (
             {
                 "config": {
@@ -233,3 +233,15 @@ def test_what_cant_work_is_refused(helm: Helm, app: Path, values: dict[str, Any]
         helm.text(app, {"token-sidecar": values})
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["/run/tokens/deep/er.json", "${FOLDER}/token.json", "/more/token.json"])
+def test_files_in_mounted_places_are_fine(helm: Helm, app: Path, file: str) -> None:
+    """Below the tokens' directory, below any other mount, and where only the daemon will know."""
+    values = {
+        "config": {"tokens": {"gmail": {"outputs": [{"file": file}]}}},
+        "extraVolumes": {"more": {"emptyDir": {"medium": "Memory"}}},
+        "extraVolumeMounts": {"more": {"mountPath": "/more/"}},
+    }
+
+    assert file in helm.text(app, {"token-sidecar": values})

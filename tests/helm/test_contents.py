@@ -130,6 +130,11 @@ def test_the_releases_test_is_like_the_application(reader: Manifest, helm: Helm,
         reader["securityContext"]["runAsUser"] == application["containers"][0]["securityContext"]["runAsUser"]
     )
     assert found["securityContext"] == application["securityContext"]
+    assert found["restartPolicy"] == "Never"
+    assert one(helm.template(app), "Pod")["metadata"]["annotations"] == {
+        "helm.sh/hook": "test",
+        "helm.sh/hook-delete-policy": "before-hook-creation,hook-succeeded",
+    }
     assert reader["volumeMounts"] == application["containers"][0]["volumeMounts"]
     for part in ("initContainers", "volumes", "serviceAccountName", "automountServiceAccountToken"):
         assert found[part] == application[part]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,24 @@ def test_volumes_and_mounts_fit(manifests: list[Manifest]) -> None:
         names = [volume["name"] for volume in found["spec"]["volumes"]]
         assert sorted(names) == sorted(mounted), where
         assert [name for name in names if len(name) > 63] == []
+
+
+def test_any_secret_can_be_mounted(helm: Helm, app: Path) -> None:
+    """A Secret's name may be longer than a volume's, and have dots: its volume gets another name, and each its own."""
+    names = ["a" * 42, "a" * 253, f"{'a' * 60}.b", "a.b", "a-b"]
+    mounts = {name: f"/etc/{number}" for number, name in enumerate(names)}
+    manifests = helm.template(app, {"token-sidecar": {"secretMounts": mounts}})
+
+    volumes = {
+        volume["secret"]["secretName"]: volume["name"]
+        for volume in pod(manifests)["spec"]["volumes"]
+        if "secret" in volume
+    }
+    assert set(volumes) == {*names, "gmail-oauth"}
+    assert len(set(volumes.values())) == len(volumes)
+    assert [name for name in volumes.values() if not re.fullmatch("[a-z0-9-]{1,63}", name)] == []
+    mounted = {mount["name"]: mount["mountPath"] for mount in sidecar(pod(manifests))["volumeMounts"]}
+    assert {name: mounted[volumes[name]] for name in names} == mounts
 
 
 @pytest.mark.parametrize("case", ON)

@@ -74,7 +74,7 @@ Everything that needs permission, a token or a Secret is rendered from this one 
 {{- if regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$" $token -}}
 {{- printf "%s-%s" $prefix $token -}}
 {{- else -}}
-{{- printf "%s-%s-%s" $prefix (regexReplaceAll "[^a-z0-9]+" (lower $token) "-" | trimAll "-") (sha256sum $token | trunc 8) -}}
+{{- printf "%s-%s-%s" $prefix (regexReplaceAll "[^a-z0-9]+" (lower $token) "-") (sha256sum $token | trunc 8) -}}
 {{- end -}}
 {{- end -}}
 
