@@ -68,6 +68,10 @@ def with_config(chart: dict[str, Any]) -> dict[str, Any]:
     return {**chart, "definitions": {**own, **definitions}}
 
 
+_WORDS = {"title", "description", "default", "format"}
+"""What judges nothing; under `properties` they are names of keys."""
+
+
 def _for_helm(part: Any) -> Any:
     """Say it in the draft that every Helm knows, and without null, which Helm takes for the wish to leave a key out."""
     if isinstance(part, list):
@@ -78,7 +82,9 @@ def _for_helm(part: Any) -> Any:
     if len(choices) == 1:
         rest = {key: value for key, value in part.items() if key != "anyOf"}
         return _for_helm({**choices[0], **rest})
-    return {key: _for_helm(value) for key, value in part.items() if not str(value).startswith("sidecar-")}
+    return {
+        key: _for_helm(value) for key, value in part.items() if key not in _WORDS or isinstance(value, dict)
+    }
 
 
 def schema_text() -> str:

@@ -54,27 +54,36 @@ class Helm:
         return done.stdout
 
     def text(
-        self, chart: Path, values: Values | None = None, *flags: str, kubernetes: str = KUBERNETES
+        self,
+        chart: Path,
+        values: Values | None = None,
+        *,
+        kubernetes: str = KUBERNETES,
+        namespace: str = NAMESPACE,
     ) -> str:
         """Render a chart, once for each set of values."""
         given = json.dumps(values or {})
-        key = (str(chart), given, kubernetes, *flags)
+        key = (str(chart), given, kubernetes, namespace)
         if key not in self._rendered:
             self._rendered[key] = self.run(
-                *("template", RELEASE, str(chart), "--namespace", NAMESPACE, "--values", "-"),
+                *("template", RELEASE, str(chart), "--namespace", namespace, "--values", "-"),
                 *("--kube-version", kubernetes),
                 *("--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"),
-                *flags,
                 given=given,
             )
         return self._rendered[key]
 
     def template(
-        self, chart: Path, values: Values | None = None, *flags: str, kubernetes: str = KUBERNETES
+        self,
+        chart: Path,
+        values: Values | None = None,
+        *,
+        kubernetes: str = KUBERNETES,
+        namespace: str = NAMESPACE,
     ) -> list[Manifest]:
         """Render a chart to its manifests."""
-        documents = yaml.load_all(self.text(chart, values, *flags, kubernetes=kubernetes), Loader=_LOADER)
-        return [document for document in documents if document]
+        text = self.text(chart, values, kubernetes=kubernetes, namespace=namespace)
+        return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
 def merged(one: Values, other: Values) -> dict[str, Any]:
