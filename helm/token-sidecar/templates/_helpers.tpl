@@ -362,10 +362,14 @@ POD_UID: {valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 {{- $exec := printf "kubectl exec --namespace %s %s --container token-sidecar -- token-sidecar" .Release.Namespace $pod -}}
 token-sidecar keeps {{ keys (.Values.config.tokens | default dict) | sortAlpha | join ", " | default "no token yet: say which in `config.tokens`" }} fresh in {{ .Values.appVolumeMount.mountPath | default .Values.tokensDirectory }}.
 
-A token without a refresh token holds its pod back until somebody gives it one. Give it (POD is a pod's name):
+A token that has no refresh token yet holds its pod back until somebody gives it one
+{{- if .Values.native }} (POD is a pod's name):
 {{- range keys (.Values.config.tokens | default dict) | sortAlpha }}
 
   kubectl exec --namespace {{ $.Release.Namespace }} --stdin {{ $pod }} --container token-sidecar -- token-sidecar seed {{ . }} < refresh-token.json
+{{- end }}
+{{- else }}. Put it where the token's `seed` is:
+the init container token-sidecar-once fails meanwhile, and is started again and again.
 {{- end }}
 
 How it is doing, and whether it is set up right:
@@ -384,8 +388,8 @@ What the probes mean:
              again. The reason and the command are the container's last words: kubectl describe pod POD
 {{- if not .Values.native }}
 
-With native: false the startup probe holds nobody back; the init container token-sidecar-once does. A Job that
-includes token-sidecar.containers never completes.
+With native: false the startup probe holds nobody back; token-sidecar-once does. A Job that includes
+token-sidecar.containers never completes.
 {{- end }}
 {{- if include "token-sidecar.usesApi" . }}
 
