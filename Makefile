@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS ?=
+# Two for each core: half of the time a test waits for a daemon, and takes nothing.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 SOAK_MINUTES ?= 60
 SIM_RENEWALS ?=
 
@@ -45,8 +47,8 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev $(VENV)/.helm ## The test suite alone, on every core
-	$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
+pytest: $(VENV)/.dev $(VENV)/.helm ## The test suite alone, with two WORKERS for each core
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## The test suite, and what it doesn't reach
