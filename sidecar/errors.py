@@ -63,6 +63,10 @@ class StoreMissing(StoreError):
     """There is no store there yet; the daemon creates it, or `token-sidecar store migrate`."""
 
 
+class Unlisted(StoreError):
+    """The store may be read by name and not be listed: that right is lacking."""
+
+
 class Conflict(StoreError):
     """The record was changed by somebody else since it was read; read it again and decide anew."""
 

@@ -117,7 +117,10 @@ class Held(msgspec.Struct, frozen=True):
     version: str
     """Opaque; different after every write."""
     lease_left: float
-    """Seconds for which the record's attempt is still protected, on the store's own clock; 0 when it is not."""
+    """Seconds for which the record's attempt is still protected; 0 when it is not.
+
+    Judged by the store's own clock. Where a store has none, by this process's: from when it first saw this version, or
+    from before it sent it. So it may be told too long for others' attempts and never too short."""
     sealed_with: str = ""
     """Id of the key that it is sealed with; empty: it is kept in clear."""
 

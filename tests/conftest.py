@@ -7,6 +7,7 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from tests import leaks
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+    from tests.kube.apiserver import ApiServer
+    from tests.kube.cluster import Cluster
+    from tests.kube.fake import Fake
     from tests.postgres import Server
 
 PROJECT = Path(__file__).parents[1]
@@ -113,6 +117,39 @@ def database(server: Server) -> Iterator[str]:
     name = server.database()
     yield name
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def fake_cluster() -> Iterator[Fake]:
+    """Run a fake Kubernetes API server for the tests of this process."""
+    from tests.kube.fake import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def real_cluster() -> Iterator[ApiServer]:
+    """Run a real one."""
+    from tests.kube.apiserver import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(
+    scope="session", params=["fake", "real"] if os.environ.get("KUBEBUILDER_ASSETS") else ["fake"]
+)
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """Give the fake one, and the real one as well where its programs are."""
+    given: Cluster = request.getfixturevalue(f"{request.param}_cluster")
+    return given
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """Make a namespace in it, for one test."""
+    return cluster.namespace()
 
 
 class SimulationCount:

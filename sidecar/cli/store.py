@@ -204,7 +204,29 @@ async def _list(settings: Settings) -> list[dict[str, Any]]:
     async with common.open_existing(settings) as store:
         if store is None:
             return []
-        return [await _row(settings, store, key) for key in await store.keys()]
+        return [await _row(settings, store, key) for key in await _keys(settings, store)]
+
+
+async def _keys(settings: Settings, store: Store) -> list[str]:
+    """List all keys; where the store can't be listed, those of the configured tokens, and say so."""
+    from sidecar.errors import Unlisted
+
+    try:
+        return await store.keys()
+    except Unlisted as error:
+        click.echo(f"{error}; only the configured tokens' records are looked at", err=True)
+        return [
+            key
+            for key in sorted(common.key_of(settings, name) for name in settings.tokens)
+            if await _is(store, key)
+        ]
+
+
+async def _is(store: Store, key: str) -> bool:
+    try:
+        return await store.load(key) is not None
+    except StoreError:
+        return True  # and what is wrong with it is told by whoever works on it
 
 
 async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
@@ -256,7 +278,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
 
 async def _migrate(settings: Settings) -> tuple[str, int]:
     async with common.make_store(settings) as store:
-        return store.kind, len(await store.keys())
+        return store.kind, len(await _keys(settings, store))
 
 
 async def _rekey(settings: Settings, clear: bool) -> tuple[int, int, list[str]]:  # noqa: FBT001 - anyio.run
@@ -268,7 +290,7 @@ async def _rekey(settings: Settings, clear: bool) -> tuple[int, int, list[str]]:
             return 0, 0, []
         if not isinstance(store, SupportsRekey):
             raise UsageError(f"the {store.kind} store cannot seal records anew")
-        for key in await store.keys():
+        for key in await _keys(settings, store):
             try:
                 if await _rekey_one(store, key, clear=clear):
                     changed += 1

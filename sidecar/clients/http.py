@@ -50,6 +50,12 @@ _TOO_LARGE = f"the answer is larger than {BODY_LIMIT // 1024} KiB"
 _LOGGERS = ("httpx2", *(f"httpcore2.{name}" for name in ("connection", "http11", "http2", "proxy", "socks")))
 
 
+def hush() -> None:
+    """Switch off the library's own logging, for all that use it."""
+    for name in _LOGGERS:
+        logging.getLogger(name).disabled = True
+
+
 class Sealed(dict[str, str]):
     """Members of a request, or headers: a mapping whose `repr` shows names and hides values."""
 
@@ -105,8 +111,7 @@ class HttpClient:
         self._trust_signature: object = None
 
     async def __aenter__(self) -> Self:
-        for name in _LOGGERS:
-            logging.getLogger(name).disabled = True
+        hush()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -447,12 +452,12 @@ def _trust_signature() -> object:
 
 def _explained(error: BaseException) -> tuple[str, bool]:
     """Say in our own words what went wrong (libraries quote what they got), and if settings are to blame."""
-    chain = list(_chain(error))
-    for link in chain:
+    links = list(chain(error))
+    for link in links:
         if isinstance(link, ssl.SSLCertVerificationError):
             remedy = "name the issuing CA's certificate in SSL_CERT_FILE, or correct the address"
             return f"its certificate does not verify ({link.verify_message}); {remedy}", True
-    for link in chain:
+    for link in links:
         match link:
             case socket.gaierror():
                 return "the name does not resolve", False
@@ -489,7 +494,7 @@ def _certificate_refused(error: BaseException) -> NotSent | None:
     In TLS 1.3 that is learned after the request was written, which the server cannot have read: it takes no
     data before it has accepted the client's certificate (RFC 8446 §4.4.2, §4.4.4).
     """
-    for link in _chain(error):
+    for link in chain(error):
         found = re.search(
             "ALERT_(.*CERTIFICATE.*|UNKNOWN_CA|ACCESS_DENIED)$", getattr(link, "reason", "") or ""
         )
@@ -500,7 +505,7 @@ def _certificate_refused(error: BaseException) -> NotSent | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """Walk through an error's causes, groups included, each once."""
     seen: set[int] = set()
     waiting = [error]

@@ -381,6 +381,11 @@ def _shared_store(store: StoreSettings, context: Context) -> None:
     if context.tree.get("namespace") is None:
         text = "is missing; a store that others use too tells records apart by it: name this application"
         context.missing(("namespace",), text)
+    if store.scheme != "kubernetes":
+        _database(store, context)
+
+
+def _database(store: StoreSettings, context: Context) -> None:
     try:
         parts = urlsplit(store.url or "")
     except ValueError:

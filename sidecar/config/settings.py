@@ -311,7 +311,8 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     """Where records are kept, and how they are sealed. A URL alone stands for `{url: URL}`."""
 
     url: str | None = None
-    """`sqlite:///absolute/path`, `sqlite:path`, `postgresql://USER@HOST/DATABASE` or `memory:`.
+    """`sqlite:///absolute/path`, `sqlite:path`, `postgresql://USER@HOST/DATABASE`, `kubernetes://NAMESPACE/NAME-PREFIX`
+    or `memory:`.
 
     By default SQLite in $STATE_DIRECTORY, else in `state_dir`."""
     url_file: Path | None = None
@@ -344,7 +345,7 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     @property
     def shared(self) -> bool:
         """Whether daemons with other configurations may keep records there too."""
-        return self.scheme in {"postgres", "postgresql"}
+        return self.scheme in {"postgres", "postgresql", "kubernetes"}
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -386,7 +387,8 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """The configuration file as it is written."""
 
     namespace: Name = "default"
-    """Records are keyed `namespace/token`; must be given where the store is shared (`postgresql://`)."""
+    """Records are keyed `namespace/token`; must be given where the store is shared (`postgresql://`,
+    `kubernetes://`)."""
     state_dir: Path | None = None
     """Private to the daemon: escrow, output index, lock, control socket. Never mount it into the application.
 

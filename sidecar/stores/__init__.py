@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.ports import Sealer, Store
 
 ADAPTERS = {
+    "kubernetes": "sidecar.stores.kubernetes",
     "memory": "sidecar.stores.memory",
     "postgres": "sidecar.stores.postgres",
     "postgresql": "sidecar.stores.postgres",
@@ -25,6 +26,7 @@ ADAPTERS = {
 """URL scheme → the module that has its `from_url`; imported only when it is named."""
 
 EXAMPLES = {
+    "kubernetes": "kubernetes://NAMESPACE/NAME-PREFIX",
     "memory": "memory:",
     "postgres": "postgres://USER@HOST/DATABASE",
     "postgresql": "postgresql://USER@HOST/DATABASE",

@@ -383,8 +383,8 @@ def test_rotating_refresh_tokens_need_a_durable_store(place: Place) -> None:
         ("store: 'sqlite://host/x'", "store: is no store's URL"),
         ("store: 'sqlite:'", "store: is no store's URL"),
         (
-            "store: 'kubernetes://ns/sim-cs-0123456789abcdef'",
-            "store: this version has no kubernetes store; ",
+            "store: 'aws-secretsmanager://ns/sim-cs-0123456789abcdef'",
+            "store: this version has no aws-secretsmanager store; ",
         ),
     ],
 )

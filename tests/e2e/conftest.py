@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -90,6 +91,8 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | Forked | None = None
         self.forks: Path | None = None
         """Where a process listens that forks daemons, see `forks.py`; None: each one starts from nothing."""
+        self.environment: dict[str, str] = {}
+        """What it has beside the tests' own variables."""
         self.powerless = False
         """Run it without root's powers, should the tests have them."""
         self._logs = logs
@@ -172,7 +175,12 @@ class Daemon:
             command = [*POWERLESS, *command]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=PROJECT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=PROJECT,
+                env={**os.environ, **self.environment},
             )
         return self
 
@@ -349,7 +357,10 @@ class Daemon:
                 for path in self.store.parent.glob(f"{self.store.name}*"):
                     shutil.copy(path, copy)
                 url = f"sqlite://{copy}/{self.store.name}"
-            records = anyio.run(_records_in, url, f"{self.config.get('namespace', 'default')}/")
+            keys = {
+                name: f"{self.config.get('namespace', 'default')}/{name}" for name in self.config["tokens"]
+            }
+            records = anyio.run(_records_in, url, keys)
         return Remains(records, self.escrowed())
 
     def escrowed(self) -> dict[str, Entry]:
@@ -384,10 +395,9 @@ class Daemon:
         return found[0]
 
 
-async def _records_in(url: str, prefix: str) -> dict[str, Record]:
+async def _records_in(url: str, keys: dict[str, str]) -> dict[str, Record]:
     async with open_store(url, SystemClock(), create=False) as store:
-        keys = [key for key in await store.keys() if key.startswith(prefix)]
-        found = {key.removeprefix(prefix): await store.load(key) for key in keys}
+        found = {name: await store.load(key) for name, key in keys.items()}
     return {name: held.record for name, held in found.items() if held is not None}
 
 

@@ -1,10 +1,10 @@
-"""Many daemons on one Postgres: what is done to them, and what their readers find meanwhile.
+"""Many daemons on one store: what is done to them, and what their readers find meanwhile.
 
 The promise is that a reader never finds less than `min_validity`. It is made where somebody can keep it, so a sample
 that falls short is *excused* if at its time, or within the `SETTLING` seconds before,
 
 - the file's own daemon was dead or stopped, or
-- Postgres was away, or
+- the store was away, or
 - the attempt in the record was that of a dead or stopped daemon, or
 - the grant was in doubt or dead: what made it so must then be a counted kill between sending and escrow.
 
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import asyncpg
 
@@ -34,6 +34,7 @@ from sidecar.testing import faults
 from sidecar.testing.report import FamilyReport
 from sidecar.tokens import decode_record
 from tests.e2e.conftest import Daemon, wait_until
+from tests.e2e.kubernetes import UNAVAILABLE, Hostile, Secrets
 
 if TYPE_CHECKING:
     from sidecar.testing import Provider, Simulator
@@ -46,7 +47,122 @@ SETTLING = 6.0
 machine."""
 READ_EVERY, LOOK_EVERY = 0.1, 0.25
 """Seconds between two samples of every file, and two looks at the record."""
-UNAVAILABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+AWAY = "its store was away"
+
+
+class Place(Protocol):
+    """Where a fleet keeps its record, and what can be done to it."""
+
+    kind: str
+
+    def used_by(self, daemon: Daemon) -> object:
+        """Have a daemon keep its records there."""
+        ...
+
+    async def look(self) -> Record | None:
+        """Return the record; None while the place is away, or holds none."""
+        ...
+
+    async def hang_up(self) -> None:
+        """Look no more."""
+        ...
+
+    def record(self) -> Record:
+        """Return the record as it is in the end."""
+        ...
+
+    def restart(self, pause: Callable[[], object], *, crash: bool) -> None:
+        """Be away for as long as `pause` takes."""
+        ...
+
+    def torment(self, over: threading.Event) -> None:
+        """Do to it what others may do, until it is over."""
+        ...
+
+    def done(self) -> str:
+        """Tell what they did."""
+        ...
+
+
+class Database:
+    """A Postgres of its own."""
+
+    kind = "Postgres"
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._database = server.database()
+        self._connection: Any = None
+
+    def used_by(self, daemon: Daemon) -> None:
+        daemon.config |= {"store": self._server.url(self._database), "namespace": "fleet"}
+
+    async def look(self) -> Record | None:
+        try:
+            if self._connection is None:
+                self._connection = await self._server.connect(self._database)
+            blob = await self._connection.fetchval("SELECT blob FROM token_sidecar_records", timeout=2)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            await self.hang_up()
+            return None
+        return decode_record(blob)
+
+    async def hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    def record(self) -> Record:
+        [row] = self._server.sql("SELECT blob FROM token_sidecar_records", database=self._database)
+        return decode_record(row["blob"])
+
+    def restart(self, pause: Callable[[], object], *, crash: bool) -> None:
+        self._server.stop("immediate" if crash else "fast")
+        pause()
+        self._server.start()
+
+    def torment(self, over: threading.Event) -> None:
+        """Nobody else writes there."""
+
+    def done(self) -> str:
+        return "nothing"
+
+
+class Cluster:
+    """A Kubernetes API server of its own, and others who write to the same Secret."""
+
+    kind = "Kubernetes"
+    hostile_pause = 0.05
+    """Mean seconds between two of their deeds."""
+
+    def __init__(self, secrets: Secrets, rng: random.Random) -> None:
+        self._secrets = secrets
+        self.hostile = Hostile(secrets, rng)
+
+    def used_by(self, daemon: Daemon) -> None:
+        self._secrets.used_by(daemon)
+
+    async def look(self) -> Record | None:
+        try:
+            return await asyncio.to_thread(self._secrets.find)
+        except UNAVAILABLE:
+            return None
+
+    async def hang_up(self) -> None:
+        """It keeps no connection."""
+
+    def record(self) -> Record:
+        return self._secrets.record()
+
+    def restart(self, pause: Callable[[], object], *, crash: bool) -> None:
+        with self._secrets.away("stopped" if crash else "silent"):
+            pause()
+
+    def torment(self, over: threading.Event) -> None:
+        self.hostile.run(over, self.hostile_pause)
+
+    def done(self) -> str:
+        return ", ".join(f"{count} times {what}" for what, count in sorted(self.hostile.done.items()))
 
 
 class Plan(NamedTuple):
@@ -64,7 +180,7 @@ class Plan(NamedTuple):
     """Mean time between two strikes of one tormentor."""
     tormentors: int
     outages: int
-    """Restarts of Postgres."""
+    """Of the store."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -166,37 +282,28 @@ class Readers:
         self.seen = Seen()
         self.record: Record | None = None
         self._fleet = fleet
-        self._troubled_at = dict.fromkeys(("Postgres was away", "its holder was struck", "in doubt"), -1e9)
+        self._troubled_at = dict.fromkeys((AWAY, "its holder was struck", "in doubt"), -1e9)
         self._instances: dict[str, Member] = {}
 
     async def run(self, over: threading.Event) -> None:
         """Read until it is over."""
-        connection: Any = None
         looked_at = read_at = time.monotonic()
         while not over.is_set():
             if time.monotonic() - looked_at >= LOOK_EVERY:
                 looked_at = time.monotonic()
-                connection = await self._look(connection)
+                await self._look()
             self._read()
             self.seen.longest_gap = max(self.seen.longest_gap, time.monotonic() - read_at)
             read_at = time.monotonic()
             await asyncio.sleep(READ_EVERY)
-        if connection is not None:
-            connection.terminate()
+        await self._fleet.place.hang_up()
 
-    async def _look(self, connection: Any) -> Any:
-        fleet = self._fleet
-        try:
-            if connection is None:
-                connection = await fleet.server.connect(fleet.database)
-            blob = await connection.fetchval("SELECT blob FROM token_sidecar_records", timeout=2)
-        except UNAVAILABLE:
-            self._trouble("Postgres was away")
-            if connection is not None:
-                connection.terminate()
-            return None
-        self._judge_record(decode_record(blob))
-        return connection
+    async def _look(self) -> None:
+        record = await self._fleet.place.look()
+        if record is None:
+            self._trouble(AWAY)
+        else:
+            self._judge_record(record)
 
     def _judge_record(self, record: Record) -> None:
         self.record, attempt = record, record.attempt
@@ -253,12 +360,11 @@ class Fleet:
         plan: Plan,
         make_daemon: MakeDaemon,
         simulator: Simulator,
-        server: Server,
+        place: Place,
         rng: random.Random,
     ) -> None:
         self.plan = plan
-        self.server = server
-        self.database = server.database()
+        self.place = place
         self.tally = Tally()
         self.readers = Readers(self)
         self.members = [Member(make_daemon()) for _ in range(plan.daemons)]
@@ -279,13 +385,14 @@ class Fleet:
     def run(self) -> None:
         """Start them, torment them for as long as planned, and let them come to rest."""
         self._start()
-        threads = ThreadPoolExecutor(self.plan.tormentors + 1)
+        threads = ThreadPoolExecutor(self.plan.tormentors + 2)
         reading = threads.submit(lambda: asyncio.run(self.readers.run(self._closed)))
         seeds = [self._rng.random() for _ in range(self.plan.tormentors)]
         tormenting = [
             threads.submit(self._torment, random.Random(seed), hunter=number == 0)  # noqa: S311 - no secrets
             for number, seed in enumerate(seeds)
         ]
+        tormenting.append(threads.submit(self.place.torment, self._over))
         try:
             self._conduct([reading, *tormenting])
             self._over.set()
@@ -299,13 +406,12 @@ class Fleet:
         reading.result()
         for member in self.members:
             assert member.daemon.stop(patience=60) == 0, member.daemon.text()
-        [row] = self.server.sql("SELECT blob FROM token_sidecar_records", database=self.database)
-        self.record = decode_record(row["blob"])
+        self.record = self.place.record()
 
     def _start(self) -> None:
         first, *others = (member.daemon for member in self.members)
         for daemon in (first, *others):
-            daemon.config |= {"store": self.server.url(self.database), "namespace": "fleet"}
+            self.place.used_by(daemon)
         first.add(self._simulator, **self.plan.settings)
         self.provider.add_fault(
             *(
@@ -326,18 +432,18 @@ class Fleet:
             member.daemon.wait_until(lambda: member.daemon.answers("/startupz"), "it is ready", patience=60)
 
     def _conduct(self, others: list[Future[None]]) -> None:
-        """See to Postgres' restarts and to new consents, until the time is up or another thread has failed."""
+        """See to the store's outages and to new consents, until the time is up or another thread has failed."""
         began = time.monotonic()
         gap = self.plan.seconds / (self.plan.outages + 1)
         outages = iter([began + gap * (number + 1) for number in range(self.plan.outages)])
-        next_outage = next(outages)
+        next_outage = next(outages, float("inf"))
         while time.monotonic() < began + self.plan.seconds:
             for other in others:
                 if other.done():
                     other.result()
             self._consent()
             if time.monotonic() > next_outage:
-                self._restart_postgres()
+                self._restart_store()
                 next_outage = next(outages, float("inf"))
             self._over.wait(LOOK_EVERY)
 
@@ -430,13 +536,11 @@ class Fleet:
             self._over.wait(rng.uniform(0, self.plan.lease))
             member.start()
 
-    def _restart_postgres(self) -> None:
+    def _restart_store(self) -> None:
         """Restart it, every other time as a crash does, and in the middle of a refresh if there is one soon."""
         self.provider.wait_until(lambda: self.provider.report().in_flight > 0, timeout=self.plan.life)
         crash = self.tally.strikes["outages"] % 2 == 0
-        self.server.stop("immediate" if crash else "fast")
-        self._over.wait(self._rng.uniform(0, 2))
-        self.server.start()
+        self.place.restart(lambda: self._over.wait(self._rng.uniform(0, 2)), crash=crash)
         self.tally.strikes["outages"] += 1
 
     def _consent(self) -> None:
@@ -499,7 +603,8 @@ def figures(fleet: Fleet) -> str:
     return (
         f"{plan.daemons} daemons, {plan.seconds:g} s, tokens of {plan.life:g} s, min_validity {plan.min_validity:g} s\n"
         f"done: {strikes['kills']} kills, {strikes['stops']} stops, {strikes['restarts']} restarts, "
-        f"{strikes['outages']} restarts of Postgres\n"
+        f"{strikes['outages']} outages of {fleet.place.kind}\n"
+        f"done to the record by others: {fleet.place.done()}\n"
         f"attempts under way at a kill: {ways}; stopped between gate and sending: {tally.frozen_in_gate}\n"
         f"refreshes: {came.refreshes}, the first of {tally.consents + 1} consents and one in each of "
         f"{len(came.intervals)} windows, {min(came.intervals, default=0):.1f} s to "

@@ -125,6 +125,7 @@ def main() -> None:
         "sidecar.app",
         "sidecar.stores.sqlite",
         "sidecar.stores.postgres",
+        "sidecar.stores.kubernetes",
         "uvicorn.protocols.http.h11_impl",
     ):
         import_module(module)

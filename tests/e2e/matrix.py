@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-STORES = ("SQLite", "Postgres")
+STORES = ("SQLite", "Postgres", "Kubernetes")
 RESTARTS = ("in place", "elsewhere")
 PROVIDERS = ("grace", "no grace")
 
@@ -127,9 +127,11 @@ INTRODUCTION = """\
 <!-- Written by `make crash-matrix`; `make test` runs every cell and compares. -->
 
 What becomes of a grant when its daemon dies? Here a real daemon was killed with SIGKILL at each step of a refresh,
-on a real SQLite file and a real PostgreSQL server. A real next daemon was started, and watched until it had used the
-refresh token that comes next, or the grant was dead. The provider is the [simulator](simulator.md). It rotates, and
-ends the whole grant when a refresh token that it has replaced is used again (reuse detection).
+with its record in a real SQLite file, in a real PostgreSQL server, and in a Secret of a Kubernetes API server. (That
+one is a fake, which is asked the same questions as a real one: `tests/kube`.) A real next daemon was started, and
+watched until it had used the refresh token that comes next, or the grant was dead. The provider is the
+[simulator](simulator.md). It rotates, and ends the whole grant when a refresh token that it has replaced is used
+again (reuse detection).
 
 `make crash-matrix` runs it again and writes this page. `make test` runs it too, every cell, and fails if one comes out
 otherwise than it is written here. What the steps are for is told in [rotation](../explanation/rotation.md).
@@ -176,7 +178,7 @@ At every other moment nothing is lost, and the provider gets each refresh token 
 def render(results: Mapping[Cell, Facts]) -> str:
     """Write the page."""
     outcomes = "\n".join(f"| {name} | {words} |" for name, words in OUTCOMES.items())
-    stores = " and ".join(STORES)
+    stores = " and ".join([", ".join(STORES[:-1]), STORES[-1]])
     head = ["Killed at", "When", "Store has", "Escrow has", *(", ".join(column) for column in COLUMNS)]
     rows = [row(point, results) for point in POINTS]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])

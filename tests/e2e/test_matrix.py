@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from tests.e2e import child, matrix
 from tests.e2e.conftest import EAGER, PROJECT, wait_until
 from tests.e2e.forks import listening
+from tests.e2e.kubernetes import Secrets
 from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Column, Facts, outcome_of, render
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.testing import Provider, TokenUses
     from sidecar.tokens import Record
     from tests.e2e.conftest import Daemon, MakeDaemon, MakeSimulator, Remains
+    from tests.kube.fake import Fake
     from tests.postgres import Server
 
 PAGE = PROJECT / "docs" / "reference" / "crash-matrix.md"
@@ -36,21 +39,41 @@ SLACK = 0.1
 """Seconds by which a daemon's judgement of the time and the provider's may differ on one machine."""
 LONG = 90.0
 
+StoreOf = Callable[[Cell], str | None]
+
 
 def test_the_points_are_those_that_the_page_describes() -> None:
     """Every point at which a daemon can be killed has its row, in the order of the way."""
     assert tuple(matrix.POINTS) == child.POINTS
 
 
+@pytest.fixture
+def store_of(
+    server: Server, database: str, fake_cluster: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StoreOf:
+    """Give a cell's store: Postgres is one for all, each has its own Secret; None: the daemon's own."""
+    secrets = Secrets(fake_cluster, tmp_path, *(f"{number}-gmail" for number in range(len(CELLS))))
+    monkeypatch.setenv("KUBECONFIG", secrets.environment["KUBECONFIG"])
+    urls = {"Postgres": server.url(database), "Kubernetes": secrets.url}
+
+    def of(cell: Cell) -> str | None:
+        own = f"-{CELLS.index(cell)}" if cell.store == "Kubernetes" else ""
+        return f"{urls[cell.store]}{own}" if cell.store in urls else None
+
+    return of
+
+
 @pytest.mark.timeout(600)
 def test_the_matrix_is_what_its_page_claims(
-    make_daemon: MakeDaemon, make_simulator: MakeSimulator, home: Path, server: Server, database: str
+    make_daemon: MakeDaemon,
+    make_simulator: MakeSimulator,
+    home: Path,
+    store_of: StoreOf,
 ) -> None:
     """Whatever the point, store, restart and provider: a killed daemon's grant comes out as the page says."""
-    stores = {"SQLite": None, "Postgres": server.url(database)}
 
     def run(cell: Cell) -> Facts:
-        return measured(cell, make, make_simulator, stores[cell.store])
+        return measured(cell, make, make_simulator, store_of(cell))
 
     # Those that wait longest begin first.
     order = CELLS[::-1]

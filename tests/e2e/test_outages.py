@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
 
@@ -46,7 +46,19 @@ LONG = Length(
 )
 
 
-Case = Callable[["Daemon", "Simulator", "Place", str, Length], str]
+Case = Callable[["Daemon", "Simulator", "Remote", str, Length], str]
+
+
+class Remote(Protocol):
+    """Where one token's record is, with a network in between."""
+
+    def away(self, way: str) -> AbstractContextManager[None]:
+        """Be out of reach for the length of the block."""
+        ...
+
+    def record(self) -> Record:
+        """Return the record as it is there."""
+        ...
 
 
 class Place:
@@ -171,7 +183,7 @@ def test_no_lease_no_call(
 
 
 def be_away_before_the_lease(
-    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length
+    daemon: Daemon, simulator: Simulator, place: Remote, way: str, length: Length
 ) -> str:
     """Take the database away from a fresh token on, and bring it back when one has long been due."""
     daemon.add(simulator, refresh_at=length.refresh_at)
@@ -216,7 +228,7 @@ def test_a_pair_outlives_outage_and_process(
 
 
 def be_away_before_the_commit(
-    daemon: Daemon, simulator: Simulator, place: Place, way: str, length: Length
+    daemon: Daemon, simulator: Simulator, place: Remote, way: str, length: Length
 ) -> str:
     """Take the database away while a request is under way, and end the daemon twice before bringing it back."""
     daemon.add(simulator)

@@ -8,18 +8,23 @@ import base64
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from sidecar.clients.kubernetes import SECRET_LIMIT, Secret
+from sidecar.config.kubernetes import SecretPlace
 from sidecar.ports import Store
 from sidecar.seal import open_sealer
 from sidecar.stores import open_store
+from sidecar.stores.kubernetes import LABELS, KubernetesStore
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
+from tests.kube.apiserver import assets
+from tests.kube.cluster import Account, Cluster, Rule
 from tests.postgres import Server
 
 
@@ -42,13 +47,20 @@ class ManualClock:
 class Backend(Protocol):
     """What the suite needs to know of a store beside the contract."""
 
-    url: str | None
-    """What other processes open it by; None where it lives in this one."""
     keys: tuple[Path, ...]
     """The key files that its records are sealed with."""
+    observes: bool
+    """Whether a lease counts from when an instance first saw it, there being no clock that all instances share."""
+    limit: int | None
+    """Bytes that a record may have at most; None: more than any has."""
 
     def __init__(self, directory: Path) -> None:
         """Take an empty directory of its own."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """What other processes open it by; None where it lives in this one."""
         ...
 
     def open(self) -> Store:
@@ -68,7 +80,14 @@ class Backend(Protocol):
         ...
 
 
-class MemoryBackend:
+class Clocked:
+    """Its leases count on one clock, and its records may be of any size."""
+
+    observes = False
+    limit: int | None = None
+
+
+class MemoryBackend(Clocked):
     """Every instance is the same object."""
 
     keys: tuple[Path, ...] = ()
@@ -91,7 +110,7 @@ class MemoryBackend:
         return self.store._rows[key].blob
 
 
-class SqliteBackend:
+class SqliteBackend(Clocked):
     """Every instance has its own connection to one file."""
 
     keys: tuple[Path, ...] = ()
@@ -117,7 +136,7 @@ class SqliteBackend:
         return bytes(row[0])
 
 
-class PostgresBackend:
+class PostgresBackend(Clocked):
     """Every instance has its own connection to one schema of a real server."""
 
     keys: tuple[Path, ...] = ()
@@ -154,6 +173,68 @@ class PostgresBackend:
         return await self.server.sql_async(statement)
 
 
+class KubernetesBackend:
+    """Every instance has its own connections to one namespace of an API server, and its own memory of leases."""
+
+    keys: tuple[Path, ...] = ()
+    observes = True
+    limit: int | None = SECRET_LIMIT
+    cluster: Cluster
+    account: Account
+    """Of this process; set before the first use, and $KUBECONFIG with them."""
+
+    def __init__(self, directory: Path) -> None:  # noqa: ARG002 - the server has one
+        self.namespace = self.cluster.namespace()
+        self.cluster.allow(
+            self.account, [Rule("secrets", ["get", "patch", "list"])], namespace=self.namespace
+        )
+        self.place = SecretPlace(self.namespace, "state")
+        self.clock = ManualClock()
+        self._made: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        """Where other processes find what they write."""
+        for name in ("race", "a", "b", "c"):
+            self.make(f"ns/{name}")
+        return self.place.url
+
+    def open(self) -> Store:
+        return SpontaneousStore(self)
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        """Do what a restored backup does, which brings along what else says that it is a record."""
+        metadata = {"annotations": {"token-sidecar/key": key}, "labels": LABELS}
+        content = {"metadata": metadata, "data": {"record": base64.b64encode(blob).decode()}}
+        self.cluster.patch("secrets", self.namespace, self.make(key), content)
+
+    async def get_blob(self, key: str) -> bytes:
+        return self.cluster.secret_data(self.namespace, self.make(key))["record"]
+
+    def make(self, key: str) -> str:
+        """Have the Secret of a key made, as the chart does, and return its name."""
+        name = self.place.secret_of(key.partition("/")[2])
+        if name not in self._made:
+            self._made.add(name)
+            self.cluster.make_secret(self.namespace, name)
+        return name
+
+
+class SpontaneousStore(KubernetesStore):
+    """One before which an admin runs, who makes the Secrets: the suite names its keys as it goes."""
+
+    def __init__(self, backend: KubernetesBackend) -> None:
+        super().__init__(backend.place, backend.clock, open_sealer(backend.keys))
+        self._backend = backend
+
+    async def _get(self, key: str) -> Secret:
+        self._backend.make(key)
+        return await super()._get(key)
+
+
 class SealedMemoryBackend(MemoryBackend):
     """Its records are sealed."""
 
@@ -178,6 +259,14 @@ class SealedPostgresBackend(PostgresBackend):
         super().__init__(directory)
 
 
+class SealedKubernetesBackend(KubernetesBackend):
+    """Its records are sealed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.keys = (new_key(directory),)
+        super().__init__(directory)
+
+
 def new_key(directory: Path, name: str = "store.key") -> Path:
     """Make a key file."""
     path = directory / name
@@ -192,7 +281,11 @@ BACKENDS: dict[str, type[Backend]] = {
     "memory-sealed": SealedMemoryBackend,
     "sqlite-sealed": SealedSqliteBackend,
     "postgres-sealed": SealedPostgresBackend,
+    "kubernetes": KubernetesBackend,
+    "kubernetes-sealed": SealedKubernetesBackend,
 }
+if assets():
+    BACKENDS |= {"kubernetes-real": KubernetesBackend, "kubernetes-sealed-real": SealedKubernetesBackend}
 ASYNCIO_ONLY = {"postgres", "postgres-sealed"}
 """Their client library knows no other event loop."""
 
@@ -209,11 +302,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", params=list(BACKENDS))
-def backend_class(request: pytest.FixtureRequest) -> type[Backend]:
+def backend_class(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[type[Backend]]:
     """Every store in turn."""
-    if request.param in ASYNCIO_ONLY:
-        PostgresBackend.server = request.getfixturevalue("server")
-    return BACKENDS[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in ASYNCIO_ONLY:
+            PostgresBackend.server = request.getfixturevalue("server")
+        if request.param.startswith("kubernetes"):
+            kind = "real" if request.param.endswith("-real") else "fake"
+            cluster: Cluster = request.getfixturevalue(f"{kind}_cluster")
+            KubernetesBackend.cluster = cluster
+            KubernetesBackend.account = account = cluster.account(cluster.namespace())
+            patch.setenv("KUBECONFIG", str(account.kubeconfig(tmp_path_factory.mktemp("kube"))))
+        yield BACKENDS[request.param]
 
 
 @pytest.fixture

@@ -101,15 +101,22 @@ def test_only_the_named_adapter_is_imported() -> None:
     assert result.stdout == "False\n"
 
 
-def test_a_missing_extra_is_named() -> None:
+@pytest.mark.parametrize(
+    ("library", "url", "extra"),
+    [
+        ("asyncpg", "postgresql://me@db/t", "postgres"),
+        ("lightkube", "kubernetes://ns/state", "kubernetes"),
+    ],
+)
+def test_a_missing_extra_is_named(library: str, url: str, extra: str) -> None:
     """Without the client library the message says what to install, and no other store minds."""
     code = (
-        "import sys; sys.modules['asyncpg'] = None; from sidecar.clock import SystemClock; "
+        f"import sys; sys.modules['{library}'] = None; from sidecar.clock import SystemClock; "
         "from sidecar.stores import open_store; open_store('memory:', SystemClock()); "
-        "open_store('postgresql://me@db/t', SystemClock())"
+        f"open_store('{url}', SystemClock())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'token-sidecar[postgres]'" in result.stderr.splitlines()[-1]
+    assert f"pip install 'token-sidecar[{extra}]'" in result.stderr.splitlines()[-1]
 
 
 def test_every_adapter_has_an_example() -> None:
