@@ -243,7 +243,8 @@ def _entry(entries: list[Entry], manager: str, operation: str, version: str) -> 
 def _finished(entries: list[Entry], content: Object) -> list[Object]:
     here = set(leaves(content, maps=True))
     for entry in entries:
-        entry.paths &= here
+        # Whoever applies `stringData` owns that and not `data`, although it is never there.
+        entry.paths = {path for path in entry.paths if path in here or path[0] == "f:stringData"}
     kept = [entry for entry in entries if entry.paths]
     return [
         entry.write()

@@ -366,6 +366,15 @@ def test_what_is_applied_belongs_to_who_applied_it(cluster: Cluster, namespace: 
     assert cluster.secret_data(namespace, STATE) == {"b": b"1"}
 
 
+def test_applied_text_is_owned_as_text(cluster: Cluster, namespace: str) -> None:
+    """Whoever applies `stringData` owns no field of `data`, and keeps it where it can't be read."""
+    metadata = {"name": STATE, "namespace": namespace}
+    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "1"}}
+    made = cluster.apply(manifest, manager="argocd-controller")
+    assert owners(made) == {"argocd-controller by Apply": {"f:stringData": {"f:a": {}}}}
+    assert cluster.secret_data(namespace, STATE) == {"a": b"1"}
+
+
 def test_applying_metadata_alone_leaves_the_data(cluster: Cluster, namespace: str) -> None:
     """A GitOps tool whose manifest has no data owns none, and syncs for ever without touching it."""
     metadata = {"name": STATE, "namespace": namespace, "annotations": {"argocd.argoproj.io/tracking-id": "x"}}

@@ -567,25 +567,17 @@ async def test_a_write_that_a_failing_server_got_may_have_happened(faulty: State
 
 
 async def test_a_server_that_asks_for_peace_gets_it(faulty: State) -> None:
-    """With `Retry-After` the next call waits without asking, says so, and goes through when the time is over."""
+    """For as long as it asks, and no longer than 30 s, calls fail without a request: a rotated pair may be waiting."""
     cluster = faulty.cluster
     assert isinstance(cluster, Fake)
     async with faulty.open() as store:
-        cluster.faults.append(Fault(verb="patch", status=429, retry_after=1))
+        cluster.faults.append(Fault(verb="patch", status=429, retry_after=100_000))
         assert "HTTP 429" in await told(store.write(KEY, RECORD, expected=None), Unwritten)
         asked = len(cluster.requests)
-        assert "asked to be left alone for" in await told(store.load(KEY), Unwritten)
-        assert len(cluster.requests) == asked
-        await until(lambda: store.write(KEY, RECORD, expected=None))
-
-
-async def test_no_server_is_left_alone_for_long(faulty: State) -> None:
-    """Whatever it asks for: a rotated pair may be waiting for it."""
-    assert isinstance(faulty.cluster, Fake)
-    async with faulty.open() as store:
-        faulty.cluster.faults.append(Fault(status=429, retry_after=100_000))
-        await told(store.load(KEY), Unwritten)
         assert re.search(r"left alone for [123]\d s more", await told(store.load(KEY), Unwritten))
+        assert len(cluster.requests) == asked
+        store._api._not_before -= client.LONGEST_PAUSE
+        await store.write(KEY, RECORD, expected=None)
 
 
 @pytest.mark.parametrize(
@@ -686,21 +678,28 @@ async def test_a_lost_reply_is_told_by_the_next_load(faulty: State, moment: str)
 
 async def test_a_silent_server_holds_nobody_up(faulty: State) -> None:
     """A call ends in time; what was being read has changed nothing, what was being written may have."""
-    assert isinstance(faulty.cluster, Fake)
+    cluster = faulty.cluster
+    assert isinstance(cluster, Fake)
     async with faulty.open(patience=0.5) as store:
-        await until(lambda: store.write(KEY, RECORD, expected=None))
-        version = (await held(store)).version
-        for verb, call, kind in (
-            ("get", store.load(KEY), Unwritten),
-            ("patch", store.write(KEY, LATER, expected=version), StoreError),
-        ):
-            faulty.cluster.faults.append(Fault(verb=verb, delay=2))
-            assert "did not answer for 0.5 s" in await told(call, kind)
-        # Together they are longer than a call may be.
-        faulty.cluster.faults += [Fault(delay=0.4, status=401), Fault(delay=0.4)]
-        assert "did not answer for 0.5 s" in await told(store.load(KEY), Unwritten)
-        with faulty.cluster.silent():
+        await until(lambda: store.load(KEY))
+        cluster.faults.append(Fault(delay=1, times=None))
+        assert "did not answer for 0.5 s" in await once_connected(lambda: store.load(KEY), Unwritten)
+        await once_connected(lambda: store.write(KEY, LATER, expected=None), StoreError)
+        # Each is in time, and together they are longer than a call may be.
+        cluster.faults[:] = [Fault(delay=0.4, status=401, times=None)]
+        assert "did not answer for 0.5 s" in await once_connected(lambda: store.load(KEY), Unwritten)
+        with cluster.silent():
             assert "can't be reached (no connection in time)" in await told(store.load(KEY), Unwritten)
+
+
+async def once_connected(action: Callable[[], Any], kind: type[StoreError]) -> str:
+    """Return the words of the first failure that was not one to connect, on a machine that may be busy."""
+    while True:
+        with pytest.raises(StoreError) as caught:
+            await action()
+        if "can't be reached" not in str(caught.value):
+            assert type(caught.value) is kind
+            return str(caught.value)
 
 
 async def test_a_write_that_has_begun_is_waited_for(faulty: State) -> None:
