@@ -371,7 +371,7 @@ def test_applied_text_is_owned_as_text(cluster: Cluster, namespace: str) -> None
     metadata = {"name": STATE, "namespace": namespace}
     manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"a": "1"}}
     made = cluster.apply(manifest, manager="argocd-controller")
-    assert owners(made) == {"argocd-controller by Apply": {"f:stringData": {"f:a": {}}}}
+    assert owners(made) == {"argocd-controller by Apply": {"stringData/a"}}
     assert cluster.secret_data(namespace, STATE) == {"a": b"1"}
 
 
