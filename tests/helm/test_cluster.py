@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
-from sidecar.config.kubernetes import SecretPlace
-from sidecar.stores.kubernetes import KubernetesStore
-from tests.kube.apiserver import ApiServer
-from tests.kube.cluster import Account, Cluster
 
 from sidecar import clock
+from sidecar.config.kubernetes import SecretPlace
+from sidecar.stores.kubernetes import KubernetesStore
 from sidecar.tokens import Record, RefreshToken
 from tests.helm.cases import CASES
 from tests.helm.release import RELEASE, Helm, Manifest, copy, merged, one
+from tests.kube.apiserver import ApiServer
+from tests.kube.cluster import Account, Cluster
 
 KEY = "basketball-api/gmail"
 SECRET = "basketball-gmail"
@@ -178,7 +178,7 @@ RECORD = {"record": b"sim-rt-0123456789abcdef"}
 
 
 def test_helm_keeps_what_the_daemon_wrote(installed: Installed) -> None:
-    """Upgrades leave a record where it is, even where they change the Secret itself; so does the release's end."""
+    """Upgrades leave a record where it is, even where they change the Secret itself; so do its end and return."""
     installed.run("install")
     installed.write_record()
 
@@ -188,6 +188,8 @@ def test_helm_keeps_what_the_daemon_wrote(installed: Installed) -> None:
 
         assert installed.data() == RECORD
     assert installed.server.find("configmaps", installed.namespace, f"{RELEASE}-token-sidecar") is None
+    installed.run("install")
+    assert installed.data() == RECORD
 
 
 def test_force_takes_the_record_away(installed: Installed) -> None:
