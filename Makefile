@@ -78,6 +78,10 @@ chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from 
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py $(ARGS)
 
+.PHONY: image-size
+image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
+	$(BIN)/python image/size.py $(ARGS)
+
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ place, the reason and the way out, and never contain a secret: they end up in lo
 from __future__ import annotations
 
 import inspect
+import re
 
 
 class SidecarError(Exception):
@@ -15,8 +16,12 @@ class SidecarError(Exception):
     exit_code = 1
 
     def __init__(self, message: str | None = None) -> None:
-        """Take the message, or else the class's own docstring."""
-        super().__init__(message or inspect.cleandoc(type(self).__doc__ or ""))
+        """Take the message, or else the class's own docstring, or its name where Python forgets those (-OO)."""
+        super().__init__(message or inspect.cleandoc(type(self).__doc__ or _words(type(self).__name__)))
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.lstrip("_")).capitalize()
 
 
 class ConfigError(SidecarError):

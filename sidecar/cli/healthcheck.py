@@ -54,11 +54,29 @@ def _ask(probe: str, url: str | None, config: Path) -> tuple[bool, str]:
     from sidecar.server import client
 
     try:
-        return client.probe(url or client.address_of(_state_dir(config)), probe)
+        return client.probe(url or _address(config), probe)
     except ConfigError:
         raise
     except SidecarError as error:
         return False, f"token-sidecar: {error}"
+
+
+def _address(config: Path) -> str:
+    """Find the daemon: by what it wrote, or by its configuration for another user, who can't read that."""
+    from sidecar.server import client, wire
+
+    try:
+        return client.address_of(_state_dir(config))
+    except PermissionError as error:
+        from sidecar.cli import common
+
+        server = common.load(config).server
+        if not server.port:
+            raise SidecarError(
+                f"{error.filename} may not be read by this user, and server.port is 0; run it as the daemon's "
+                "user, or give --url"
+            ) from None
+        return wire.url_to(server.host, server.port)
 
 
 def _state_dir(config: Path) -> Path:

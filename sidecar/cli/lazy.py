@@ -31,6 +31,8 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = self._modules[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
+        # Its docstring, unless Python was told to forget those (-OO).
+        command.help = command.help or self._summaries[cmd_name]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

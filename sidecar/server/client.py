@@ -146,12 +146,17 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def address_of(state_dir: Path) -> str:
-    """Return the URL of the HTTP server whose daemon uses this `state_dir`. Raises `NotRunning`."""
+    """Return the URL of the HTTP server whose daemon uses this `state_dir`.
+
+    Raises `NotRunning`, and `PermissionError` for who may not look into that directory.
+    """
     path = state_dir / ADDRESS_FILE
     try:
         url = json.loads(path.read_bytes())["url"]
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
-        raise NotRunning(f"no daemon runs on {state_dir}: {path} isn't there or can't be read") from None
+        raise NotRunning(f"no daemon runs on {state_dir}: {path} isn't there or holds no address") from None
     return str(url)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import grp
-import ipaddress
 import json
 import os
 import socket
@@ -26,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from sidecar.errors import ConfigError, InstanceRunning, SidecarError
 from sidecar.pulse import Heartbeats, Pulse
-from sidecar.server.wire import ADDRESS_FILE, SOCKET_FILE
+from sidecar.server.wire import ADDRESS_FILE, SOCKET_FILE, url_to
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,11 +105,7 @@ def _why_not(host: str, port: int, error: OSError | None) -> str:
 def url_of(sock: socket.socket) -> str:
     """Return the URL under which this machine reaches a TCP socket, whatever port 0 became."""
     host, port = sock.getsockname()[:2]
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if address.is_unspecified:
-        # Bound to all addresses: IPv4's loopback is there in both cases.
-        return f"http://127.0.0.1:{port}"
-    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"  # noqa: PLR2004
+    return url_to(host, port)
 
 
 def publish_address(state_dir: Path, sock: socket.socket) -> Path:

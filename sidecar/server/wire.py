@@ -5,6 +5,8 @@ Both ends import this module and neither imports the other's libraries: commands
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from typing import Any
 
 import msgspec
@@ -74,6 +76,27 @@ class ReloadReply(msgspec.Struct, frozen=True):
 
     message: str
     changed: tuple[str, ...] = ()
+
+
+def url_to(host: str, port: int) -> str:
+    """Return the URL under which this machine reaches what listens on an address or a name."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0] or "::")
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        host = _loopback()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _loopback() -> str:
+    """Find the loopback address that this machine has: IPv4's, but for a pod that has IPv6 alone."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+            trial.connect(("127.0.0.1", 9))  # asks for the way, and sends nothing
+    except OSError:
+        return "::1"
+    return "127.0.0.1"
 
 
 def to_status(error: SidecarError) -> int:

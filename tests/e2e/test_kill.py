@@ -264,3 +264,26 @@ def test_a_kill_while_the_store_is_gone_loses_nothing(daemon: Daemon, simulator:
     assert daemon.stop() == 0
     assert simulator.provider.reused() == []
     assert calls(simulator) == 2
+
+
+def test_a_kill_after_the_signal_loses_nothing(daemon: Daemon, simulator: Simulator) -> None:
+    """SIGTERM and then SIGKILL, as kubelet does within two seconds: what was sent, gained and held outlives both."""
+    daemon.add(simulator, **EAGER)
+    simulator.provider.add_fault(faults.latency(before=0.5, skip=1))
+    daemon.start()
+    assert simulator.provider.wait_until(lambda: simulator.provider.report().in_flight == 1)
+    aside = daemon.store.with_suffix(".aside")
+    daemon.store.rename(aside)
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_until(lambda: daemon.status()["unpersisted"], "it holds a pair that the store doesn't have")
+    newest = daemon.published()
+    daemon.kill()
+    aside.rename(daemon.store)
+    daemon.change(refresh_at=None, min_interval=None)
+
+    daemon.start(probe="/readyz")
+
+    daemon.wait_until(lambda: daemon.status()["grant_state"] == "ok", "it is committed")
+    assert (daemon.published(), daemon.stored().generation) == (newest, 2)
+    assert daemon.stop() == 0
+    assert (simulator.provider.reused(), calls(simulator)) == ([], 2)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sidecar import cli
+from sidecar.errors import HumanNeeded
 from tests.e2e.conftest import POWERLESS
 
 if TYPE_CHECKING:
@@ -189,3 +191,41 @@ def test_an_idle_daemon_hardly_wakes_in_a_minute(daemon: Daemon, simulator: Simu
         main, others = idle_wakeups(daemon, 60)
         assert main <= 6
         assert all(count <= 64 for _, count in others.values()), others
+
+
+# Python as others run it
+
+IMPORT_ALL = """
+import importlib, pkgutil, sidecar
+for module in pkgutil.walk_packages(sidecar.__path__, "sidecar."):
+    if "__main__" not in module.name:
+        importlib.import_module(module.name)
+from sidecar.errors import InstanceRunning, SidecarError
+print(SidecarError.__doc__, InstanceRunning())
+"""
+
+
+def test_nothing_hangs_on_docstrings_or_assertions(
+    daemon: Daemon, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `python -OO` it lives, dies and explains itself as ever: no message, no help, no check is lost."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=40
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert said("-c", IMPORT_ALL) == "None Instance running\n"
+    assert cli.COMMANDS["healthcheck"] in said("-m", "sidecar", "healthcheck", "--help")
+
+    daemon.add(simulator)
+    daemon.start()
+    assert daemon.control.refresh("gmail").refreshed
+    assert said("-m", "sidecar", "healthcheck", "live", "--config", str(daemon.path)) == "ok\n"
+    simulator.provider.kill()
+    with pytest.raises(HumanNeeded, match="the grant is dead"):
+        daemon.control.refresh("gmail")
+    assert daemon.stop() == 0

@@ -21,6 +21,7 @@ from sidecar.pulse import Pulse
 from sidecar.server import serve
 from sidecar.server.http import probes_app
 from sidecar.server.serve import CannotListen, HttpServer, bind_tcp, publish_address, url_of
+from sidecar.server.wire import url_to
 from tests.server.conftest import Rig, ask, serving
 
 
@@ -195,6 +196,23 @@ def test_all_addresses_are_both_families_where_there_is_ipv6() -> None:
     """A probe over IPv4 reaches what listens on `::`."""
     with bind_tcp("::", 0) as sock, socket.create_connection(("127.0.0.1", sock.getsockname()[1]), timeout=2):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9640"),
+        ("0.0.0.0", "http://127.0.0.1:9640"),  # noqa: S104
+        ("::", "http://127.0.0.1:9640"),
+        ("", "http://127.0.0.1:9640"),
+        ("::1", "http://[::1]:9640"),
+        ("fe80::1%lo", "http://[fe80::1%lo]:9640"),
+        ("localhost", "http://localhost:9640"),
+    ],
+)
+def test_a_setting_tells_where_the_daemon_is_reached(host: str, url: str) -> None:
+    """All addresses are reached by loopback; tests/pod has the machine without IPv4's."""
+    assert url_to(host, 9640) == url
 
 
 def test_an_address_that_cannot_be_published_is_a_clear_error(tmp_path: Path) -> None:
