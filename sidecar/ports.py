@@ -286,6 +286,44 @@ class Output(Protocol):
         ...
 
 
+@runtime_checkable
+class RemoteOutput(Output, Protocol):
+    """An output behind a network, which may keep everybody waiting who asks it.
+
+    `publish` comes back within seconds, whatever the network does. `read_back` asks nobody: it tells what was seen
+    last, and since when nothing is known where that is long ago.
+    """
+
+    async def look(self) -> None:
+        """See what is there, for `read_back`; comes back within seconds. Raises `OutputError`."""
+        ...
+
+
+class Occasion(msgspec.Struct, frozen=True):
+    """A new token is in the store and in every output. Holds names, no secret."""
+
+    token: str
+    """The configured name."""
+    mark: Mark
+
+
+class Hook(Protocol):
+    """Tells somebody that there is a new token."""
+
+    id: str
+    """For messages and the metric label: what it does, and to whom."""
+    by_lineage: bool
+    """Whether it is for grants that began anew, and not for every new access token."""
+
+    async def run(self, occasion: Occasion) -> bool:
+        """Tell of it; returns whether that was needed: False where another daemon had done so, or of a later token.
+
+        May be called again for the same occasion. May be cancelled where it takes too long. Raises `HookError`,
+        naming place, reason and way out.
+        """
+        ...
+
+
 class Seeding(msgspec.Struct, frozen=True):
     """What a seed holds."""
 
@@ -303,6 +341,8 @@ class Seed(Protocol):
 
     id: str
     """For messages: what it is and where."""
+    missing: str
+    """What was missing when `read` returned None, and the way out, in words; empty: nothing."""
 
     async def read(self) -> Seeding | None:
         """Return the seed; None while it is missing or empty. Raises `SeedError` naming place, reason, remedy."""

@@ -150,6 +150,7 @@ def _remarks(document: dict[str, Any]) -> list[str]:
             for output in token["outputs"]
             if output["problem"]
         ]
+        lines += [f"{view.token}: {hook.problem}" for hook in view.hooks if hook.problem]
         if view.refresh_expires_at is not None and view.refresh_expiry_rule is not None:
             lines.append(f"{view.token}: {_deadline(view.refresh_expires_at, view.refresh_expiry_rule)}")
         if view.missing_scopes:

@@ -62,16 +62,16 @@ class _Owner(NamedTuple):
 class FileOutput:
     """One file that applications read. See `Output` for the contract."""
 
-    def __init__(self, target: OutputTarget, *, state_dir: Path, clock: Clock) -> None:
+    def __init__(self, target: OutputTarget, file: Path, *, state_dir: Path, clock: Clock) -> None:
         """See `sidecar.outputs.open_output`."""
-        self.id = f"file:{target.file}"
-        self.required = target.required
+        self.id = f"file:{file}"
+        self.required = target.is_required
         self.adopt = target.adopt
         self._target = target
         self._format = formats.for_target(target)
         self._clock = clock
         # Not resolved: the directory may be a link that is swapped, as Kubernetes does with `..data`.
-        self._path = target.file.absolute()
+        self._path = file.absolute()
         self._index = Index(state_dir, self._path)
         self._swept = sweep(self._path.parent, self._path.name)
         self._cached: tuple[Signature, _Seen] | None = None
@@ -113,14 +113,7 @@ class FileOutput:
             return Holding(problem=seen.problem)
         entry = self._index.find(seen.digest)
         if entry is not None:
-            known = entry.expiry_source is not ExpirySource.ASSUMED
-            return Holding(
-                fingerprint=entry.fingerprint,
-                lineage=entry.lineage,
-                expires_at=entry.expires_at if known else None,
-                never_expires=known and entry.expires_at is None,
-                problem=self._metadata_problem(seen.stat),
-            )
+            return replace(entry.holding, problem=self._metadata_problem(seen.stat))
         return self._judge_foreign(seen.content, seen.stat.st_mtime)
 
     def _judge_foreign(self, content: bytes, written_at: float) -> Holding:
