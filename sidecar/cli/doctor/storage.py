@@ -1,0 +1,154 @@
+"""The store: reached, of a schema that we know, writable, and every record of ours opens."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar.cli import common
+from sidecar.cli.doctor.lines import Check
+from sidecar.errors import ConfigError, Conflict, RecordUnreadable, SidecarError, StoreError, StoreMissing
+from sidecar.ports import SupportsDiagnosis, SupportsProbe
+from sidecar.tokens import Record, new_id
+
+if TYPE_CHECKING:
+    from sidecar.cli.doctor.examination import Examination
+    from sidecar.cli.doctor.lines import Line
+    from sidecar.ports import Held, Store
+
+LEASE = 10.0
+"""Seconds for which the trial's record is protected; it is gone after milliseconds."""
+MOST = 500
+"""Records of others that are looked at."""
+
+
+async def store(exam: Examination) -> list[Line]:
+    """Open the store, try it, and read the records of all tokens."""
+    settings = exam.settings
+    check = Check("store", settings.store.scheme)
+    if not exam.store_known:
+        return [check.skipped("its URL can't be read, see above")]
+    if settings.store.scheme == "memory":
+        return [check.skipped("it is in the daemon's own memory, and can't be asked from outside")]
+    try:
+        async with common.make_store(settings, create=False) as opened:
+            lines = [check.ok("reached")]
+            if isinstance(opened, SupportsDiagnosis):
+                lines = check.found(await opened.diagnose())
+            lines += await _writable(exam, opened)
+            lines += await _records(exam, opened)
+            lines += await _others(exam, opened)
+            return lines
+    except StoreMissing as missing:
+        exam.held, exam.others = {}, {}
+        text, _, remedy = str(missing).partition("; ")
+        return [check.warning(text, remedy)]
+    except (StoreError, ConfigError) as error:
+        return [_unseen(check, error) if _by_mode(exam) else check.error(error)]
+
+
+def _by_mode(exam: Examination) -> bool:
+    """Tell whether a refusal may be this user's alone: a file's modes decide, and we are not the daemon."""
+    return exam.stranger and exam.settings.store.sqlite_path is not None
+
+
+def _unseen(check: Check, error: SidecarError) -> Line:
+    text, _, remedy = str(error).partition("; ")
+    return check.skipped(text, remedy)
+
+
+async def _writable(exam: Examination, opened: Store) -> list[Line]:
+    """Prove that a lease can be taken, that all see it, and that nobody else gets it meanwhile."""
+    check = Check("lease", opened.kind)
+    if isinstance(opened, SupportsProbe):
+        for name in exam.settings.tokens:
+            await opened.probe(common.key_of(exam.settings, name))
+        return [check.ok("every record could be written; nothing was")]
+    key = f"{exam.settings.namespace}/doctor-{secrets.token_hex(8)}"
+    began = exam.clock.monotonic()
+    try:
+        problem = await _round_trip(opened, key)
+    except StoreError as error:
+        return [_unseen(check, error) if _by_mode(exam) else check.error(error)]
+    if problem:
+        return [check.failed(problem, "this store can't keep two daemons apart: use another")]
+    took = exam.clock.monotonic() - began
+    return [check.ok(f"a record of its own was leased, read and removed in {1000 * took:.0f} ms")]
+
+
+async def _round_trip(opened: Store, key: str) -> str:
+    record = Record(lineage=new_id())
+    try:
+        await opened.write(key, record, expected=None, lease=LEASE)
+        held = await opened.load(key)
+        if held is None or held.record != record or held.lease_left <= 0:
+            return "a lease that was written is not found again"
+        with suppress(Conflict):
+            await opened.write(key, record, expected=None, lease=LEASE)
+            return "a second writer got a lease that was taken"
+        await opened.write(key, record, expected=held.version)
+    finally:
+        with anyio.move_on_after(LEASE, shield=True):
+            await _remove(opened, key)
+    return ""
+
+
+async def _remove(opened: Store, key: str) -> None:
+    """Remove whatever is there by now: a write that failed may have happened."""
+    held = await opened.load(key)
+    if held is not None:
+        await opened.delete(key, expected=held.version)
+
+
+async def _records(exam: Examination, opened: Store) -> list[Line]:
+    lines, found = [], {}
+    for name in exam.settings.tokens:
+        check = Check("record", name)
+        try:
+            held = found[name] = await opened.load(common.key_of(exam.settings, name))
+        except RecordUnreadable as error:
+            # Waiting does not make it readable.
+            lines.append(check.error(error, exit_code=1))
+            continue
+        lines += [_opened(exam, check, held)] if held is not None else [check.ok("there is none yet")]
+    exam.held = found
+    return lines
+
+
+def _opened(exam: Examination, check: Check, held: Held) -> Line:
+    place = exam.settings.store
+    text = f"generation {held.record.generation} of lineage {held.record.lineage[:12]}"
+    if held.sealed_with:
+        return check.ok(f"{text}, opened with the key {held.sealed_with}")
+    if place.require_encryption:
+        remedy = "if nobody slipped it in, seal it: token-sidecar store rekey"
+        return check.failed(f"{text}, in clear, which store.require_encryption refuses", remedy)
+    if place.encryption_keys:
+        return check.warning(f"{text}, in clear although there are keys", "token-sidecar store rekey")
+    return check.ok(f"{text}, in clear")
+
+
+async def _others(exam: Examination, opened: Store) -> list[Line]:
+    """Read the other records, for who else has our grants."""
+    ours = {common.key_of(exam.settings, name) for name in exam.settings.tokens}
+    check = Check("other records")
+    try:
+        keys = [key for key in await opened.keys() if key not in ours]
+    except StoreError as error:
+        return [_unseen(check, error)]
+    exam.others, closed = {}, 0
+    for key in keys[:MOST]:
+        try:
+            held = await opened.load(key)
+        except RecordUnreadable:
+            closed += 1
+            continue
+        if held is not None:
+            exam.others[key] = held.record
+    if closed or len(keys) > MOST:
+        left = closed + max(0, len(keys) - MOST)
+        return [check.skipped(f"{left} of {len(keys)} were not looked into for our grants")]
+    return []
