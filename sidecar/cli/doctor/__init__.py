@@ -78,11 +78,10 @@ def _examine(path: Path, name: str | None, reader: Identity | None, *, refresh: 
     if name is not None:
         settings = common.only(found.settings, name)
         found = msgspec.structs.replace(found, settings=settings)
+    # First, so that what is shown is what came of it.
+    refreshed = _refreshed(path, found) if refresh else []
     application = _application(found.settings, reader)
-    lines = anyio.run(_look, found, application)
-    if refresh:
-        lines += _refreshed(path, found)
-    return lines
+    return [*anyio.run(_look, found, application), *refreshed]
 
 
 def _application(settings: Settings, reader: Identity | None) -> Application | None:

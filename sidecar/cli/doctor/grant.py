@@ -9,7 +9,7 @@ from sidecar.cli import common, status, stored
 from sidecar.cli.doctor.lines import Check
 from sidecar.errors import ConfigError, SeedError
 from sidecar.outputs import open_output
-from sidecar.ports import Finding, Grade
+from sidecar.ports import Grade
 from sidecar.seeds import read_seed
 from sidecar.server import health
 from sidecar.tokens import AccessState, DeadlineRule, GrantState
@@ -41,9 +41,7 @@ async def views(exam: Examination) -> list[Line]:
         exam.views = [view for view in status.views_of(exam.daemon) if view.token in exam.settings.tokens]
     elif exam.held is not None:
         exam.views = [
-            await stored.view(exam.settings, name, exam.held[name] if exam.held else None, exam.clock)
-            for name in exam.settings.tokens
-            if not exam.held or name in exam.held
+            await stored.view(exam.settings, name, held, exam.clock) for name, held in exam.held.items()
         ]
     else:
         return [Check("grant").skipped("neither the daemon nor the store could be asked")]
@@ -60,7 +58,7 @@ def _state(exam: Examination, view: TokenView) -> Iterator[Line]:
     unusable = health.readyz_token([view], view.token, now=now)
     reasons = unusable.reasons if unusable is not None else ()
     remedy = view.remedy or REMEDIES.get(view.grant_state, "")
-    told = f"{view.grant_state.value.replace('_', ' ')}: {view.reason}" if view.reason else "ok"
+    told = f"{view.grant_state.value.replace('_', ' ')}: {view.reason}"
     access = view.access_state(now)
     left = "" if view.expires_at is None else f", {_left(view.expires_at - now)}"
     if view.grant_state in {GrantState.DEAD, GrantState.UNSEEDED}:
@@ -74,7 +72,7 @@ def _state(exam: Examination, view: TokenView) -> Iterator[Line]:
     elif view.reason:
         line = check.warning(told, remedy)
     else:
-        line = check.ok(f"ok; the access token {view.fingerprint} is {access.value}{left}")
+        line = check.ok(f"the access token {view.fingerprint} is {access.value}{left}")
     yield line if view.required else _milder(line)
     if view.missing_scopes and access is not AccessState.ABSENT:
         text = f"the access token lacks scopes: {' '.join(view.missing_scopes)}"
@@ -163,12 +161,17 @@ def _shared(ours: dict[str, Record], others: dict[str, Record]) -> Iterator[Line
         for other, theirs in everybody.items():
             if other == key or (other in ours and other < key):
                 continue  # pairs of ours are told once
-            common_ones = _own(record) & _own(theirs)
-            if common_ones:
-                text = f"{other} has the same refresh token, {min(common_ones)}"
-                remedy = "keep one of the two records, and publish it to both places"
-                found = Finding(Grade.FAILED if record.rotates is not False else Grade.WARNING, text, remedy)
-                yield from Check("other users", key).found([found])
+            shared = _own(record) & _own(theirs)
+            if not shared:
+                continue
+            check, text = (
+                Check("other users", key),
+                f"{other} came from the same refresh token, {min(shared)}",
+            )
+            if other in ours:
+                yield check.failed(text, "keep one of the two tokens, with the outputs of both")
+            else:
+                yield check.warning(text, "end the daemon that still uses that record, if there is one")
 
 
 def _own(record: Record) -> frozenset[str]:

@@ -35,7 +35,7 @@ async def user(exam: Examination) -> list[Line]:
     if owner is None:
         return [check.ok(f"{_user(me)}; no daemon has run here yet")]
     if me == owner:
-        return [check.ok(f"{_user(me)}, as the daemon's files")]
+        return [check.ok(f"{_user(me)}, whose the daemon's files are")]
     seen = "may do what the daemon may not" if me == 0 else "can't see all that the daemon sees"
     text = f"{_user(me)}, and the daemon's files are {_user(owner)}'s: this one {seen}"
     return [check.warning(text, f"run it as {_user(owner)} for the daemon's own view")]
@@ -58,15 +58,6 @@ async def state_dir(exam: Examination) -> list[Line]:
         return [check.skipped("is not there yet; the daemon makes it")]
     except OSError as error:
         return [check.skipped(f"user {os.geteuid()} can't reach it: {error.strerror}", "run it as root")]
-    shared = sorted(
-        str(output.file)
-        for token in exam.settings.tokens.values()
-        for output in token.outputs
-        if output.file.is_relative_to(path)
-    )
-    if shared:
-        remedy = "give the outputs a directory of their own: whoever mounts this one can take refresh tokens"
-        return [check.failed(f"{shared[0]} is published in it", remedy)]
     mode = stat.S_IMODE(found.st_mode)
     allowed = 0o710 if exam.settings.control.group is not None else 0o700
     if mode & ~allowed & 0o777 and not path.is_mount():

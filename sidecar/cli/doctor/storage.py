@@ -33,21 +33,23 @@ async def store(exam: Examination) -> list[Line]:
         return [check.skipped("its URL can't be read, see above")]
     if settings.store.scheme == "memory":
         return [check.skipped("it is in the daemon's own memory, and can't be asked from outside")]
+    lines: list[Line] = []
     try:
         async with common.make_store(settings, create=False) as opened:
-            lines = [check.ok("reached")]
             if isinstance(opened, SupportsDiagnosis):
-                lines = check.found(await opened.diagnose())
+                lines += check.found(await opened.diagnose())
+            else:
+                lines.append(check.ok("reached"))
             lines += await _writable(exam, opened)
             lines += await _records(exam, opened)
             lines += await _others(exam, opened)
-            return lines
     except StoreMissing as missing:
-        exam.held, exam.others = {}, {}
+        exam.held, exam.others = dict.fromkeys(settings.tokens), {}
         text, _, remedy = str(missing).partition("; ")
-        return [check.warning(text, remedy)]
+        lines.append(check.warning(text, remedy))
     except (StoreError, ConfigError) as error:
-        return [_unseen(check, error) if _by_mode(exam) else check.error(error)]
+        lines.append(_unseen(check, error) if _by_mode(exam) else check.error(error))
+    return lines
 
 
 def _by_mode(exam: Examination) -> bool:
