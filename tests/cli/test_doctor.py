@@ -24,7 +24,7 @@ import anyio
 import msgspec
 import pytest
 
-from sidecar import cli, rotation
+from sidecar import __version__, cli, rotation
 from sidecar.cli import common
 from sidecar.cli.doctor import identity, provider, storage
 from sidecar.cli.doctor.identity import Identity
@@ -229,10 +229,21 @@ def test_a_daemon_of_another_version_and_configuration(
     assert told.code == 2
 
     os.utime(seeded.config, (time.time() - 100, time.time() - 100))
-    document |= {"tokens": {"gmail": {}}, "heartbeats": {}}
+    document |= {"version": __version__, "tokens": {"gmail": {}}, "heartbeats": {}}
     document["config"] = {"path": str(seeded.config), "accepted": True, "problems": [], "read_at": 1.0}
     monkeypatch.setattr("sidecar.cli.status.views_of", lambda _: [])
-    assert "has not read the changed configuration" in str(doctor().lines("daemon"))
+    assert "has not read the changed configuration" in doctor().line("daemon", "warning")
+
+    # All tokens are compared, also those that are not asked for.
+    document["config"] = {"path": str(seeded.config), "accepted": True, "problems": []}
+    document["tokens"] = {"gmail": {}, "other": {}}
+    assert "has not read the changed configuration" in doctor().line("daemon", "warning")
+    seeded.document["tokens"]["other"] = {
+        **seeded.token,
+        "outputs": [{"file": str(seeded.output.with_name("other.json"))}],
+    }
+    seeded.write()
+    assert doctor("gmail").line("daemon", "ok")
 
 
 # The configuration, and this machine.
@@ -281,6 +292,18 @@ def test_an_output_that_can_not_be_replaced(
         told = doctor()
     words = told.line("output", "failed")
     assert "may not replace the file or give it to None:12345; run it as that owner" in words
+
+    # In a directory like /tmp nobody replaces what belongs to somebody else.
+    del seeded.token["outputs"][0]["group"]
+    seeded.write()
+    os.chown(seeded.output.parent, 0, 0)
+    seeded.output.parent.chmod(0o1777)
+    with as_user(NOBODY):
+        assert "its mode 0640 and owner" in doctor().line("output", "ok")
+    seeded.output.touch()
+    with as_user(NOBODY):
+        assert "may not replace the file" in doctor().line("output", "failed")
+    seeded.output.unlink()
     assert list(seeded.output.parent.iterdir()) == []
 
     monkeypatch.setattr(Mounts, "is_mount_point", lambda _self, path: path == seeded.output)

@@ -1,6 +1,6 @@
 """`doctor`: everything that can be wrong, looked at for real, in one table.
 
-A check is an async function from the `Examination` to lines, listed in `LIVE` or `JUDGED` below. Stores and
+A check is an async function from the `Examination` to lines, listed in `_look`. Stores and
 outputs add what they know of themselves by the powers `SupportsDiagnosis` and `SupportsProbe` of `ports`.
 """
 
@@ -75,13 +75,14 @@ def _examine(path: Path, name: str | None, reader: Identity | None, *, refresh: 
         found = material.read(path)
     except ConfigError as error:
         return material.refused(error)
+    names = frozenset(found.settings.tokens)
     if name is not None:
         settings = common.only(found.settings, name)
         found = msgspec.structs.replace(found, settings=settings)
     # First, so that what is shown is what came of it.
     refreshed = _refreshed(path, found) if refresh else []
     application = _application(found.settings, reader)
-    return [*anyio.run(_look, found, application), *refreshed]
+    return [*anyio.run(_look, found, names, application), *refreshed]
 
 
 def _application(settings: Settings, reader: Identity | None) -> Application | None:
@@ -94,7 +95,7 @@ def _application(settings: Settings, reader: Identity | None) -> Application | N
     return Application(reader, tried, access)
 
 
-async def _look(found: Read, application: Application | None) -> list[Line]:
+async def _look(found: Read, names: frozenset[str], application: Application | None) -> list[Line]:
     from sidecar.cli.doctor import daemon, grant, machine, material, provider, storage
     from sidecar.cli.doctor.examination import Examination
     from sidecar.clients.http import HttpClient
@@ -119,7 +120,7 @@ async def _look(found: Read, application: Application | None) -> list[Line]:
     async with HttpClient(
         clock, allow_insecure_http=settings.allow_insecure_http, read_limit=READ_LIMIT
     ) as http:
-        exam = Examination(settings, http, clock, application=application)
+        exam = Examination(settings, names, http, clock, application=application)
         # Without the file, the default store would be looked at in its place.
         exam.store_known = settings.store.url_file is None or not found.problems
         lines = material.about(found, stranger=exam.stranger)

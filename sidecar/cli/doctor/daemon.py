@@ -58,7 +58,7 @@ def _wrong(exam: Examination) -> Iterator[Line]:
     elif config.get("path") not in {None, str(path)}:
         text = f"runs on {config['path']}, and this looked at {path}"
         yield CHECK.warning(text, f"name its own: --config {config['path']}")
-    elif document["tokens"].keys() != exam.settings.tokens.keys() or _overlooked(exam):
+    elif document["tokens"].keys() != exam.names or _overlooked(exam):
         yield CHECK.warning("has not read the changed configuration", "send it SIGHUP, and see its log")
     for worker, beat in document.get("heartbeats", {}).items():
         if beat["stale"]:

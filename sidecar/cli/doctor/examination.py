@@ -33,6 +33,8 @@ class Examination(msgspec.Struct):
     """One run of `doctor`."""
 
     settings: Settings
+    names: frozenset[str]
+    """Every configured token, also those that were not asked for."""
     http: HttpClient
     clock: SystemClock
     store_known: bool = True

@@ -194,7 +194,7 @@ def _reading(path: Path, reader: Application, who: str) -> Line:
         return check.skipped(f"is not there yet; {who} can see so")
     return check.failed(
         f"{who} can't read it: {os.strerror(access.error).lower()}{_where(path, access)}",
-        _way_in(path, access, reader.identity),
+        _way_in(access, reader.identity),
     )
 
 
@@ -206,10 +206,9 @@ def _where(path: Path, access: Access) -> str:
     return f"{place} (mode {stat.S_IMODE(found.st_mode):04o} of {found.st_uid}:{found.st_gid})"
 
 
-def _way_in(path: Path, access: Access, identity: Identity) -> str:
+def _way_in(access: Access, identity: Identity) -> str:
     if access.barrier is not None and access.barrier.is_dir():
         return f"let it pass: chgrp {identity.gids[0]} {access.barrier} && chmod g+x {access.barrier}"
-    del path
     return (
         f'give the output `group: {identity.gids[0]}` and `mode: "0640"` (on Kubernetes also fsGroup: '
         f"{identity.gids[0]})"

@@ -30,7 +30,9 @@ async def store(exam: Examination) -> list[Line]:
     settings = exam.settings
     check = Check("store", settings.store.scheme)
     if not exam.store_known:
-        return [check.skipped("its URL can't be read, see above")]
+        return [
+            check.skipped("its URL is in a file, which is not read while the configuration has errors here")
+        ]
     if settings.store.scheme == "memory":
         return [check.skipped("it is in the daemon's own memory, and can't be asked from outside")]
     lines: list[Line] = []
