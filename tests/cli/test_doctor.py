@@ -21,18 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import click
 import msgspec
 import pytest
 
-from sidecar import __version__, cli, rotation
+from sidecar import __version__, cli, rotation, standing
 from sidecar.cli import common
 from sidecar.cli.doctor import identity, provider, storage
-from sidecar.cli.doctor.identity import Identity
+from sidecar.cli.doctor.identity import AsUser, Identity
 from sidecar.config.mounts import Mounts
+from sidecar.events import TokenView
 from sidecar.ports import Grade, Seeding
 from sidecar.server.client import ControlClient
 from sidecar.stores.memory import MemoryStore
-from sidecar.tokens import RefreshToken, decode_record, encode_record, fingerprint
+from sidecar.tokens import GrantState, RefreshToken, decode_record, encode_record, fingerprint
 from tests import pki
 from tests.cli.conftest import Place
 from tests.postgres import Server
@@ -261,6 +263,11 @@ def test_a_configuration_that_no_machine_could_use(place: Place, doctor: Callabl
     assert told.line("everything else", "skipped")
     assert doctor("no-such-token").code == 2
 
+    del place.document["tokenz"], place.token["min_interval"]
+    place.token["outputs"][0] |= {"format": "template", "template": "{{ nothing"}
+    place.write()
+    assert "template" in doctor().line("configuration", "failed")
+
 
 def test_a_file_that_is_missing_here(seeded: Place, doctor: Callable[..., Told]) -> None:
     """What only this machine lacks is a failure, and the rest is looked at all the same."""
@@ -372,6 +379,19 @@ def test_the_application_reads_its_token_and_nothing_else(seeded: Place, doctor:
     told = doctor("--as", "65534:65534")
     assert "65534:65534 (tried) can read it" in told.line("application", "ok")
     assert "client-secret: 65534:65534 (tried) can read it" in told.line("application", "warning")
+
+
+def test_a_user_is_a_number_or_a_name() -> None:
+    """With groups it may be anybody; without, somebody whose groups this system knows."""
+
+    def read(text: str) -> Identity:
+        return AsUser().convert(text, None, None)
+
+    assert read("2000:2000,3000") == Identity(2000, (2000, 3000))
+    assert (read("root"), read("0:root")) == (read("0"), Identity(0, (0,)))
+    for wrong in ("1999999999", "no-such-user", "2000:", "2000:no-such-group", "-1:0"):
+        with pytest.raises(click.BadParameter, match="such as 2000:2000,3000"):
+            read(wrong)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -807,3 +827,46 @@ def test_others_who_use_the_grant(seeded: Place, doctor: Callable[..., Told]) ->
     told = doctor()
     assert "keep one of the two tokens" in told.line("other users", "failed")
     assert told.code == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "code", "remedy"),
+    [
+        ("unpersisted", "failed", 1, "neither stop the daemon nor lose state_dir"),
+        ("misconfigured", "failed", 1, "token-sidecar check"),
+        ("in_doubt", "warning", 0, "it is resolved without you"),
+        ("retrying", "warning", 0, "it is tried again by itself"),
+    ],
+)
+def test_a_grant_in_trouble(
+    seeded: Place,
+    doctor: Callable[..., Told],
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    status: str,
+    code: int,
+    remedy: str,
+) -> None:
+    """What the daemon says of a grant is told with its reason and what to do; scopes that are missing, too."""
+    view = TokenView(
+        "gmail",
+        "inline",
+        required=True,
+        on_dead="restart",
+        dead_grace=None,
+        grant_state=GrantState(state),
+        reason="the reason",
+        remedy=standing.remedy("gmail", GrantState(state)),
+        fingerprint="0123456789ab",
+        expires_at=time.time() + 600,
+        missing_scopes=("mail.send",),
+    )
+    document = {"version": __version__, "uptime": 5.0, "tokens": {"gmail": msgspec.to_builtins(view)}}
+    monkeypatch.setattr(ControlClient, "status", lambda _: document)
+
+    told = doctor()
+    assert told.code == code
+    words = [words for grade, words in told.lines("grant") if grade == status]
+    assert f"{state.replace('_', ' ')}: the reason" in words[0]
+    assert remedy in words[0]
+    assert "lacks scopes: mail.send" in told.lines("grant")[-1][1]

@@ -44,7 +44,8 @@ def read(path: Path) -> Read:
         loaded = configuration.load(path, also=contents.check)
     except ConfigError as error:
         # What is wrong may be this machine's files alone: then the rest can be looked at all the same.
-        return Read(configuration.load(path, disk=False).settings, error.problems, list(error.warnings))
+        settings = configuration.load(path, disk=False, also=contents.check).settings
+        return Read(settings, error.problems, list(error.warnings))
     return Read(loaded.settings, [], list(loaded.warnings))
 
 
