@@ -115,7 +115,7 @@ async def deadlines(exam: Examination) -> list[Line]:
 async def writers(exam: Examination) -> list[Line]:
     """Look for traces of somebody else who uses the same grant."""
     lines = [line for view in exam.views for line in await _in_outputs(exam, view)]
-    if exam.held is None:
+    if not exam.held:
         return lines or [Check("other users").skipped("the store's records could not be compared")]
     ours = {
         common.key_of(exam.settings, name): held.record

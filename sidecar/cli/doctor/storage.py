@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,12 +16,16 @@ from sidecar.ports import SupportsDiagnosis, SupportsProbe
 from sidecar.tokens import Record, new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
     from sidecar.cli.doctor.examination import Examination
     from sidecar.cli.doctor.lines import Line
     from sidecar.ports import Held, Store
 
 LEASE = 10.0
 """Seconds for which the trial's record is protected; it is gone after milliseconds."""
+AT_ONCE = 8
+"""Tokens."""
 MOST = 500
 """Records of others that are looked at."""
 
@@ -66,11 +71,9 @@ def _unseen(check: Check, error: SidecarError) -> Line:
 
 async def _writable(exam: Examination, opened: Store) -> list[Line]:
     """Prove that a lease can be taken, that all see it, and that nobody else gets it meanwhile."""
-    check = Check("lease", opened.kind)
     if isinstance(opened, SupportsProbe):
-        for name in exam.settings.tokens:
-            await opened.probe(common.key_of(exam.settings, name))
-        return [check.ok("every record could be written; nothing was")]
+        return await _side_by_side(exam.settings.tokens, partial(_probed, exam, opened))
+    check = Check("lease", opened.kind)
     key = f"{exam.settings.namespace}/doctor-{secrets.token_hex(8)}"
     began = exam.clock.monotonic()
     try:
@@ -81,6 +84,15 @@ async def _writable(exam: Examination, opened: Store) -> list[Line]:
         return [check.failed(problem, "this store can't keep two daemons apart: use another")]
     took = exam.clock.monotonic() - began
     return [check.ok(f"a record of its own was leased, read and removed in {1000 * took:.0f} ms")]
+
+
+async def _probed(exam: Examination, opened: SupportsProbe, name: str) -> list[Line]:
+    check = Check("lease", name)
+    try:
+        await opened.probe(common.key_of(exam.settings, name))
+    except StoreError as error:
+        return [check.error(error)]
+    return [check.ok("its record could be written; nothing was")]
 
 
 async def _round_trip(opened: Store, key: str) -> str:
@@ -108,18 +120,37 @@ async def _remove(opened: Store, key: str) -> None:
 
 
 async def _records(exam: Examination, opened: Store) -> list[Line]:
-    lines, found = [], {}
-    for name in exam.settings.tokens:
-        check = Check("record", name)
-        try:
-            held = found[name] = await opened.load(common.key_of(exam.settings, name))
-        except RecordUnreadable as error:
-            # Waiting does not make it readable.
-            lines.append(check.error(error, exit_code=1))
-            continue
-        lines += [_opened(exam, check, held)] if held is not None else [check.ok("there is none yet")]
+    found: dict[str, Held | None] = {}
+    lines = await _side_by_side(exam.settings.tokens, partial(_record, exam, opened, found))
     exam.held = found
     return lines
+
+
+async def _record(exam: Examination, opened: Store, found: dict[str, Held | None], name: str) -> list[Line]:
+    check = Check("record", name)
+    try:
+        held = found[name] = await opened.load(common.key_of(exam.settings, name))
+    except RecordUnreadable as error:
+        # Waiting does not make it readable.
+        return [check.error(error, exit_code=1)]
+    except StoreError as error:
+        return [check.error(error)]
+    return [_opened(exam, check, held) if held is not None else check.ok("there is none yet")]
+
+
+async def _side_by_side(names: Collection[str], look: Callable[[str], Awaitable[list[Line]]]) -> list[Line]:
+    """Look at several tokens at once, so that a store which is away takes the time of a few calls only."""
+    found: dict[str, list[Line]] = {}
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def run(name: str) -> None:
+        async with limiter:
+            found[name] = await look(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(run, name)
+    return [line for name in names for line in found[name]]
 
 
 def _opened(exam: Examination, check: Check, held: Held) -> Line:
