@@ -171,6 +171,7 @@ def _seen_by_a_stranger(running: Place, doctor: Callable[..., Told]) -> None:
     assert "may not be opened by this user" in told.line("daemon", "skipped")
     assert "isn't the daemon's" in told.line("output", "skipped")
     assert told.line("store", "skipped")
+    assert told.line("escrow", "skipped")
     assert "neither the daemon nor the store" in told.line("grant", "skipped")
     assert any("as user 65534 sees it" in words for _, words in told.lines("configuration"))
 
@@ -791,6 +792,11 @@ def test_a_human_deadline(seeded: Place, doctor: Callable[..., Told]) -> None:
     assert "in 23h59m" in ends(now + 86400).line("deadline", "warning")
     told = ends(now - 60)
     assert ("since" in told.line("deadline", "failed"), told.code) == (True, 3)
+
+    seeded.token["required"] = False
+    seeded.write()
+    told = ends(now - 60)
+    assert ("(not required)" in told.line("deadline", "warning"), told.code) == (True, 0)
 
 
 def test_a_client_certificate_that_ends(seeded: Place, doctor: Callable[..., Told]) -> None:
