@@ -39,6 +39,8 @@ from sidecar.stores.memory import MemoryStore
 from sidecar.tokens import GrantState, RefreshToken, decode_record, encode_record, fingerprint
 from tests import pki
 from tests.cli.conftest import Place
+from tests.kube.cluster import Rule
+from tests.kube.fake import Fake
 from tests.postgres import Server
 
 NOBODY = 65534
@@ -494,6 +496,31 @@ def test_records_that_are_sealed(seeded: Place, doctor: Callable[..., Told]) -> 
     assert told.code == 1
     assert told.lines("grant") == []
     assert "could not be compared" in told.line("other users", "skipped")
+
+
+def test_rights_in_a_cluster(
+    seeded: Place, doctor: Callable[..., Told], fake_cluster: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Kubernetes each Secret and each right that lacks is told with what to create, and none is written."""
+    namespace = fake_cluster.namespace()
+    account = fake_cluster.account(namespace, rules=[Rule("secrets", ["get"], names=["state-gmail"])])
+    monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig(seeded.root / "kube")))
+    seeded.document |= {"store": f"kubernetes://{namespace}/state", "namespace": "default"}
+    seeded.write()
+
+    told = doctor()
+    assert "create secret generic state-gmail" in told.line("record", "failed")
+    assert "create secret generic state-gmail" in told.line("lease", "failed")
+
+    fake_cluster.make_secret(namespace, "state-gmail", None)
+    told = doctor()
+    assert "resourceNames: [state-gmail], verbs: [get, patch]" in told.line("lease", "failed")
+    assert "there is none yet" in told.line("record", "ok")
+
+    fake_cluster.allow(account, [Rule("secrets", ["get", "patch"], names=["state-gmail"])])
+    before = fake_cluster.secret(namespace, "state-gmail")
+    assert "could be written; nothing was" in doctor().line("lease", "ok")
+    assert fake_cluster.secret(namespace, "state-gmail") == before
 
 
 class Deaf(MemoryStore):
