@@ -10,7 +10,7 @@ from sidecar.cli.doctor.lines import Check
 from sidecar.errors import ConfigError, SeedError
 from sidecar.outputs import open_output
 from sidecar.ports import Grade
-from sidecar.seeds import read_seed
+from sidecar.seeds import read_seed_file
 from sidecar.server import health
 from sidecar.tokens import AccessState, DeadlineRule, GrantState
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sidecar.cli.doctor.examination import Examination
     from sidecar.cli.doctor.lines import Line
     from sidecar.config.settings import OutputTarget
-    from sidecar.events import TokenView
+    from sidecar.events import OutputView, TokenView
     from sidecar.tokens import Record
 
 DAY = 86400.0
@@ -74,9 +74,23 @@ def _state(exam: Examination, view: TokenView) -> Iterator[Line]:
     else:
         line = check.ok(f"the access token {view.fingerprint} is {access.value}{left}")
     yield line if view.required else _milder(line)
+    for output in view.outputs:
+        if not output.output.startswith("file:"):
+            yield _remote(Check("output", f"{view.token} {output.output}"), view, output)
     if view.missing_scopes and access is not AccessState.ABSENT:
         text = f"the access token lacks scopes: {' '.join(view.missing_scopes)}"
         yield check.warning(text, "consent again with all scopes, or take them out of `scopes`")
+
+
+def _remote(check: Check, view: TokenView, output: OutputView) -> Line:
+    """Tell how an output behind a network was last found; it is not tried."""
+    if output.problem:
+        text, _, way_out = output.problem.partition("; ")
+        # One that is required is told with the grant, too.
+        return check.warning(text, way_out)
+    if output.fingerprint != view.fingerprint:
+        return check.warning("does not hold the present token yet", "the daemon publishes it")
+    return check.ok("holds the present token")
 
 
 def _left(seconds: float) -> str:
@@ -136,7 +150,7 @@ async def writers(exam: Examination) -> list[Line]:
 async def _in_outputs(exam: Examination, view: TokenView) -> list[Line]:
     lines = []
     for target in exam.settings.tokens[view.token].outputs:
-        if target.adopt:
+        if target.adopt or target.file is None:
             continue
         found = await _foreign(exam, target)
         if found is None or found == view.fingerprint or (exam.stranger and not exam.daemon):
@@ -185,10 +199,11 @@ def _own(record: Record) -> frozenset[str]:
 def _in_seed(exam: Examination, name: str) -> Iterable[Line]:
     source = exam.settings.tokens[name].seed
     held = (exam.held or {}).get(name)
-    if source is None or held is None or exam.daemon is not None:
+    if source is None or source.file is None or held is None or exam.daemon is not None:
         return
     try:
-        seeding = read_seed(source, living=exam.settings.profiles[name].lives_by_itself)
+        living = exam.settings.profiles[name].lives_by_itself
+        seeding = read_seed_file(source, source.file, living=living)
     except SeedError:
         return
     if seeding is not None and seeding.fingerprint not in _own(held.record):

@@ -125,6 +125,8 @@ async def outputs(exam: Examination) -> list[Line]:
     for name, token in exam.settings.tokens.items():
         for target in token.outputs:
             check = Check("output", f"{name} {target.file}")
+            if target.file is None:
+                continue  # behind a network: how it was found is told with the grant
             if exam.stranger:
                 lines.append(check.skipped(f"not tried: user {os.geteuid()} isn't the daemon's"))
                 continue
@@ -142,7 +144,8 @@ async def outputs(exam: Examination) -> list[Line]:
 
 def readable(settings: Settings) -> list[Path]:
     """List the files that an application reads."""
-    return [output.file for token in settings.tokens.values() for output in token.outputs]
+    outputs = (output for token in settings.tokens.values() for output in token.outputs)
+    return [output.file for output in outputs if output.file is not None]
 
 
 def private(settings: Settings) -> list[Path]:
@@ -158,7 +161,7 @@ def _private(settings: Settings) -> Iterator[Path]:
     if settings.store.url_file is not None:
         yield settings.store.url_file
     for token in settings.tokens.values():
-        if token.seed is not None:
+        if token.seed is not None and token.seed.file is not None:
             yield token.seed.file
         for steps, path in token.client.files.items():
             if steps not in {("id_file",), ("certificate_file",)}:

@@ -15,7 +15,7 @@ from sidecar.cli.doctor.lines import Check
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants import material
 from sidecar.grants.client import ClientIdentity
-from sidecar.seeds import read_seed
+from sidecar.seeds import read_seed_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,8 +92,12 @@ async def seeds(exam: Examination) -> list[Line]:
     for name, token in exam.settings.tokens.items():
         if token.seed is None:
             continue
+        if token.seed.file is None:
+            lines.append(Check("seed", name).skipped("it is in a Secret, which the daemon reads"))
+            continue
+        living = exam.settings.profiles[name].lives_by_itself
         try:
-            seeding = read_seed(token.seed, living=exam.settings.profiles[name].lives_by_itself)
+            seeding = read_seed_file(token.seed, token.seed.file, living=living)
         except SeedError:
             continue
         if seeding is not None:
