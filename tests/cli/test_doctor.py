@@ -522,6 +522,15 @@ def test_rights_in_a_cluster(
     assert "could be written; nothing was" in doctor().line("lease", "ok")
     assert fake_cluster.secret(namespace, "state-gmail") == before
 
+    place = {"namespace": namespace, "name": "app", "key": "token.json"}
+    seeded.token["outputs"].append({"kubernetes_secret": place})
+    seeded.token["seed"] = {"kubernetes_secret": {**place, "key": "seed"}}
+    seeded.write()
+    told = doctor()
+    assert "app" in told.line("output", "warning")
+    assert "may not get it" in told.line("output", "warning")
+    assert "it is in a Secret" in told.line("seed", "skipped")
+
 
 class Deaf(MemoryStore):
     """Loses every lease."""
