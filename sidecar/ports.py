@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -177,6 +178,55 @@ class SupportsRekey(Protocol):
 
         Its lease goes on. Raises `Conflict` when somebody else wrote it meanwhile, having changed nothing, and
         `RecordUnreadable`.
+        """
+        ...
+
+
+class Grade(StrEnum):
+    """How a thing was found to be."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, and may not for long, or not as it should."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """It could not be looked at; the text says why."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one look at one thing came to, for a human. Neither text nor remedy holds a secret."""
+
+    grade: Grade
+    text: str
+    remedy: str = ""
+    """What to do about it."""
+    exit_code: int = 1
+    """What a failure means to a script: 1 failed, 2 configuration, 3 a human must act, 4 it may pass."""
+
+
+@runtime_checkable
+class SupportsDiagnosis(Protocol):
+    """A store or an output that can tell more of its place than daily work asks for: rights, versions, the medium."""
+
+    async def diagnose(self) -> list[Finding]:
+        """Look at it, and try what can be tried without a trace. A store is open by then.
+
+        Returns within seconds, and never raises for what it finds (a store may raise `StoreError`).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsProbe(Protocol):
+    """A store in which not every key can be written, as where others have to create the places of records.
+
+    Of any other it is found out by a lease on a record of its own, which is removed again.
+    """
+
+    async def probe(self, key: str) -> None:
+        """Make sure that the record of this key could be written, writing nothing.
+
+        Raises `StoreError` with the reason and the way out.
         """
         ...
 

@@ -43,10 +43,11 @@ async def _read(settings: Settings, clock: SystemClock) -> list[TokenView]:
     async with common.open_existing(settings) as store:
         if store is not None:
             held = {name: await store.load(common.key_of(settings, name)) for name in settings.tokens}
-    return [await _view(settings, name, held[name], clock) for name in sorted(settings.tokens)]
+    return [await view(settings, name, held[name], clock) for name in sorted(settings.tokens)]
 
 
-async def _view(settings: Settings, name: str, held: Held | None, clock: SystemClock) -> TokenView:
+async def view(settings: Settings, name: str, held: Held | None, clock: SystemClock) -> TokenView:
+    """Say how one token stands, by its record and its outputs."""
     token, profile = settings.tokens[name], settings.profiles[name]
     record = held.record if held is not None else None
     policy = schedule.Policy(min_validity=token.min_validity, refresh_at=token.refresh_at, lease=token.lease)
@@ -56,7 +57,7 @@ async def _view(settings: Settings, name: str, held: Held | None, clock: SystemC
     state, reason = standing(
         record, troubles, needs_refresh_token=profile.needs_refresh_token, now=clock.wall()
     )
-    view = TokenView(
+    bare = TokenView(
         token=name,
         provider=settings.provider_names[name],
         required=token.required,
@@ -68,7 +69,7 @@ async def _view(settings: Settings, name: str, held: Held | None, clock: SystemC
         min_validity=schedule.timing_of(record, policy, profile).min_validity,
         outputs=(*await Publisher(name, files, _ignore).views(), *others),
     )
-    return with_record(view, record, profile, ttl=token.refresh_token_ttl, scopes=token.scopes)
+    return with_record(bare, record, profile, ttl=token.refresh_token_ttl, scopes=token.scopes)
 
 
 async def _looked_at(settings: Settings, name: str, clock: SystemClock) -> tuple[OutputView, ...]:

@@ -247,8 +247,11 @@ class Kubernetes:
         annotations: Mapping[str, str | None] | None = None,
         labels: Mapping[str, str | None] | None = None,
         resource_version: str | None = None,
+        dry_run: bool = False,
     ) -> Secret:
         """Change the given keys of a Secret and leave all others as they are; None removes a key. Raises `Fault`.
+
+        With `dry_run` the API server does all of it but the change: it looks at the rights, too.
 
         With a `resource_version` it is a `CONFLICT` if the Secret was changed since. After a `Fault` it may or may
         not have happened, unless that says that it was `refused`.
@@ -266,7 +269,7 @@ class Kubernetes:
         asked = _Asked("patch", "", "secrets", namespace, name, self._verbs)
 
         async def changed(api: lightkube.AsyncClient) -> Secret:
-            return _secret(await _patched(api, core_v1.Secret, asked, patch))
+            return _secret(await _patched(api, core_v1.Secret, asked, patch, dry_run=dry_run))
 
         return await self._call(asked, changed)
 
@@ -588,8 +591,17 @@ def _cause(cause: dict[str, Any]) -> str:
     return f"{field if re.fullmatch(r'[A-Za-z.]{1,80}', field) else 'a field'}: {reason[:80]}"
 
 
-async def _patched(api: lightkube.AsyncClient, kind: type[Any], asked: _Asked, patch: dict[str, Any]) -> Any:
-    return await api.patch(kind, asked.name, patch, namespace=asked.namespace, patch_type=PatchType.MERGE)
+async def _patched(
+    api: lightkube.AsyncClient,
+    kind: type[Any],
+    asked: _Asked,
+    patch: dict[str, Any],
+    *,
+    dry_run: bool = False,
+) -> Any:
+    return await api.patch(
+        kind, asked.name, patch, namespace=asked.namespace, patch_type=PatchType.MERGE, dry_run=dry_run
+    )
 
 
 def _written(value: bytes | None) -> str | None:
