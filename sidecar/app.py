@@ -22,11 +22,12 @@ import structlog
 from sidecar import __version__
 from sidecar.board import Board
 from sidecar.clients.http import HttpClient
+from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
-from sidecar.events import Event, TokenView, TurnEnded, Warned
+from sidecar.events import Delivered, Event, TokenView, TurnEnded, Warned
 from sidecar.observers import fan_out
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
@@ -72,7 +73,7 @@ _log = structlog.get_logger("sidecar")
 class House:
     """The parts that every way of running shares."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one for each part
         self,
         loaded: Loaded,
         clock: Clock,
@@ -80,6 +81,7 @@ class House:
         store: Store,
         sealer: Sealer,
         http: HttpClient,
+        clients: SharedClients,
         environ: Mapping[str, str],
     ) -> None:
         """Put the engine and its observers together; nothing runs yet."""
@@ -108,7 +110,13 @@ class House:
         escrow.prepare()
         around = Surroundings(clock, store, escrow, state.instance, self.emit, random.SystemRandom().random)
         self.engine = Engine(
-            settings, around, http=http, scheduler=self.scheduler, board=self.board, environ=environ
+            settings,
+            around,
+            http=http,
+            clients=clients,
+            scheduler=self.scheduler,
+            board=self.board,
+            environ=environ,
         )
         sealer.tell = lambda reason: self.emit(Warned("encryption", reason))
         for warning in loaded.warnings:
@@ -116,7 +124,7 @@ class House:
 
     def notice(self, event: Event) -> None:
         """Wake whoever waits for something to have happened."""
-        if isinstance(event, TurnEnded):
+        if isinstance(event, TurnEnded | Delivered):
             ended, self.ended_turns = self.ended_turns, anyio.Event()
             ended.set()
 
@@ -133,6 +141,7 @@ class House:
                     except StoreError:
                         await anyio.sleep(delay)
                         delay = min(delay * 2, 5.0)
+            await self.engine.finish()
 
 
 @asynccontextmanager
@@ -150,7 +159,8 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )
-        yield House(loaded, clock, state, store, sealer, http, environ)
+        clients = await stack.enter_async_context(SharedClients())
+        yield House(loaded, clock, state, store, sealer, http, clients, environ)
 
 
 async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> None:

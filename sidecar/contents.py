@@ -10,16 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar import formats
+from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants.client import ClientIdentity
 from sidecar.seal import open_sealer
-from sidecar.seeds import read_seed
+from sidecar.seeds import read_seed_file
 from sidecar.stores import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.config import Settings
     from sidecar.config.context import Context
+    from sidecar.config.contradictions import Steps
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -31,6 +35,7 @@ def check(settings: Settings, context: Context) -> None:
                 for problem in formats.problems(output):
                     context.error(steps, problem)
     _store(settings, context)
+    _libraries(settings, context)
     if context.disk:
         _keys(settings, context)
         _clients(settings, context)
@@ -45,6 +50,27 @@ def _store(settings: Settings, context: Context) -> None:
         except ConfigError as error:
             for problem in error.problems:
                 context.error(("store",), problem.removeprefix("store: "))
+
+
+def _libraries(settings: Settings, context: Context) -> None:
+    for steps in _in_clusters(settings):
+        try:
+            _ = SharedClients().kubernetes
+        except ConfigError as error:
+            context.error(steps, str(error))
+
+
+def _in_clusters(settings: Settings) -> Iterator[Steps]:
+    """Go through all that is to be found in a Kubernetes cluster, each with its place in the file."""
+    for name, token in settings.tokens.items():
+        if token.seed is not None and token.seed.kubernetes_secret is not None:
+            yield "tokens", name, "seed", "kubernetes_secret"
+        for index, output in enumerate(token.outputs):
+            if output.kubernetes_secret is not None:
+                yield "tokens", name, "outputs", index, "kubernetes_secret"
+        for index, hook in enumerate(token.after_refresh):
+            if hook.rollout_restart is not None:
+                yield "tokens", name, "after_refresh", index, "rollout_restart"
 
 
 def _keys(settings: Settings, context: Context) -> None:
@@ -75,11 +101,12 @@ def _seeds(settings: Settings, context: Context) -> None:
     owners: dict[str, str] = {}
     for name, token in settings.tokens.items():
         steps = ("tokens", name, "seed")
-        if token.seed is None or context.report.spoilt(context.mark(steps).label):
+        if token.seed is None or token.seed.file is None or context.report.spoilt(context.mark(steps).label):
             continue
         profile = settings.profiles.get(name)
         try:
-            seeding = read_seed(token.seed, living=profile is not None and profile.lives_by_itself)
+            living = profile is not None and profile.lives_by_itself
+            seeding = read_seed_file(token.seed, token.seed.file, living=living)
         except SeedError as error:
             context.error(steps, str(error))
             continue

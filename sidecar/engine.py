@@ -7,6 +7,7 @@ without a daemon.
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from sidecar.errors import (
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
-from sidecar.outputs import open_output
+from sidecar.hooks import open_hook
+from sidecar.outputs import open_output, open_remote_output
 from sidecar.ports import Seeding
 from sidecar.renewer import Renewer
 from sidecar.schedule import Policy
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 
     from sidecar.board import Board
     from sidecar.clients.http import HttpClient
+    from sidecar.clients.shared import SharedClients
     from sidecar.config import Settings
+    from sidecar.courier import Courier
     from sidecar.events import TokenView
     from sidecar.scheduler import Scheduler
     from sidecar.tokens import AccessToken
@@ -64,15 +68,21 @@ PLANT_RACES = 5
 
 
 def make_setup(
-    name: str, settings: Settings, around: Surroundings, http: HttpClient, issuers: Issuers
+    name: str,
+    settings: Settings,
+    around: Surroundings,
+    http: HttpClient,
+    issuers: Issuers,
+    clients: SharedClients,
 ) -> Setup:
     """Put one token's adapters together. Raises `ConfigError`."""
     token, profile = settings.tokens[name], settings.profiles[name]
     grant = open_grant(token, profile, http, issuers)
     grant.tell = lambda reason: around.emit(Warned("client", reason, name))
-    outputs = (
-        open_output(target, state_dir=settings.state_dir, clock=around.clock) for target in token.outputs
-    )
+    near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
+    far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
+    hook = partial(open_hook, namespace=settings.namespace, clock=around.clock, clients=clients)
+    seed = partial(open_seed, clock=around.clock, clients=clients, living=profile.lives_by_itself)
     return Setup(
         name=name,
         key=f"{settings.namespace}/{name}",
@@ -86,8 +96,10 @@ def make_setup(
             request_timeout=token.request_timeout,
         ),
         grant=grant,
-        outputs=tuple(outputs),
-        seed=open_seed(token.seed, living=profile.lives_by_itself) if token.seed else None,
+        outputs=tuple(near(target) for target in token.outputs if target.file),
+        remote_outputs=tuple(far(target) for target in token.outputs if not target.file),
+        hooks=tuple(map(hook, token.after_refresh)),
+        seed=seed(token.seed) if token.seed else None,
         scopes=token.scopes,
         required=token.required,
         on_dead=token.on_dead.value,
@@ -106,6 +118,7 @@ class Engine:
         around: Surroundings,
         *,
         http: HttpClient,
+        clients: SharedClients,
         scheduler: Scheduler,
         board: Board,
         environ: Mapping[str, str],
@@ -114,6 +127,7 @@ class Engine:
         self.settings = settings
         self._around = around
         self._http = http
+        self._clients = clients
         self._scheduler = scheduler
         self._board = board
         self._environ = environ
@@ -143,6 +157,20 @@ class Engine:
         # Seen before its first turn: probes must not pass for want of anything to judge.
         self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
         self._scheduler.add(name, renewer)
+        renewer.courier.rouse = partial(self._rouse, f"{name}:courier", renewer.courier)
+        if renewer.courier.has_work:
+            renewer.courier.rouse()
+
+    def _rouse(self, name: str, courier: Courier) -> None:
+        # A colon is in no token's name.
+        if self._scheduler.wake(name) is None:
+            self._scheduler.add(name, courier)
+
+    async def finish(self) -> None:
+        """Deliver what has not been delivered yet, in one attempt, at the daemon's end."""
+        async with anyio.create_task_group() as tasks:
+            for renewer in self._renewers.values():
+                tasks.start_soon(renewer.courier.finish)
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""
@@ -159,8 +187,11 @@ class Engine:
         """Name the files to be watched, and what to do when one has changed."""
         found: dict[Path, Callable[[], None]] = {}
         for name, token in self.settings.tokens.items():
-            files = [*self._renewers[name].setup.grant.files, *(output.file for output in token.outputs)]
-            files += [token.seed.file] if token.seed else []
+            files = [
+                *self._renewers[name].setup.grant.files,
+                *(output.file for output in token.outputs if output.file),
+            ]
+            files += [token.seed.file] if token.seed and token.seed.file else []
             for path in files:
                 found[path] = _both(found.get(path), self._waker(name))
         found[self.settings.path] = self.want_reload
@@ -269,10 +300,16 @@ class Engine:
                 await self._take_in(name, self._renewers[name])
         gone = old.keys() - new.keys()
         for name in gone:
-            self._scheduler.remove(name)
+            self._retire(name)
             self._retired[name] = self._renewers.pop(name)
             self._around.emit(TokenForgotten(name))
         return tuple(sorted(changed | gone))
+
+    def _retire(self, name: str) -> None:
+        # A turn of its own may still be under way, and must call for no more of the courier's.
+        self._renewers[name].courier.rouse = _nothing
+        self._scheduler.remove(name)
+        self._scheduler.remove(f"{name}:courier")
 
     def _revived(self, name: str, setup: Setup) -> Renewer:
         renewer = self._retired.pop(name, None)
@@ -286,7 +323,7 @@ class Engine:
         return renewer
 
     def _setup(self, name: str, settings: Settings) -> Setup:
-        return make_setup(name, settings, self._around, self._http, self._issuers)
+        return make_setup(name, settings, self._around, self._http, self._issuers, self._clients)
 
     def _renewer(self, name: str) -> Renewer:
         renewer = self._renewers.get(name)
@@ -306,6 +343,10 @@ def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Calla
         second()
 
     return both
+
+
+def _nothing() -> None:
+    """There is nobody to be roused any more."""
 
 
 def _by_token(settings: Settings) -> dict[str, Any]:

@@ -109,6 +109,10 @@ class OutputError(SidecarError):
     """An output could not be written."""
 
 
+class HookError(SidecarError):
+    """Who is to be told of a new token could not be told."""
+
+
 class CallError(SidecarError):
     """The provider was called and gave no answer."""
 

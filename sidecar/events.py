@@ -22,6 +22,15 @@ class OutputView(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class HookView(msgspec.Struct, frozen=True):
+    """A hook as it last went."""
+
+    hook: str
+    pending: bool = False
+    """Whether it is still to be run for the present token."""
+    problem: str | None = None
+
+
 class TokenView(msgspec.Struct, frozen=True):
     """Everything that may be shown of one token."""
 
@@ -60,6 +69,7 @@ class TokenView(msgspec.Struct, frozen=True):
     in_doubt_since: float | None = None
     unpersisted: bool = False
     outputs: tuple[OutputView, ...] = ()
+    hooks: tuple[HookView, ...] = ()
 
     def access_state(self, now: float) -> AccessState:
         """Say what a reader may do with the access token at `now`."""
@@ -152,6 +162,26 @@ class OutputWritten(Event, frozen=True):
     outcome: str
     """written | unchanged | failed."""
     reason: str = ""
+
+
+class HookRan(Event, frozen=True):
+    """A hook ended."""
+
+    token: str
+    hook: str
+    outcome: str
+    """done | unneeded | failed."""
+    reason: str = ""
+
+
+class Delivered(Event, frozen=True):
+    """Outputs behind a network, and hooks, had their turn."""
+
+    token: str
+    sentence: str
+    """What was done."""
+    noteworthy: bool
+    """False for a look that found nothing to do."""
 
 
 class ScopesShrank(Event, frozen=True):

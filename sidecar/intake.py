@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Intake:
     """Takes seeds and adoptions into one token's record."""
 
-    __slots__ = ("_around", "_ledger", "problem")
+    __slots__ = ("_around", "_ledger", "missing", "problem")
 
     def __init__(self, around: Surroundings, ledger: Ledger) -> None:
         """Take nothing yet."""
@@ -29,6 +29,8 @@ class Intake:
         self._ledger = ledger
         self.problem = ""
         """Why the seed that was looked at last could not be taken; empty: it could, or was taken before."""
+        self.missing = ""
+        """What was missing when there was no seed; empty: there was one."""
 
     async def take_seed(self, setup: Setup, seed: Seed, *, fallen_back: str) -> str:
         """Plant the seed if it is new; returns what was done, in words.
@@ -38,7 +40,7 @@ class Intake:
         """
         try:
             seeding = await seed.read()
-            self.problem = ""
+            self.problem, self.missing = "", "" if seeding else seed.missing
             if seeding is None or not self._is_new(seeding, fallen_back):
                 return ""
             await self._plant(setup, self._ledger, seeding, origin=seed.id)

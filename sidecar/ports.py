@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -181,6 +182,55 @@ class SupportsRekey(Protocol):
         ...
 
 
+class Grade(StrEnum):
+    """How a thing was found to be."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, and may not for long, or not as it should."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """It could not be looked at; the text says why."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one look at one thing came to, for a human. Neither text nor remedy holds a secret."""
+
+    grade: Grade
+    text: str
+    remedy: str = ""
+    """What to do about it."""
+    exit_code: int = 1
+    """What a failure means to a script: 1 failed, 2 configuration, 3 a human must act, 4 it may pass."""
+
+
+@runtime_checkable
+class SupportsDiagnosis(Protocol):
+    """A store or an output that can tell more of its place than daily work asks for: rights, versions, the medium."""
+
+    async def diagnose(self) -> list[Finding]:
+        """Look at it, and try what can be tried without a trace. A store is open by then.
+
+        Returns within seconds, and never raises for what it finds (a store may raise `StoreError`).
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsProbe(Protocol):
+    """A store in which not every key can be written, as where others have to create the places of records.
+
+    Of any other it is found out by a lease on a record of its own, which is removed again.
+    """
+
+    async def probe(self, key: str) -> None:
+        """Make sure that the record of this key could be written, writing nothing.
+
+        Raises `StoreError` with the reason and the way out.
+        """
+        ...
+
+
 class Sealer(Protocol):
     """Makes bytes unreadable for those who have no key. Neither blocks nor waits: it runs on a virtual clock.
 
@@ -286,6 +336,44 @@ class Output(Protocol):
         ...
 
 
+@runtime_checkable
+class RemoteOutput(Output, Protocol):
+    """An output behind a network, which may keep everybody waiting who asks it.
+
+    `publish` comes back within seconds, whatever the network does. `read_back` asks nobody: it tells what was seen
+    last, and since when nothing is known where that is long ago.
+    """
+
+    async def look(self) -> None:
+        """See what is there, for `read_back`; comes back within seconds. Raises `OutputError`."""
+        ...
+
+
+class Occasion(msgspec.Struct, frozen=True):
+    """A new token is in the store and in every output. Holds names, no secret."""
+
+    token: str
+    """The configured name."""
+    mark: Mark
+
+
+class Hook(Protocol):
+    """Tells somebody that there is a new token."""
+
+    id: str
+    """For messages and the metric label: what it does, and to whom."""
+    by_lineage: bool
+    """Whether it is for grants that began anew, and not for every new access token."""
+
+    async def run(self, occasion: Occasion) -> bool:
+        """Tell of it; returns whether that was needed: False where another daemon had done so, or of a later token.
+
+        May be called again for the same occasion. May be cancelled where it takes too long. Raises `HookError`,
+        naming place, reason and way out.
+        """
+        ...
+
+
 class Seeding(msgspec.Struct, frozen=True):
     """What a seed holds."""
 
@@ -303,6 +391,8 @@ class Seed(Protocol):
 
     id: str
     """For messages: what it is and where."""
+    missing: str
+    """What was missing when `read` returned None, and the way out, in words; empty: nothing."""
 
     async def read(self) -> Seeding | None:
         """Return the seed; None while it is missing or empty. Raises `SeedError` naming place, reason, remedy."""

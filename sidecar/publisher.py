@@ -42,14 +42,15 @@ class Publisher:
             if output.adopt and self.unsettled:
                 continue
             try:
-                if await output.publish(publication):
-                    written.append(output.id)
-                    self._emit(OutputWritten(self._token, output.id, "written"))
+                changed = await output.publish(publication)
             except OutputError as error:
                 self._problems[output.id] = str(error)
                 self._emit(OutputWritten(self._token, output.id, "failed", str(error)))
-            else:
-                self._problems.pop(output.id, None)
+                continue
+            self._problems.pop(output.id, None)
+            self._emit(OutputWritten(self._token, output.id, "written" if changed else "unchanged"))
+            if changed:
+                written.append(output.id)
         self._failures = self._failures + 1 if self._problems else 0
         return written
 

@@ -7,12 +7,14 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
 from sidecar import outcomes, rotation, schedule
+from sidecar.courier import Courier
 from sidecar.errors import (
     CallError,
     ConfigError,
@@ -37,7 +39,7 @@ from sidecar.ledger import Ledger
 from sidecar.ports import Answer, Publication, SupportsNoScope
 from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
-from sidecar.schedule import Refresh, Situation, Wait
+from sidecar.schedule import Refresh, Situation, Wait, Wake
 from sidecar.setup import Setup, Surroundings
 from sidecar.standing import Troubles, fallen_back, missing_scopes, remedy, standing, with_record
 from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
@@ -59,14 +61,6 @@ FAILURE = 300
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
 RACE_RETRY = 0.25
-
-
-class Wake(msgspec.Struct, frozen=True):
-    """When a token wants its next turn, in Unix seconds."""
-
-    at: float
-    urgency: float
-    """Expiry of the access token: of several that are due, the nearest to its end goes first."""
 
 
 class Renewer:
@@ -92,6 +86,7 @@ class Renewer:
         "_store_trouble",
         "_successor",
         "_unread",
+        "courier",
         "setup",
     )
 
@@ -103,6 +98,9 @@ class Renewer:
         self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock)
         self._intake = Intake(around, self._ledger)
         self._publisher = Publisher(setup.name, setup.outputs, around.emit)
+        self.courier = Courier(setup.name, around.emit, around.clock)
+        """Brings the token to whoever may keep us waiting."""
+        self.courier.furnish(setup.remote_outputs, setup.hooks)
         self._blank: Record | None = None
         self._refused: str | None = None
         self._forced: str | None = None
@@ -370,6 +368,8 @@ class Renewer:
         written = await self._publisher.publish(publication)
         if written:
             self._did.append(f"published to {', '.join(written)}")
+        settled = self._ledger.debt is None and self._publisher.retry_delay() is None
+        self.courier.post(publication, settled=settled)
 
     def _handed_out(self, record: Record) -> RefreshToken | None:
         """Return the refresh token for outputs that include it, with the end that no use puts off."""
@@ -419,7 +419,8 @@ class Renewer:
         record, self._fallen_back = self.record, ""
         if not self._may_be_spent(record):
             return
-        mark = await self._publisher.mark()
+        marks = [await self._publisher.mark(), *await self.courier.marks()]
+        mark = max((mark for mark in marks if mark is not None), key=attrgetter("issued_at"), default=None)
         if mark is not None and rotation.behind(record, mark):
             self._fallen_back = fallen_back(self.setup.name, record, mark)
 
@@ -459,6 +460,7 @@ class Renewer:
             self.setup, self._successor, self._blank = self._successor, None, None
             self._unread = True
             self._publisher = Publisher(self.setup.name, self.setup.outputs, self._around.emit)
+            self.courier.furnish(self.setup.remote_outputs, self.setup.hooks)
 
     def recover(self, entry: Entry) -> None:
         """Take over an attempt that a predecessor left in escrow; to be called before the first turn."""
@@ -542,7 +544,7 @@ class Renewer:
 
     async def look(self) -> TokenView:
         """Return the present view, with the outputs as they are at this moment."""
-        return self._view(await self._publisher.views())
+        return self._view((*await self._publisher.views(), *await self.courier.views()))
 
     # How it stands
 
@@ -644,6 +646,7 @@ class Renewer:
             store=self._store_trouble
             or ("its first turn is still to come" if self._found_dead is None else ""),
             seed=self._intake.problem,
+            no_seed=self._intake.missing,
             healed=schedule.HEALED
             if record is not None and not record.attempt and ledger.lease_left > 0
             else "",
@@ -668,6 +671,7 @@ class Renewer:
             unpersisted=ledger.overdue,
             found_dead=bool(self._found_dead),
             outputs=outputs,
+            hooks=self.courier.hooks(),
         )
         return with_record(view, record, setup.profile, ttl=setup.refresh_token_ttl, scopes=setup.scopes)
 

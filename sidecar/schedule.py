@@ -43,6 +43,14 @@ MIN_INTERVAL_FLOOR = 1.0
 """However a policy is set, the provider is not called more often than this for one token."""
 
 
+class Wake(msgspec.Struct, frozen=True):
+    """When a token wants its next turn, in Unix seconds."""
+
+    at: float
+    urgency: float
+    """Expiry of the access token: of several that are due, the nearest to its end goes first."""
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What the configuration says of one token's timing; None: the default."""
 

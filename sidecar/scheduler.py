@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.pulse import Heartbeats, Pulse
-    from sidecar.renewer import Wake
+    from sidecar.schedule import Wake
 
 STEP = 1.0
 """Seconds by which the wall clock must have jumped before waits are reckoned anew."""

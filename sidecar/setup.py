@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sidecar.ports import Grant, Output, Seed, Store
+from sidecar.ports import Grant, Hook, Output, RemoteOutput, Seed, Store
 from sidecar.profile import Profile
 from sidecar.schedule import Policy
 
@@ -28,6 +28,9 @@ class Setup(msgspec.Struct, frozen=True):
     policy: Policy
     grant: Grant
     outputs: tuple[Output, ...] = ()
+    """Those that never keep us waiting."""
+    remote_outputs: tuple[RemoteOutput, ...] = ()
+    hooks: tuple[Hook, ...] = ()
     seed: Seed | None = None
     scopes: tuple[str, ...] = ()
     required: bool = True

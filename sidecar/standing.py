@@ -31,6 +31,8 @@ class Troubles(msgspec.Struct, frozen=True):
     """Why the store could not be read or written."""
     seed: str = ""
     """Why the seed cannot be used."""
+    no_seed: str = ""
+    """What is missing where a seed should be."""
     fallen_back: str = ""
     """Why the refresh token in the store may be spent."""
     healed: str = ""
@@ -52,7 +54,7 @@ def standing(
     if needs_refresh_token and (record is None or record.refresh is None):
         if troubles.store:
             return GrantState.RETRYING, troubles.store
-        return GrantState.UNSEEDED, troubles.seed or "there is no refresh token yet"
+        return GrantState.UNSEEDED, troubles.seed or troubles.no_seed or "there is no refresh token yet"
     if record is not None and (told := _of_record(record, troubles, now)) is not None:
         return told
     if troubles.fallen_back:

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "Keep every token fresh until stopped.",
     "init": "Write a commented configuration to start from.",
     "check": "Check the configuration, without calling anybody.",
+    "doctor": "Look at everything that can be wrong, and say what to do about it.",
     "status": "Show how every token is doing.",
     "token": "Print a valid access token.",
     "refresh": "Replace an access token that was refused.",

@@ -26,8 +26,11 @@ INPUT_LIMIT = 1 << 20
 
 STYLES = {
     **dict.fromkeys(("fresh", "ok", "valid"), "green"),
-    **dict.fromkeys(("stale", "retrying", "in_doubt", "unpersisted"), "yellow"),
-    **dict.fromkeys(("expired", "absent", "unseeded", "misconfigured", "dead", "unreadable"), "bold red"),
+    **dict.fromkeys(("stale", "retrying", "in_doubt", "unpersisted", "warning"), "yellow"),
+    **dict.fromkeys(
+        ("expired", "absent", "unseeded", "misconfigured", "dead", "unreadable", "failed"), "bold red"
+    ),
+    "skipped": "dim",
 }
 """A state's colour on a terminal; the word is always there too."""
 
@@ -39,15 +42,26 @@ def load(path: Path, *, token: str | None = None) -> Settings:
     `ConfigError`, and `UnknownToken` if there is no `token` of this name.
     """
     from sidecar import config
-    from sidecar.server.wire import UnknownToken
 
     settings = config.load(path, disk=False).settings
     if settings.store.url_file is not None:
         settings = config.load(path).settings
-    if token is not None and token not in settings.tokens:
+    if token is not None:
+        only(settings, token)
+    return settings
+
+
+def only(settings: Settings, token: str) -> Settings:
+    """Leave out all other tokens. Raises `UnknownToken`."""
+    import msgspec
+
+    from sidecar.server.wire import UnknownToken
+
+    if token not in settings.tokens:
         known = ", ".join(sorted(settings.tokens))
         raise UnknownToken(f"no token is called {token!r}; the configuration has: {known}")
-    return settings
+    profiles = {token: settings.profiles[token]} if token in settings.profiles else {}
+    return msgspec.structs.replace(settings, tokens={token: settings.tokens[token]}, profiles=profiles)
 
 
 def control(settings: Settings) -> ControlClient:

@@ -68,7 +68,7 @@ def _verdict(document: dict[str, Any]) -> int:
     """Choose the exit code."""
     from sidecar.server import health
 
-    views = [view for view in _views(document) if view.required]
+    views = [view for view in views_of(document) if view.required]
     now = time.time()
     if any(view.grant_state in {"dead", "unseeded"} for view in views):
         return 3
@@ -80,7 +80,8 @@ def _verdict(document: dict[str, Any]) -> int:
     return int(refused or hung or any(view.grant_state in FAILING for view in views))
 
 
-def _views(document: dict[str, Any]) -> list[TokenView]:
+def views_of(document: dict[str, Any]) -> list[TokenView]:
+    """Read the tokens of a status document."""
     import msgspec
 
     from sidecar.events import TokenView
@@ -133,7 +134,8 @@ def _outputs(token: dict[str, Any]) -> str:
     return f"{current} of {len(outputs)} current"
 
 
-def _deadline(at: float, rule: str) -> str:
+def deadline(at: float, rule: str) -> str:
+    """Say by when a human has to consent again, and what that follows from."""
     left, moment = at - time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
     when = f"by {moment}, in {common.span(left)}" if left > 0 else f"since {moment}"
     return f"a human must consent again {when}{DEADLINES[rule]}"
@@ -142,7 +144,7 @@ def _deadline(at: float, rule: str) -> str:
 def _remarks(document: dict[str, Any]) -> list[str]:
     """Say in a line each what is not as it should be, and what to do about it."""
     lines = []
-    for view, token in zip(_views(document), document["tokens"].values(), strict=True):
+    for view, token in zip(views_of(document), document["tokens"].values(), strict=True):
         if view.reason:
             lines.append(f"{view.token}: {view.reason}" + (f"; {view.remedy}" if view.remedy else ""))
         lines += [
@@ -150,8 +152,9 @@ def _remarks(document: dict[str, Any]) -> list[str]:
             for output in token["outputs"]
             if output["problem"]
         ]
+        lines += [f"{view.token}: {hook.problem}" for hook in view.hooks if hook.problem]
         if view.refresh_expires_at is not None and view.refresh_expiry_rule is not None:
-            lines.append(f"{view.token}: {_deadline(view.refresh_expires_at, view.refresh_expiry_rule)}")
+            lines.append(f"{view.token}: {deadline(view.refresh_expires_at, view.refresh_expiry_rule)}")
         if view.missing_scopes:
             lines.append(
                 f"{view.token}: the access token lacks scopes that were asked for, or granted before: "

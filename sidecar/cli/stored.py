@@ -8,9 +8,11 @@ import anyio
 
 from sidecar import __version__, schedule
 from sidecar.cli import common
+from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
+from sidecar.courier import Courier
 from sidecar.events import TokenView
-from sidecar.outputs import open_output
+from sidecar.outputs import open_output, open_remote_output
 from sidecar.publisher import Publisher
 from sidecar.pulse import Heartbeats
 from sidecar.server.status import Process, status_document
@@ -18,7 +20,7 @@ from sidecar.standing import Troubles, remedy, standing, with_record
 
 if TYPE_CHECKING:
     from sidecar.config import Settings
-    from sidecar.events import Event
+    from sidecar.events import Event, OutputView
     from sidecar.ports import Held
 
 
@@ -41,19 +43,21 @@ async def _read(settings: Settings, clock: SystemClock) -> list[TokenView]:
     async with common.open_existing(settings) as store:
         if store is not None:
             held = {name: await store.load(common.key_of(settings, name)) for name in settings.tokens}
-    return [await _view(settings, name, held[name], clock) for name in sorted(settings.tokens)]
+    return [await view(settings, name, held[name], clock) for name in sorted(settings.tokens)]
 
 
-async def _view(settings: Settings, name: str, held: Held | None, clock: SystemClock) -> TokenView:
+async def view(settings: Settings, name: str, held: Held | None, clock: SystemClock) -> TokenView:
+    """Say how one token stands, by its record and its outputs."""
     token, profile = settings.tokens[name], settings.profiles[name]
     record = held.record if held is not None else None
     policy = schedule.Policy(min_validity=token.min_validity, refresh_at=token.refresh_at, lease=token.lease)
-    outputs = [open_output(one, state_dir=settings.state_dir, clock=clock) for one in token.outputs]
+    files = [open_output(one, state_dir=settings.state_dir, clock=clock) for one in token.outputs if one.file]
+    others = await _looked_at(settings, name, clock)
     troubles = Troubles(unanswered=held is not None and held.lease_left <= 0)
     state, reason = standing(
         record, troubles, needs_refresh_token=profile.needs_refresh_token, now=clock.wall()
     )
-    view = TokenView(
+    bare = TokenView(
         token=name,
         provider=settings.provider_names[name],
         required=token.required,
@@ -63,9 +67,23 @@ async def _view(settings: Settings, name: str, held: Held | None, clock: SystemC
         reason=reason,
         remedy=remedy(name, state),
         min_validity=schedule.timing_of(record, policy, profile).min_validity,
-        outputs=await Publisher(name, outputs, _ignore).views(),
+        outputs=(*await Publisher(name, files, _ignore).views(), *others),
     )
-    return with_record(view, record, profile, ttl=token.refresh_token_ttl, scopes=token.scopes)
+    return with_record(bare, record, profile, ttl=token.refresh_token_ttl, scopes=token.scopes)
+
+
+async def _looked_at(settings: Settings, name: str, clock: SystemClock) -> tuple[OutputView, ...]:
+    """See what is in the outputs behind a network, where no daemon has done so."""
+    courier = Courier(name, _ignore, clock)
+    async with SharedClients() as clients:
+        remote = [target for target in settings.tokens[name].outputs if not target.file]
+        outputs = [
+            open_remote_output(one, state_dir=settings.state_dir, clock=clock, clients=clients)
+            for one in remote
+        ]
+        courier.furnish(outputs, ())
+        await courier.turn(lambda: None)
+        return await courier.views()
 
 
 def _ignore(_event: Event) -> None:

@@ -192,10 +192,10 @@ class HttpClient:
         secure = target.scheme == "https"
         # The bare context trusts nobody and costs nothing; plain http makes no use of it.
         trust = self._trusted() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        proxy = _proxy_for(target) if secure else None
+        proxy = proxy_for(target) if secure else None
         return httpx2.AsyncHTTPTransport(
             # A context of its own: neither another provider nor a proxy sees who the client is.
-            verify=trust if certificate is None else _showing(certificate, _load_trust()),
+            verify=trust if certificate is None else _showing(certificate, load_trust()),
             trust_env=False,
             limits=httpx2.Limits(max_connections=1, max_keepalive_connections=0),
             proxy=_proxy(proxy, trust) if proxy else None,
@@ -205,7 +205,7 @@ class HttpClient:
         """Load the trusted certificates when first used (they take 7 MiB), and when their file changed."""
         signature = _trust_signature()
         if self._trust is None or signature != self._trust_signature:
-            self._trust = _load_trust()
+            self._trust = load_trust()
             self._trust_signature = signature
         return self._trust
 
@@ -328,7 +328,7 @@ class _Call:
             return  # it failed at closing
         if self._refusal is None and self._response is None:
             self._refusal = error if isinstance(error, NotSent) else _certificate_refused(error)
-        self._reason, self._misconfigured = _explained(error)
+        self._reason, self._misconfigured = explained(error)
 
     def rescued(self) -> Answer | None:
         """Take an answer whose transfer was cut short, if what came is a whole JSON object all the same."""
@@ -396,7 +396,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _proxy_for(target: httpx2.URL) -> str | None:
+def proxy_for(target: httpx2.URL) -> str | None:
+    """Return the proxy that requests of an https URL go through; its address may hold a password."""
     proxies = getproxies()
     proxy = proxies.get("https") or proxies.get("all")
     place = target.host if target.port is None else f"{target.host}:{target.port}"
@@ -413,7 +414,8 @@ def _proxy(address: str, trust: ssl.SSLContext) -> httpx2.Proxy:
         raise NotSent("HTTPS_PROXY is not the address of a proxy; correct it", misconfigured=True) from None
 
 
-def _load_trust() -> ssl.SSLContext:
+def load_trust() -> ssl.SSLContext:
+    """Make a context that trusts `SSL_CERT_FILE`, `SSL_CERT_DIR` or the system. Raises `NotSent`."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:
@@ -450,7 +452,7 @@ def _trust_signature() -> object:
     return place, found and (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _explained(error: BaseException) -> tuple[str, bool]:
+def explained(error: BaseException) -> tuple[str, bool]:
     """Say in our own words what went wrong (libraries quote what they got), and if settings are to blame."""
     links = list(chain(error))
     for link in links:

@@ -48,11 +48,14 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 DEFAULT_KUBECONFIG = Path("~/.kube/config")
 
 WORKLOADS = {
-    "Deployment": apps_v1.Deployment,
-    "StatefulSet": apps_v1.StatefulSet,
-    "DaemonSet": apps_v1.DaemonSet,
+    "deployment": apps_v1.Deployment,
+    "statefulset": apps_v1.StatefulSet,
+    "daemonset": apps_v1.DaemonSet,
 }
 """What has a pod template to annotate."""
+WORKLOAD_VERBS = ("get", "patch")
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+"""The annotation of `kubectl rollout restart`, which tools know how to show."""
 
 WAIT = "the next call tries again"
 
@@ -190,6 +193,16 @@ def keeper(secret: Secret, key: str | None = None) -> Keeper | None:
     return None
 
 
+class Workload(msgspec.Struct, frozen=True):
+    """What was read of a workload."""
+
+    namespace: str
+    name: str
+    resource_version: str
+    annotations: dict[str, str]
+    """Its own, not those of its pods."""
+
+
 class Kubernetes:
     """A client of one API server. Enter it before use; one serves any number of calls at once."""
 
@@ -216,9 +229,9 @@ class Kubernetes:
         if session is not None and not session.users:
             await session.close()
 
-    async def get_secret(self, namespace: str, name: str) -> Secret:
-        """Read a Secret. Raises `Fault`."""
-        asked = _Asked("get", "", "secrets", namespace, name, self._verbs)
+    async def get_secret(self, namespace: str, name: str, *, verbs: Sequence[str] = ()) -> Secret:
+        """Read a Secret; `verbs`: what is done with this one, if not the usual. Raises `Fault`."""
+        asked = _Asked("get", "", "secrets", namespace, name, tuple(verbs) or self._verbs)
 
         async def got(api: lightkube.AsyncClient) -> Secret:
             return _secret(await api.get(core_v1.Secret, name, namespace=namespace))
@@ -234,8 +247,11 @@ class Kubernetes:
         annotations: Mapping[str, str | None] | None = None,
         labels: Mapping[str, str | None] | None = None,
         resource_version: str | None = None,
+        dry_run: bool = False,
     ) -> Secret:
         """Change the given keys of a Secret and leave all others as they are; None removes a key. Raises `Fault`.
+
+        With `dry_run` the API server does all of it but the change: it looks at the rights, too.
 
         With a `resource_version` it is a `CONFLICT` if the Secret was changed since. After a `Fault` it may or may
         not have happened, unless that says that it was `refused`.
@@ -253,7 +269,7 @@ class Kubernetes:
         asked = _Asked("patch", "", "secrets", namespace, name, self._verbs)
 
         async def changed(api: lightkube.AsyncClient) -> Secret:
-            return _secret(await _patched(api, core_v1.Secret, asked, patch))
+            return _secret(await _patched(api, core_v1.Secret, asked, patch, dry_run=dry_run))
 
         return await self._call(asked, changed)
 
@@ -267,16 +283,27 @@ class Kubernetes:
 
         return await self._call(asked, listed)
 
-    async def annotate_pods(
-        self, workload: str, namespace: str, name: str, annotations: Mapping[str, str]
-    ) -> None:
-        """Annotate the pod template of a workload (a name of `WORKLOADS`). Raises `Fault`.
+    async def get_workload(self, kind: str, namespace: str, name: str) -> Workload:
+        """Read what there is to say of a workload of this kind (a key of `WORKLOADS`). Raises `Fault`."""
+        asked = _Asked("get", "apps", f"{kind}s", namespace, name, WORKLOAD_VERBS)
+        return _workload(
+            await self._call(asked, lambda api: api.get(WORKLOADS[kind], name, namespace=namespace))
+        )
 
-        Where that changes anything, its pods are replaced.
+    async def restart_workload(
+        self, kind: str, seen: Workload, annotations: Mapping[str, str], *, at: str
+    ) -> None:
+        """Have the pods of a workload replaced, as `kubectl rollout restart` does; `at` is the time, in RFC 3339.
+
+        The annotations are put on the workload itself in the same step. It is a `CONFLICT` if the workload was
+        changed since it was `seen`. Raises `Fault`.
         """
-        asked = _Asked("patch", "apps", f"{workload.lower()}s", namespace, name, ("patch",))
-        patch = {"spec": {"template": {"metadata": {"annotations": dict(annotations)}}}}
-        await self._call(asked, lambda api: _patched(api, WORKLOADS[workload], asked, patch))
+        asked = _Asked("patch", "apps", f"{kind}s", seen.namespace, seen.name, WORKLOAD_VERBS)
+        patch = {
+            "metadata": {"annotations": dict(annotations), "resourceVersion": seen.resource_version},
+            "spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: at}}}},
+        }
+        await self._call(asked, lambda api: _patched(api, WORKLOADS[kind], asked, patch))
 
     async def _call(self, asked: _Asked, work: Callable[[lightkube.AsyncClient], Awaitable[T]]) -> T:
         """Have `work` done. Once it began, nothing but the end of its time cancels it.
@@ -376,6 +403,14 @@ def configuration() -> tuple[SingleConfig, bool]:
         "there is neither a service account's token nor a kubeconfig",
         f"in a pod, project a token into {ACCOUNT}, as the chart does; elsewhere, set $KUBECONFIG",
     )
+
+
+def own_namespace() -> str:
+    """Return the namespace that is meant where none is named: the pod's own, or the kubeconfig's, as for kubectl."""
+    try:
+        return configuration()[0].namespace or "default"
+    except Fault:
+        return "default"
 
 
 def _loaded(load: Callable[[], KubeConfig], place: Path) -> SingleConfig:
@@ -556,8 +591,17 @@ def _cause(cause: dict[str, Any]) -> str:
     return f"{field if re.fullmatch(r'[A-Za-z.]{1,80}', field) else 'a field'}: {reason[:80]}"
 
 
-async def _patched(api: lightkube.AsyncClient, kind: type[Any], asked: _Asked, patch: dict[str, Any]) -> Any:
-    return await api.patch(kind, asked.name, patch, namespace=asked.namespace, patch_type=PatchType.MERGE)
+async def _patched(
+    api: lightkube.AsyncClient,
+    kind: type[Any],
+    asked: _Asked,
+    patch: dict[str, Any],
+    *,
+    dry_run: bool = False,
+) -> Any:
+    return await api.patch(
+        kind, asked.name, patch, namespace=asked.namespace, patch_type=PatchType.MERGE, dry_run=dry_run
+    )
 
 
 def _written(value: bytes | None) -> str | None:
@@ -583,6 +627,15 @@ def _secret(found: core_v1.Secret) -> Secret:
         ),
         immutable=bool(found.immutable),
         deleting=metadata.deletionTimestamp is not None,
+    )
+
+
+def _workload(found: Any) -> Workload:
+    metadata = found.metadata
+    if metadata is None or not metadata.name or not metadata.namespace or not metadata.resourceVersion:
+        raise ValueError("no workload")
+    return Workload(
+        metadata.namespace, metadata.name, metadata.resourceVersion, dict(metadata.annotations or {})
     )
 
 

@@ -46,6 +46,13 @@ class Context(msgspec.Struct, frozen=True):
         if not self.report.spoilt(mark.label) and not self.report.spoilt("defaults"):
             self.report.error(mark, text)
 
+    def given(self, steps: Sequence[str | int]) -> bool:
+        """Tell whether something is written at a place."""
+        node: Node | None = self.tree
+        for step in steps:
+            node = node.get(step) if node is not None else None
+        return node is not None
+
     def misplaced_secret(self, steps: Sequence[str | int]) -> str | None:
         """Return what was written at a place, if it looks like a secret and should be something else."""
         node: Node | None = self.tree

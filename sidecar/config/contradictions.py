@@ -5,12 +5,21 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
-from sidecar.config.settings import Client, OnDead, OutputTarget, Settings, StoreSettings, TokenSettings
+from sidecar.config.settings import (
+    Client,
+    Group,
+    OnDead,
+    OutputTarget,
+    SecretKey,
+    Settings,
+    StoreSettings,
+    TokenSettings,
+)
 from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile, Rotation
 
 Steps = tuple[str | int, ...]
@@ -46,6 +55,9 @@ def check(settings: Settings, context: Context) -> None:
         _scopes(token, steps, context)
         _resource(token, steps, context)
         _client(token, profile, steps, context)
+        if token.seed is not None:
+            _one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
+        _hooks(token, steps, context)
         if profile is not None:
             _grants_own(token, profile, steps, context)
         _durations(token, profile, steps, context)
@@ -55,7 +67,7 @@ def check(settings: Settings, context: Context) -> None:
             _no_outputs(steps, context)
         if profile is not None:
             _profile(name, settings, context)
-    for check_uniqueness in (_outputs_apart, _seeds_apart):
+    for check_uniqueness in (_outputs_apart, _secrets_apart, _seeds_apart):
         check_uniqueness(settings, context)
     if settings.store.shared:
         _shared_store(settings.store, context)
@@ -243,7 +255,35 @@ def _no_outputs(steps: Steps, context: Context) -> None:
         context.warning((*steps, "outputs"), text)
 
 
+def _one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context) -> None:
+    """Report a group that has not exactly one of these keys, unless what it has was reported as wrong."""
+    given = [key for key in choices if getattr(group, key) is not None]
+    if len(given) > 1:
+        context.error(
+            steps, f"has both `{given[0]}` and `{given[1]}`; keep one, and give the other an item of its own"
+        )
+    elif not given and not context.report.spoilt(context.mark(steps).label):
+        context.error(steps, f"is incomplete; add {' or '.join(f'`{key}`' for key in choices)}")
+
+
+def _hooks(token: TokenSettings, steps: Steps, context: Context) -> None:
+    for index, hook in enumerate(token.after_refresh):
+        place, restart = (*steps, "after_refresh", index), hook.rollout_restart
+        _one_of(hook, hook.PLACES, place, context)
+        if restart is not None:
+            _one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
+            others = [other.rollout_restart for other in token.after_refresh[:index]]
+            if restart in others:
+                text = f"restarts what after_refresh[{others.index(restart)}] restarts; remove one"
+                context.error((*place, "rollout_restart"), text)
+
+
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
+    _one_of(output, output.PLACES, steps, context)
+    if output.file is None:
+        for key in output.FOR_FILES:
+            if context.given((*steps, key)):
+                context.error((*steps, key), "is for files only; remove it")
     if output.adopt and not output.include_refresh_token:
         text = "needs `include_refresh_token: true`: without one the application can't refresh by itself"
         context.error((*steps, "adopt"), text)
@@ -252,8 +292,9 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
         context.error((*steps, "include_refresh_token"), text)
     if output.include_refresh_token and profile is not None:
         _refresh_token_outside(profile, steps, context)
-    if output.fields is not None and output.format != "json":
-        context.error((*steps, "fields"), f"is for `format: json` only, not for {output.format}; remove it")
+    if output.fields is not None and output.format not in {"json", "dotenv"}:
+        text = f"is for `format: json` and `dotenv` only, not for {output.format}; remove it"
+        context.error((*steps, "fields"), text)
     for key in ("owner", "group"):
         identity = getattr(output, key)
         if isinstance(identity, int) and not 0 <= identity < 2**32 - 1:
@@ -408,6 +449,8 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
     taken = dict(_inputs(settings))
     state_dir = Path(os.path.realpath(settings.state_dir))
     for steps, output in outputs(settings):
+        if output.file is None:
+            continue
         place = spot(output.file)
         owner = taken.get(place)
         if owner is not None:
@@ -417,6 +460,22 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
                 f"is inside state_dir ({state_dir}), which is private to the daemon; choose another directory"
             )
             context.error((*steps, "file"), text)
+        taken.setdefault(place, context.mark(steps).label)
+
+
+def _secrets_apart(settings: Settings, context: Context) -> None:
+    taken = {
+        token.seed.kubernetes_secret: f"tokens.{name}.seed"
+        for name, token in settings.tokens.items()
+        if token.seed is not None and token.seed.kubernetes_secret is not None
+    }
+    for steps, output in outputs(settings):
+        place = output.kubernetes_secret
+        if place is None:
+            continue
+        if place in taken:
+            text = f"{place.name}/{place.key} is also {taken[place]}; write the token to a key of its own"
+            context.error((*steps, "kubernetes_secret"), text)
         taken.setdefault(place, context.mark(steps).label)
 
 
@@ -440,18 +499,21 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
         for (key, *number), path in token.client.files.items():
             which = f"[{number[0]}]" if number else ""
             yield spot(path), f"tokens.{name}.client.{key}{which}"
-        if token.seed is not None:
+        if token.seed is not None and token.seed.file is not None:
             yield spot(token.seed.file), f"tokens.{name}.seed"
         if token.subject_token is not None:
             yield spot(token.subject_token.file), f"tokens.{name}.subject_token"
 
 
 def _seeds_apart(settings: Settings, context: Context) -> None:
-    taken: dict[str, str] = {}
+    taken: dict[str | SecretKey, str] = {}
     for name, token in settings.tokens.items():
         if token.seed is None:
             continue
-        place = os.path.realpath(token.seed.file)
+        file = token.seed.file
+        place = token.seed.kubernetes_secret if file is None else os.path.realpath(file)
+        if place is None:
+            continue
         if place in taken:
             text = f"is the seed of `{taken[place]}` too; two tokens can't share a grant: give each its own"
             context.error(("tokens", name, "seed"), text)

@@ -9,8 +9,16 @@ from sidecar.config.settings import Settings
 
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report a volatile store: with it goes the only copy of a rotated refresh token."""
-    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
     where = _volatile(settings, mounts)
+    for name, token in settings.tokens.items():
+        for index, hook in enumerate(token.after_refresh):
+            if where is not None and hook.rollout_restart is not None:
+                text = (
+                    f"the store is {where}: a pod that comes from this restart would begin anew, and restart it again, "
+                    "without end; keep records where they outlive the pod: `store: kubernetes://…` or postgresql://…"
+                )
+                context.error(("tokens", name, "after_refresh", index, "rollout_restart"), text)
+    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
     if not rotating or where is None or settings.allow_volatile_store:
         return
     text = (

@@ -15,7 +15,7 @@ import jsonschema
 import msgspec
 from jsonschema.protocols import Validator
 
-from sidecar.config import schema
+from sidecar.config import schema, settings
 from sidecar.config.document import Node, kind
 from sidecar.config.report import Mark, Report, label, looks_secret
 
@@ -181,9 +181,17 @@ def _wrong_value(error: Failure, node: Node, steps: Steps) -> str:
         case _, "minLength" | "minProperties" | "minItems":
             return "is empty; give it a value" + ("" if error.validator == "minLength" else ", at least one")
         case _, "pattern":
-            return "is no name; use up to 63 letters, digits, dots, dashes and underscores"
+            return f"is no name; use {_NAMES.get(wanted, 'up to 63 letters, digits, dots, dashes and underscores')}"
         case _:
             return "does not fit here"
+
+
+_NAMES = {
+    settings.NAMESPACE_PATTERN: "up to 63 lower case letters, digits and dashes, as Kubernetes does for namespaces",
+    settings.OBJECT_PATTERN: "up to 253 lower case letters, digits, dashes and dots, as Kubernetes does",
+    settings.KEY_PATTERN: "up to 253 letters, digits, dashes, dots and underscores, as Secrets do for their keys",
+}
+"""Pattern → what fits it, in words."""
 
 
 def _wrong_mode(node: Node, steps: Steps) -> str:

@@ -49,10 +49,22 @@ def checking() -> Schema:
 
 def generate() -> Schema:
     """Return the schema of the file as it is written, for editors."""
+    schema = _with_variables(checking())
+    for name, choices in _choices().items():
+        group = schema["$defs"][name]
+        one = {"oneOf": [{"required": [key]} for key in choices]}
+        schema["$defs"][name] = (
+            {"anyOf": [group["anyOf"][0], {**group["anyOf"][1], **one}]} if "anyOf" in group else group | one
+        )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": TITLE, **schema}
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    """Name the groups that need exactly one of some keys; contradictions.py says so in words."""
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": TITLE,
-        **_with_variables(checking()),
+        name: choices
+        for name, group in groups().items()
+        if (choices := getattr(group, "PLACES", None) or getattr(group, "WORKLOADS", None))
     }
 
 

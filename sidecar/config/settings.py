@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 
@@ -74,6 +74,17 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 """A token's or namespace's name: it becomes a metric label, a file name and part of a key."""
+
+NAMESPACE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+OBJECT_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+KEY_PATTERN = r"^[A-Za-z0-9._-]{1,253}$"
+
+KubernetesNamespace = Annotated[str, msgspec.Meta(pattern=NAMESPACE_PATTERN)]
+"""RFC 1123's label, as Kubernetes demands it."""
+KubernetesName = Annotated[str, msgspec.Meta(pattern=OBJECT_PATTERN)]
+"""RFC 1123's subdomain, as Kubernetes demands it."""
+KubernetesKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
+"""What a key of a Secret may be called."""
 
 SigningAlgorithm = Literal[
     "HS256",
@@ -163,11 +174,26 @@ class SubjectToken(Group, frozen=True, kw_only=True):
     """What kind of token it is (RFC 8693 §3)."""
 
 
-class SeedSource(Group, frozen=True, kw_only=True):
-    """Where an operator leaves a refresh token. A path alone stands for `{file: PATH}`."""
+class SecretKey(Group, frozen=True, kw_only=True):
+    """One key of a Kubernetes Secret."""
 
-    file: Path
+    namespace: KubernetesNamespace | None = None
+    """By default the pod's own; outside of pods the kubeconfig's."""
+    name: KubernetesName
+    """The Secret's name."""
+    key: KubernetesKey
+    """Which of its keys."""
+
+
+class SeedSource(Group, frozen=True, kw_only=True):
+    """Where an operator leaves a refresh token: in a file or in a Secret. A path alone stands for `{file: PATH}`."""
+
+    PLACES: ClassVar = ("file", "kubernetes_secret")
+
+    file: Path | None = None
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
+    kubernetes_secret: SecretKey | None = None
+    """Looked at every minute and never written; what is missing there leaves the token unseeded, too."""
     format: SeedFormat | None = None
     """By default recognised from the content."""
     fields: dict[str, str] | None = None
@@ -185,22 +211,28 @@ class JsonField(Group, frozen=True, kw_only=True):
 
 
 class OutputTarget(Group, frozen=True, kw_only=True):
-    """Where a token is published."""
+    """Where a token is published: to a file or to a Secret."""
 
-    file: Path
+    PLACES: ClassVar = ("file", "kubernetes_secret")
+    FOR_FILES: ClassVar = ("mode", "owner", "group", "adopt", "require_tmpfs")
+    """Keys that say nothing of other places."""
+
+    file: Path | None = None
     """Replaced atomically; mount its directory, never the file itself."""
+    kubernetes_secret: SecretKey | None = None
+    """This one key is kept right; the Secret has to exist, and its other keys are left alone."""
     format: OutputFormat = "json"
     """How the token is laid out."""
     mode: FileMode = msgspec.field(default_factory=lambda: FileMode(0o640))
-    """The file's permission bits."""
+    """Files only: the permission bits."""
     owner: str | int | None = None
-    """User name or numeric id."""
+    """Files only: user name or numeric id."""
     group: str | int | None = None
-    """Group name or numeric id."""
-    required: bool = True
-    """Whether the token is unready without it."""
+    """Files only: group name or numeric id."""
+    required: bool | None = None
+    """Whether the token is unready without it; by default files are required, and others are not."""
     adopt: bool = False
-    """Take over what the application refreshes by itself; needs `include_refresh_token`."""
+    """Files only: take over what the application refreshes by itself; needs `include_refresh_token`."""
     include_refresh_token: bool = False
     """Write the refresh token too; refused where the provider rotates refresh tokens."""
     fields: dict[str, str | JsonField] | None = None
@@ -210,9 +242,47 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     login: str = "oauth2"
     """`netrc` only: the login beside the token; GitHub wants `x-access-token`, GitLab `oauth2`."""
     template: str | None = None
-    """`template` only: the file's text, as a Jinja2 template over the values of `fields`."""
+    """`template` only: the text, as a Jinja2 template over the values of `fields`."""
     require_tmpfs: bool = False
-    """Refuse a directory that is not in memory, where tokens would reach a disk."""
+    """Files only: refuse a directory that is not in memory, where tokens would reach a disk."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the token is unready without it."""
+        return self.file is not None if self.required is None else self.required
+
+
+class RolloutRestart(Group, frozen=True, kw_only=True):
+    """A workload whose pods are replaced, a few at a time, as `kubectl rollout restart` does it."""
+
+    WORKLOADS: ClassVar = ("deployment", "statefulset", "daemonset")
+
+    namespace: KubernetesNamespace | None = None
+    """By default the pod's own; outside of pods the kubeconfig's."""
+    deployment: KubernetesName | None = None
+    """The name of a Deployment."""
+    statefulset: KubernetesName | None = None
+    """The name of a StatefulSet."""
+    daemonset: KubernetesName | None = None
+    """The name of a DaemonSet."""
+
+    @property
+    def workload(self) -> tuple[str, str]:
+        """Its kind as it is written here, and its name."""
+        return next(((kind, name) for kind in self.WORKLOADS if (name := getattr(self, kind))), ("", ""))
+
+
+class HookSettings(Group, frozen=True, kw_only=True):
+    """What is done once a new token is in the store and in every output."""
+
+    PLACES: ClassVar = ("rollout_restart",)
+
+    rollout_restart: RolloutRestart | None = None
+    """Restart a workload, for applications that read their token at the start only; once, however many daemons share
+    the grant."""
+    when: Literal["refresh", "lineage"] = "refresh"
+    """`refresh`: for each new access token. `lineage`: only when the grant began anew, with a seed or login; that
+    suffices for applications that were given the refresh token and refresh by themselves."""
 
 
 class ProviderSettings(Group, frozen=True, kw_only=True):
@@ -270,9 +340,11 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     client: Client = Client()
     """The OAuth client."""
     seed: SeedSource | None = None
-    """Where an operator leaves a refresh token: a path, or `{file, format}`."""
+    """Where an operator leaves a refresh token: a path, `{file, format}` or `{kubernetes_secret, format}`."""
     outputs: tuple[OutputTarget, ...] = ()
     """Where the token is published."""
+    after_refresh: tuple[HookSettings, ...] = ()
+    """Who is told once a new token is in the store and in every output."""
     scopes: tuple[str, ...] = ()
     """What to ask for, where the grant asks."""
     audience: str | None = None

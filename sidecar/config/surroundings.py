@@ -21,7 +21,7 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report everything that this machine, and the user that this process runs as, stand in the way of."""
     for name, token in settings.tokens.items():
         steps = ("tokens", name)
-        if token.seed is not None:
+        if token.seed is not None and token.seed.file is not None:
             _seed(token.seed.file, (*steps, "seed"), context)
         if token.subject_token is not None:
             _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
@@ -36,7 +36,8 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
     for place, output in outputs(settings):
-        _output(output, place, mounts, context)
+        if output.file is not None:
+            _output(output, output.file, place, mounts, context)
     _identity(settings.control.group, grp.getgrnam, ("control", "group"), context)
     _state_dir(settings.state_dir, context)
     _store(settings, context)
@@ -121,29 +122,28 @@ def _private(path: Path, status: os.stat_result, steps: Steps, context: Context)
         )
 
 
-def _output(output: OutputTarget, steps: Steps, mounts: Mounts, context: Context) -> None:
+def _output(output: OutputTarget, file: Path, steps: Steps, mounts: Mounts, context: Context) -> None:
     place = (*steps, "file")
-    problem = _unwritable(output.file.parent)
+    problem = _unwritable(file.parent)
     if problem is not None:
         context.error(place, problem)
-    elif output.file.is_dir():
-        context.error(place, f"{output.file} is a directory; name the file in it")
-    elif output.file.exists() and not output.file.is_file():
+    elif file.is_dir():
+        context.error(place, f"{file} is a directory; name the file in it")
+    elif file.exists() and not file.is_file():
         # As root, a rename would put a file in the place of /dev/null.
-        context.error(place, f"{output.file} is a device, pipe or socket; name a file that may be replaced")
-    elif mounts.is_mount_point(output.file):
+        context.error(place, f"{file} is a device, pipe or socket; name a file that may be replaced")
+    elif mounts.is_mount_point(file):
         text = (
             "is mounted as a single file (subPath?), which can't be replaced atomically; mount its directory"
         )
-        context.error(place, f"{output.file} {text}")
+        context.error(place, f"{file} {text}")
     else:
-        _in_memory(output, steps, mounts, context)
+        _in_memory(output, file.parent, steps, mounts, context)
     _identity(output.owner, pwd.getpwnam, (*steps, "owner"), context)
     _identity(output.group, grp.getgrnam, (*steps, "group"), context)
 
 
-def _in_memory(output: OutputTarget, steps: Steps, mounts: Mounts, context: Context) -> None:
-    directory = output.file.parent
+def _in_memory(output: OutputTarget, directory: Path, steps: Steps, mounts: Mounts, context: Context) -> None:
     kind = mounts.kind(directory)
     if kind is None or kind in IN_MEMORY:
         return

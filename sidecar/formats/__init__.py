@@ -118,7 +118,7 @@ def problems(target: OutputTarget) -> list[str]:
 
 
 def _misplaced(target: OutputTarget) -> list[str]:
-    unset = type(target)(file=target.file)
+    unset = type(target)()
     return [
         f"{option}: only the format {' and '.join(f'`{name}`' for name in having)} has it, and this one is "
         f"`{target.format}`"

@@ -95,6 +95,31 @@ class _Unusable(Exception):
         self.absent, self.passing, self.unreachable = absent, passing, unreachable
 
 
+async def published(issuer: str, http: HttpClient) -> Metadata:
+    """Ask an issuer at both places, keeping nothing. Raises `NotSent` with the reason that says more."""
+    problems: list[tuple[str, _Unusable]] = []
+    for place in _places(issuer):
+        try:
+            return _judged(await _document(place, http), issuer)
+        except _Unusable as unusable:
+            problems.append((place, unusable))
+            if unusable.unreachable:
+                break  # the other one is at the same host
+    place, worst = min(problems, key=lambda found: found[1].absent)
+    raise NotSent(f"issuer {issuer}: {place} {worst}", misconfigured=not worst.passing)
+
+
+async def _document(place: str, http: HttpClient) -> Answer:
+    reason, passing = f"did not answer in whole within {TIME_LIMIT:g} s", True
+    with anyio.move_on_after(TIME_LIMIT):
+        try:
+            return await http.send(Request(place, method="GET"), gate=Open(), send_timeout=CONNECT_LIMIT)
+        except CallError as error:
+            reason = f"can't be read: {error}"
+            passing = not (isinstance(error, NotSent) and error.misconfigured)
+    raise _Unusable(reason, passing=passing, unreachable=True)
+
+
 class Issuers:
     """The issuers of one daemon, each asked once for all its tokens."""
 
@@ -133,7 +158,7 @@ class Issuer:
             if self._looked_at <= self._clock.wall() < self._look_at:
                 return
             try:
-                self.metadata, self.problem = await self._fetch(), None
+                self.metadata, self.problem = await published(self.url, self._http), None
             except NotSent as problem:
                 # Endpoints seldom move, so that what was found stays good while its issuer is away.
                 self.problem = problem
@@ -158,30 +183,6 @@ class Issuer:
             with directory(self._path.parent) as folder:
                 data = msgspec.json.encode(Kept(self._looked_at, metadata))
                 replace_file(folder, self._path.name, data, mode=0o600)
-
-    async def _fetch(self) -> Metadata:
-        """Ask at both places. Raises `NotSent` with the reason that says more."""
-        problems: list[tuple[str, _Unusable]] = []
-        for place in _places(self.url):
-            try:
-                return _judged(await self._document(place), self.url)
-            except _Unusable as unusable:
-                problems.append((place, unusable))
-                if unusable.unreachable:
-                    break  # the other one is at the same host
-        place, worst = min(problems, key=lambda found: found[1].absent)
-        raise NotSent(f"issuer {self.url}: {place} {worst}", misconfigured=not worst.passing)
-
-    async def _document(self, place: str) -> Answer:
-        reason, passing = f"did not answer in whole within {TIME_LIMIT:g} s", True
-        with anyio.move_on_after(TIME_LIMIT):
-            try:
-                request = Request(place, method="GET")
-                return await self._http.send(request, gate=_Open(), send_timeout=CONNECT_LIMIT)
-            except CallError as error:
-                reason = f"can't be read: {error}"
-                passing = not (isinstance(error, NotSent) and error.misconfigured)
-        raise _Unusable(reason, passing=passing, unreachable=True)
 
 
 class DiscoveredGrant:
@@ -290,7 +291,7 @@ def _auth_method(profile: Profile, client: Client, metadata: Metadata) -> AuthMe
     return next((method for method in means if method in supported), profile.auth_method)
 
 
-class _Open:
+class Open:
     """Lets a question that costs nothing pass."""
 
     def open(self) -> None:

@@ -24,8 +24,10 @@ from sidecar.events import (
     ClockSkewSeen,
     CommitFinished,
     ConfigLoaded,
+    Delivered,
     Event,
     GrantDied,
+    HookRan,
     OutputWritten,
     ScopesShrank,
     Seeded,
@@ -276,6 +278,15 @@ class LogObserver:
                     self._trouble("warning", key, "an output could not be written", event)
                 else:
                     self._over(key, "the output can be written again", event)
+            case HookRan():
+                key = ("hook", event.token, event.hook)
+                if event.outcome == "failed":
+                    self._trouble("warning", key, "a hook could not be run", event)
+                else:
+                    self._over(key, "the hook can be run again", event)
+            case Delivered():
+                level = "info" if event.noteworthy else "debug"
+                self._write(level, event.sentence, token=event.token)
             case ScopesShrank():
                 self._write("warning", "the access token lacks scopes", **_fields(event))
             case ClockSkewSeen():

@@ -32,6 +32,7 @@ from sidecar.events import (
     CommitFinished,
     ConfigLoaded,
     Event,
+    HookRan,
     OutputView,
     OutputWritten,
     TokenForgotten,
@@ -51,6 +52,7 @@ NEVER = float("inf")
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 COMMIT_OUTCOMES = ("committed", "failed", "superseded")
 WRITE_OUTCOMES = ("written", "unchanged", "failed")
+HOOK_OUTCOMES = ("done", "unneeded", "failed")
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -153,6 +155,12 @@ DEFINITIONS = {
             ("token", "output", "outcome"),
         ),
         Definition(
+            "hook_runs",
+            "counter",
+            "Hooks that were run for a new token, by how they ended; `unneeded`: another daemon had done it.",
+            ("token", "hook", "outcome"),
+        ),
+        Definition(
             "provider_clock_skew_seconds",
             "gauge",
             "How far the provider's clock was ahead of ours in its last answer; NaN before the first.",
@@ -184,6 +192,7 @@ class Metrics(Collector):
         self._version = version
         self._refreshes: Counter[tuple[str, str]] = Counter()
         self._writes: Counter[tuple[str, str, str]] = Counter()
+        self._hooks: Counter[tuple[str, str, str]] = Counter()
         self._commits: Counter[tuple[str, str]] = Counter(
             {(store, outcome): 0 for outcome in COMMIT_OUTCOMES}
         )
@@ -206,12 +215,14 @@ class Metrics(Collector):
                 self._commits[event.store, event.outcome] += 1
             case OutputWritten():
                 self._writes[event.token, event.output, event.outcome] += 1
+            case HookRan():
+                self._hooks[event.token, event.hook, event.outcome] += 1
             case ClockSkewSeen():
                 self._skews[event.provider] = event.seconds
             case ConfigLoaded():
                 self._config_accepted = event.accepted
             case TokenForgotten():
-                for counter in (self._refreshes, self._writes):
+                for counter in (self._refreshes, self._writes, self._hooks):
                     for key in [key for key in counter if key[0] == event.token]:
                         del counter[key]
             case _:
@@ -273,6 +284,12 @@ class Metrics(Collector):
             for view in self._views
             for output in view.outputs
             for outcome in WRITE_OUTCOMES
+        ]
+        samples["hook_runs"] = [
+            ((view.token, hook.hook, outcome), self._hooks[view.token, hook.hook, outcome])
+            for view in self._views
+            for hook in view.hooks
+            for outcome in HOOK_OUTCOMES
         ]
         samples["store_commits"] = sorted(self._commits.items())
         providers = sorted({view.provider for view in self._views} | set(self._durations) | set(self._skews))
@@ -355,6 +372,7 @@ _VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("refreshes", "outcome"): tuple(OutcomeClass),
     ("store_commits", "outcome"): COMMIT_OUTCOMES,
     ("output_writes", "outcome"): WRITE_OUTCOMES,
+    ("hook_runs", "outcome"): HOOK_OUTCOMES,
 }
 
 
@@ -377,8 +395,8 @@ _PAGE = """\
 <!-- Written from sidecar/observers/metrics.py; a test says how when it's out of date. -->
 
 `/metrics` speaks Prometheus' text format, and OpenMetrics to whoever asks for it in `Accept`. `token` is a
-token's name in the configuration, `output` an output's, `provider` a profile's (`inline` for one without a
-name). No label holds a URL, an account, an error's text or a secret.
+token's name in the configuration, `output` and `hook` say where it goes and who is told, `provider` is a profile's
+name (`inline` for one without). No label holds a URL, an account, an error's text or a secret.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|
@@ -387,9 +405,9 @@ name). No label holds a URL, an account, an error's text or a secret.
 - Every series of a configured token exists from its first scrape on, counters at 0. There are no `_created`
   series.
 - Times are moments, never ages: `… - time()` stays right when the daemon hangs.
-- The outputs are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader
-  would get, whoever wrote it. NaN compares false with everything: an alert on an expiry doesn't fire while it
-  is unknown.
+- Files are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader would get, whoever
+  wrote it. Of outputs behind a network it tells what was seen last, a minute ago at most unless they are in trouble.
+- NaN compares false with everything: an alert on an expiry doesn't fire while it is unknown.
 - `refresh_duration_seconds` has buckets of {buckets} seconds.
 - Beside these there are `process_*` (Linux only) and `python_info`, as every Python program has them.
 """

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.errors import ConfigError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
     from sidecar.config.settings import OutputTarget
-    from sidecar.ports import Output
+    from sidecar.ports import Output, RemoteOutput
 
-__all__ = ["open_output"]
+__all__ = ["open_output", "open_remote_output"]
 
 
 def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock) -> Output:
-    """Make ready to publish to `target`; touches nothing but leftovers of killed writers.
+    """Make ready to publish to a file; touches nothing but leftovers of killed writers.
 
     Raises `ConfigError` when the format or its options contradict each other. That a directory is missing or
     not writable shows when something is published: it may be mounted later.
     """
     from sidecar.outputs.file import FileOutput
 
-    return FileOutput(target, state_dir=state_dir, clock=clock)
+    if target.file is None:
+        raise ConfigError("an output names no file")
+    return FileOutput(target, target.file, state_dir=state_dir, clock=clock)
+
+
+def open_remote_output(
+    target: OutputTarget, *, state_dir: Path, clock: Clock, clients: SharedClients
+) -> RemoteOutput:
+    """Make ready to publish to a place behind a network; asks nobody yet.
+
+    Raises `ConfigError` as `open_output` does, and where a library is missing.
+    """
+    if target.kubernetes_secret is None:
+        raise ConfigError("an output names no place")
+    api = clients.kubernetes
+    from sidecar.outputs.kubernetes_secret import SecretOutput
+
+    return SecretOutput(target, target.kubernetes_secret, api, state_dir=state_dir, clock=clock)

@@ -10,12 +10,15 @@ import errno
 import grp
 import os
 import pwd
+import secrets
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from sidecar import formats
+from sidecar.config.mounts import Mounts
 from sidecar.errors import FormatError, OutputError
 from sidecar.files import (
     Signature,
@@ -30,7 +33,7 @@ from sidecar.files import (
     sweep,
 )
 from sidecar.outputs.index import Entry, Index, digest
-from sidecar.ports import Foreign, Holding
+from sidecar.ports import Finding, Foreign, Grade, Holding
 from sidecar.tokens import ExpirySource, fingerprint
 
 if TYPE_CHECKING:
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
     from sidecar.config.settings import OutputTarget
     from sidecar.ports import Publication
 
+
+ROOM = 4096
+"""Bytes that a trial writes: more than a token usually takes."""
 
 _NOBODY_AT_ALL = 2**32 - 1
 """The kernel's word for "leave it as it is"."""
@@ -62,16 +68,16 @@ class _Owner(NamedTuple):
 class FileOutput:
     """One file that applications read. See `Output` for the contract."""
 
-    def __init__(self, target: OutputTarget, *, state_dir: Path, clock: Clock) -> None:
+    def __init__(self, target: OutputTarget, file: Path, *, state_dir: Path, clock: Clock) -> None:
         """See `sidecar.outputs.open_output`."""
-        self.id = f"file:{target.file}"
-        self.required = target.required
+        self.id = f"file:{file}"
+        self.required = target.is_required
         self.adopt = target.adopt
         self._target = target
         self._format = formats.for_target(target)
         self._clock = clock
         # Not resolved: the directory may be a link that is swapped, as Kubernetes does with `..data`.
-        self._path = target.file.absolute()
+        self._path = file.absolute()
         self._index = Index(state_dir, self._path)
         self._swept = sweep(self._path.parent, self._path.name)
         self._cached: tuple[Signature, _Seen] | None = None
@@ -108,19 +114,43 @@ class FileOutput:
         """
         return replace(self._judged(self._look()), mark=self._index.mark)
 
+    async def diagnose(self) -> list[Finding]:
+        """See `SupportsDiagnosis`: what `publish` does is done to a file of another name, which is removed."""
+        folder, mounts = self._path.parent, Mounts.read()
+        try:
+            if mounts.is_mount_point(self._path):
+                raise OSError(errno.EBUSY, "")  # noqa: TRY301 - what a rename would meet
+            self._try(folder)
+        except OutputError as error:
+            return [Finding(Grade.FAILED, str(error))]
+        except OSError as error:
+            reason, _, remedy = self._reason(error).partition("; ")
+            return [Finding(Grade.FAILED, reason, remedy)]
+        where = f"in {folder}, which is on {mounts.kind(folder) or 'an unknown file system'}"
+        done = f"a file was made, given its mode {self._target.mode:04o} and owner, and replaced {where}"
+        return [Finding(Grade.OK, done)]
+
+    def _try(self, folder: Path) -> None:
+        """Make a file like ours, replace it, remove it. Raises what would meet ours."""
+        owner, name = self._owner(), f".token-sidecar-doctor.{secrets.token_hex(8)}"
+        _check_sticky(folder, self._path)
+        with directory(folder) as descriptor:
+            try:
+                for _ in range(2):
+                    content = bytes(ROOM)
+                    replace_file(
+                        descriptor, name, content, mode=self._target.mode, uid=owner.uid, gid=owner.gid
+                    )
+            finally:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=descriptor)
+
     def _judged(self, seen: _Seen) -> Holding:
         if seen.stat is None or seen.content is None or seen.digest is None:
             return Holding(problem=seen.problem)
         entry = self._index.find(seen.digest)
         if entry is not None:
-            known = entry.expiry_source is not ExpirySource.ASSUMED
-            return Holding(
-                fingerprint=entry.fingerprint,
-                lineage=entry.lineage,
-                expires_at=entry.expires_at if known else None,
-                never_expires=known and entry.expires_at is None,
-                problem=self._metadata_problem(seen.stat),
-            )
+            return replace(entry.holding, problem=self._metadata_problem(seen.stat))
         return self._judge_foreign(seen.content, seen.stat.st_mtime)
 
     def _judge_foreign(self, content: bytes, written_at: float) -> Holding:
@@ -239,6 +269,9 @@ class FileOutput:
             ) from None
 
     def _explain(self, error: OSError) -> str:
+        return f"{self._reason(error)} (whatever was there before is still in place)"
+
+    def _reason(self, error: OSError) -> str:
         folder = self._path.parent
         me = f"uid {os.geteuid()}, gid {os.getegid()}"
         remedies = {
@@ -259,5 +292,13 @@ class FileOutput:
             errno.EISDIR: "a directory of that name is in the way; remove it",
             errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         }
-        words = remedies.get(error.errno or 0) or error.strerror or "could not be written"
-        return f"{words} (whatever was there before is still in place)"
+        return remedies.get(error.errno or 0) or error.strerror or "could not be written"
+
+
+def _check_sticky(folder: Path, file: Path) -> None:
+    """Raise what a rename would, where a directory like /tmp keeps everybody's files from everybody else."""
+    place = folder.stat()
+    with suppress(FileNotFoundError):
+        owners = {place.st_uid, file.lstat().st_uid}
+        if place.st_mode & stat.S_ISVTX and os.geteuid() not in {0, *owners}:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))

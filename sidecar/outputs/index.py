@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.files import UnfitFile, directory, read_small, replace_file, sweep
-from sidecar.ports import Mark
+from sidecar.ports import Holding, Mark
 from sidecar.tokens import ExpirySource, fingerprint
 
 if TYPE_CHECKING:
@@ -54,6 +54,22 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
             issued_at=access.issued_at,
         )
 
+    @property
+    def mark(self) -> Mark:
+        """How far the record had come."""
+        return Mark(self.lineage, self.generation, self.seeds, self.issued_at)
+
+    @property
+    def holding(self) -> Holding:
+        """What readers of this content have."""
+        known = self.expiry_source is not ExpirySource.ASSUMED
+        return Holding(
+            fingerprint=self.fingerprint,
+            lineage=self.lineage,
+            expires_at=self.expires_at if known else None,
+            never_expires=known and self.expires_at is None,
+        )
+
 
 class _Page(msgspec.Struct, frozen=True):
     path: str
@@ -68,7 +84,7 @@ def digest(content: bytes) -> str:
 class Index:
     """One small file in `state_dir/outputs`, and a copy of it in memory."""
 
-    def __init__(self, state_dir: Path, path: Path) -> None:
+    def __init__(self, state_dir: Path, path: Path | str) -> None:
         """Load what an earlier run left; an index that can't be read is an empty one."""
         self.problem: str | None = None
         """Why the last write failed; the copy in memory serves meanwhile, the next publication retries."""
@@ -88,10 +104,7 @@ class Index:
     @property
     def mark(self) -> Mark | None:
         """How far the record had come at the latest publication; None: there was none."""
-        if not self._entries:
-            return None
-        latest = self._entries[0]
-        return Mark(latest.lineage, latest.generation, latest.seeds, latest.issued_at)
+        return self._entries[0].mark if self._entries else None
 
     def find(self, content_digest: str) -> Entry | None:
         """Return what is known of a content; None: it is not ours."""

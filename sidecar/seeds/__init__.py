@@ -5,32 +5,64 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar import formats
-from sidecar.errors import FormatError, SeedError
+from sidecar.errors import ConfigError, FormatError, SeedError
 from sidecar.ports import Seeding
 from sidecar.tokens import RefreshToken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from sidecar.clients.shared import SharedClients
+    from sidecar.clock import Clock
     from sidecar.config.settings import SeedSource
     from sidecar.formats.contents import Contents
     from sidecar.ports import Seed
 
-__all__ = ["open_seed", "parse", "read_seed"]
+__all__ = ["open_seed", "parse", "parse_named", "read_seed_file"]
 
 
-def open_seed(source: SeedSource, *, living: bool = False) -> Seed:
-    """Make ready to read `source`; touches nothing yet. `living`: see `parse`."""
+def open_seed(source: SeedSource, *, clock: Clock, clients: SharedClients, living: bool = False) -> Seed:
+    """Make ready to read `source`; touches nothing yet. `living`: see `parse`.
+
+    Raises `ConfigError` where a library is missing.
+    """
+    if source.kubernetes_secret is not None:
+        api = clients.kubernetes
+        from sidecar.seeds.kubernetes_secret import SecretSeed
+
+        return SecretSeed(source, source.kubernetes_secret, api, clock=clock, living=living)
     from sidecar.seeds.file import FileSeed
 
-    return FileSeed(source, living=living)
+    if source.file is None:
+        raise ConfigError("a seed names no place")
+    return FileSeed(source, source.file, living=living)
 
 
-def read_seed(source: SeedSource, *, living: bool = False) -> Seeding | None:
-    """Read `source` once; None while it is missing or empty. `living`: see `parse`. Raises `SeedError`."""
+def read_seed_file(source: SeedSource, path: Path, *, living: bool = False) -> Seeding | None:
+    """Read a file once; None while it is missing or empty. `living`: see `parse`. Raises `SeedError`."""
     from sidecar.seeds.file import FileSeed
 
-    return FileSeed(source, living=living).look()
+    return FileSeed(source, path, living=living).look()
+
+
+def parse_named(
+    data: bytes, source: SeedSource, *, place: str, named: str, written_at: float, living: bool
+) -> Seeding:
+    """Understand the content of a `source` that has a name; `place` is for messages. Raises `SeedError`."""
+    if (
+        source.format is None
+        and named.endswith(".json")
+        and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    ):
+        # Any single word could be a bare refresh token; what calls itself JSON is not one by accident.
+        raise SeedError(
+            f"{place}: is no JSON object although its name ends in .json; correct its content, or say "
+            "`format: raw` beside it if it is a bare refresh token"
+        )
+    return parse(
+        data, where=place, name=source.format, fields=source.fields, written_at=written_at, living=living
+    )
 
 
 def parse(

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import SeedError
 from sidecar.files import Signature, UnfitFile, read_small, signature
-from sidecar.seeds import parse
+from sidecar.seeds import parse_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.config.settings import SeedSource
     from sidecar.ports import Seeding
 
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 class FileSeed:
     """Read again only when its stat has changed. See `Seed` for the contract."""
 
-    def __init__(self, source: SeedSource, *, living: bool = False) -> None:
+    def __init__(self, source: SeedSource, path: Path, *, living: bool = False) -> None:
         """See `sidecar.seeds.open_seed`."""
-        self.id = f"file:{source.file}"
+        self.id = f"file:{path}"
+        self.missing = ""
         self._source = source
+        self._path = path
         self._living = living
         self._cached: tuple[Signature, Seeding | str | None] | None = None
 
@@ -31,13 +35,14 @@ class FileSeed:
 
     def look(self) -> Seeding | None:
         """Read it; short, and so without a thread."""
-        path = self._source.file
+        path, self.missing = self._path, ""
         try:
             if self._cached and signature(path.stat()) == self._cached[0]:
-                return _told(self._cached[1])
+                return self._told(self._cached[1])
             self._cached = None
             found = read_small(path, follow=True)
         except FileNotFoundError:
+            self.missing = f"the seed {path} is not there yet"
             return None
         except UnfitFile as unfit:
             raise SeedError(f"seed {path}: {unfit}; name a regular file with the refresh token") from None
@@ -51,34 +56,20 @@ class FileSeed:
                 outcome = str(error)
         if found.settled:
             self._cached = (signature(found.stat), outcome)
-        return _told(outcome)
+        return self._told(outcome)
 
     def _parse(self, data: bytes, written_at: float) -> Seeding:
-        path, name = self._source.file, self._source.format
-        if (
-            name is None
-            and path.suffix == ".json"
-            and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-        ):
-            # Any single word could be a bare refresh token; a file that calls itself JSON is not one by accident.
-            raise SeedError(
-                f"seed {path}: is no JSON object although its name ends in .json; correct its content, or say "
-                "{file: …, format: raw} if it is a bare refresh token"
-            )
-        return parse(
-            data,
-            where=f"seed {path}",
-            name=name,
-            fields=self._source.fields,
-            written_at=written_at,
-            living=self._living,
+        place = f"seed {self._path}"
+        return parse_named(
+            data, self._source, place=place, named=self._path.name, written_at=written_at, living=self._living
         )
 
-
-def _told(outcome: Seeding | str | None) -> Seeding | None:
-    if isinstance(outcome, str):
-        raise SeedError(outcome)
-    return outcome
+    def _told(self, outcome: Seeding | str | None) -> Seeding | None:
+        if isinstance(outcome, str):
+            raise SeedError(outcome)
+        if outcome is None:
+            self.missing = f"the seed {self._path} is empty"
+        return outcome
 
 
 def _explain(error: OSError) -> str:

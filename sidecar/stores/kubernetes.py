@@ -133,6 +133,22 @@ class KubernetesStore(RecordStore):
         named = [(one.annotations.get(KEY, ""), one.name) for one in found if DATA in one.data]
         return sorted(key for key, name in named if name == self._name(key))
 
+    async def probe(self, key: str) -> None:
+        """See `SupportsProbe`: a PATCH with `dryRun=All` takes the same rights, and does nothing."""
+        seen = self._notice(key, await self._get(key))
+        self._check(key, seen, None)
+        try:
+            await self._api.change_secret(
+                self._secrets.namespace,
+                self._name(key),
+                annotations={KEY: key},
+                resource_version=seen.resource_version,
+                dry_run=True,
+            )
+        except kubernetes.Fault as fault:
+            if fault.kind is not kubernetes.Kind.CONFLICT:  # somebody else could write just now
+                raise self._fault(fault, certain=True) from None
+
     async def _change(
         self, key: str, blob: bytes | None, annotations: dict[str, str | None], *, expected: str | None
     ) -> None:

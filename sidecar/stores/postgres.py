@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
+from sidecar.ports import Finding, Grade
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -59,6 +60,12 @@ SCHEMA = len(MIGRATIONS)
 # row that was written, and what it sets for this transaction is in force when the transaction commits.
 DURABLE = "RETURNING set_config('synchronous_commit', 'on', true)"
 LEASE = "CASE WHEN {0}::float8 > 0 THEN clock_timestamp() + {0}::float8 * interval '1 second' END"
+
+ABOUT = (
+    "SELECT current_setting('server_version') AS release, current_setting('fsync') AS fsync, "
+    "inet_client_addr() IS NULL OR inet_client_addr() <<= '127.0.0.0/8' OR inet_client_addr() = '::1' AS near, "
+    "coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS tls"
+)
 
 MISSING = {"42P01", "3F000"}
 """SQLSTATEs: no such table, no such schema."""
@@ -184,6 +191,22 @@ class PostgresStore(RecordStore):
 
     async def _delete_blob(self, key: str, *, expected: str) -> None:
         await self._change(self._sql.delete, key, expected, expected=expected)
+
+    async def diagnose(self) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        [version] = await self._fetch(self._sql.schema_version)
+        [about] = await self._fetch(ABOUT)
+        pooled = self._database.target.pooler is not None
+        # A pooler's own connection to the server says nothing of ours to the pooler.
+        wire = "through a pooler" if pooled else "TLS" if about["tls"] else "no TLS"
+        found = [Finding(Grade.OK, f"PostgreSQL {about['release']}, schema {version['version']}, {wire}")]
+        if not (pooled or about["tls"] or about["near"]):
+            text = "records cross the network in clear"
+            found.append(Finding(Grade.WARNING, text, "add sslmode=verify-full to the URL"))
+        if about["fsync"] == "off":
+            text = "the server has fsync off: a crash may take back a refresh token that was stored"
+            found.append(Finding(Grade.WARNING, text, "switch it on in postgresql.conf"))
+        return found
 
     async def _change(self, statement: str, key: str, *rest: Any, expected: str | None) -> None:
         try:

@@ -23,7 +23,9 @@ import anyio
 from anyio import to_thread
 
 from sidecar.clock import boot_id
+from sidecar.config.mounts import Mounts
 from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
+from sidecar.ports import Finding, Grade
 from sidecar.seal import CLEAR
 from sidecar.stores.base import Blob, RecordStore, conflict
 
@@ -71,6 +73,9 @@ SETTINGS = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
 )
+
+NETWORKED = {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.sshfs", "fuse.glusterfs"}
+"""File systems that SQLite's own documentation warns of (https://sqlite.org/faq.html#q5)."""
 
 WAITING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 ROLLED_BACK = {*WAITING, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
@@ -222,6 +227,23 @@ class SqliteStore(RecordStore):
                 connection.execute("DELETE FROM records WHERE key = ?", (key,))
 
         await self._run(work)
+
+    async def diagnose(self) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+
+        def work(connection: sqlite3.Connection) -> tuple[int, str]:
+            [verdict] = connection.execute("PRAGMA quick_check(1)").fetchone()
+            return self._schema_of(connection), str(verdict)
+
+        schema, verdict = await self._run(work)
+        if verdict != "ok":
+            return [Finding(Grade.FAILED, *FAULTS[sqlite3.SQLITE_CORRUPT])]
+        medium = Mounts.read().kind(self.path) or "an unknown file system"
+        found = [Finding(Grade.OK, f"schema {schema}, on {medium}; the file is sound")]
+        if medium in NETWORKED:
+            text = f"the file is on {medium}, whose locks and syncs can't be relied on"
+            found.append(Finding(Grade.WARNING, text, "put it on a disk of this host, or use PostgreSQL"))
+        return found
 
     def _check(self, connection: sqlite3.Connection, key: str, expected: str | None) -> None:
         row = connection.execute("SELECT CAST(version AS TEXT) FROM records WHERE key = ?", (key,)).fetchone()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -169,3 +170,25 @@ def test_a_client_that_could_not_prove_itself(
     assert "tokens.gmail.client: client." in line
     assert told in line
     assert "sim-cs-" not in output
+
+
+def test_what_needs_a_library_that_is_missing_says_which(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` finds out before the daemon does, and names the extra at each place that needs it."""
+    monkeypatch.delitem(sys.modules, "sidecar.clients.kubernetes", raising=False)
+    monkeypatch.setitem(sys.modules, "lightkube", None)
+    secret = {"kubernetes_secret": {"name": "n", "key": "k"}}
+    place.token["outputs"].append(secret)
+    place.token["seed"] = {"kubernetes_secret": {"name": "n", "key": "seed"}}
+    place.token["after_refresh"] = [{"rollout_restart": {"deployment": "d"}}]
+    place.write()
+
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    told = capsys.readouterr().err
+    for label in (
+        "outputs[1].kubernetes_secret",
+        "seed.kubernetes_secret",
+        "after_refresh[0].rollout_restart",
+    ):
+        assert f"{label}: Kubernetes is spoken by the extra `kubernetes`: pip install" in told

@@ -31,7 +31,7 @@ def google(keys: str) -> str:
         ),
         (
             "outputs: [{file: o, format: raw, fields: {}}]",
-            "5:46: tokens.a.outputs[0].fields: is for `format: json` only, not for raw; remove it",
+            "5:46: tokens.a.outputs[0].fields: is for `format: json` and `dotenv` only, not for raw; remove it",
         ),
         ("outputs: [{file: o, owner: -1}]", "5:32: tokens.a.outputs[0].owner: is no numeric id"),
         ("outputs: [{file: o, group: '99999999999'}]", "5:32: tokens.a.outputs[0].group: is no numeric id"),
@@ -49,6 +49,40 @@ def google(keys: str) -> str:
         ),
         ("seed: s\noutputs: [{file: s}]", "6:22: tokens.a.outputs[0].file: s is also tokens.a.seed; "),
         ("outputs: [{file: state/o}]", "5:22: tokens.a.outputs[0].file: is inside state_dir ("),
+        (
+            "outputs: [{file: o, kubernetes_secret: {name: n, key: k}}]",
+            "5:15: tokens.a.outputs[0]: has both `file` and `kubernetes_secret`; keep one, ",
+        ),
+        (
+            "outputs: [{format: raw}]",
+            "5:15: tokens.a.outputs[0]: is incomplete; add `file` or `kubernetes_secret`",
+        ),
+        (
+            "outputs: [{kubernetes_secret: {name: n, key: k}, mode: '0640'}]",
+            "5:60: tokens.a.outputs[0].mode: is for files only; remove it",
+        ),
+        (
+            "outputs: [{kubernetes_secret: {name: n, key: k}}, {kubernetes_secret: {name: n, key: k}}]",
+            "5:75: tokens.a.outputs[1].kubernetes_secret: n/k is also tokens.a.outputs[0]; write the token to a key",
+        ),
+        (
+            "seed: {kubernetes_secret: {name: n, key: k}}\noutputs: [{kubernetes_secret: {name: n, key: k}}]",
+            "6:35: tokens.a.outputs[0].kubernetes_secret: n/k is also tokens.a.seed; write the token to a key",
+        ),
+        (
+            "after_refresh: [{when: lineage}]",
+            "5:21: tokens.a.after_refresh[0]: is incomplete; add `rollout_restart`",
+        ),
+        (
+            "after_refresh: [{rollout_restart: {deployment: d, daemonset: d}}]",
+            "5:39: tokens.a.after_refresh[0].rollout_restart: has both `deployment` and `daemonset`; keep one",
+        ),
+        (
+            "after_refresh: [{rollout_restart: {deployment: d}}, {rollout_restart: {deployment: d}, when: lineage}]",
+            (
+                "5:75: tokens.a.after_refresh[1].rollout_restart: restarts what after_refresh[0] restarts; remove one"
+            ),
+        ),
         (
             "outputs: [{file: state/store.db}]",
             "5:22: tokens.a.outputs[0].file: state/store.db is also the store; ",
@@ -394,3 +428,38 @@ def test_the_rest_of_the_file(place: Place, text: str, problem: str) -> None:
     assert len(problems) == 1
     assert problems[0].split(": ", 1)[1].startswith(problem)
     assert "sim-cs-" not in problems[0]
+
+
+def test_a_restart_needs_a_store_that_outlives_the_pod(place: Place) -> None:
+    """A pod that began anew would restart its workload, and so itself, for ever; saying it's volatile is no cure."""
+    text = """\
+        store: "memory:"
+        allow_volatile_store: true
+        tokens:
+          a:
+            provider: google
+            client: {id: me, auth_method: none}
+            outputs: [{file: o}]
+            after_refresh: [{rollout_restart: {deployment: d}}]
+        """
+    [problem] = place.problems(text)
+    assert (
+        "tokens.a.after_refresh[0].rollout_restart: the store is in memory: a pod that comes from" in problem
+    )
+
+
+def test_outputs_that_are_no_files_are_required_only_when_told(place: Place) -> None:
+    """A pod must be able to start while an API server is away."""
+    text = """\
+        tokens:
+          a:
+            provider: google
+            client: {id: me, auth_method: none}
+            outputs:
+              - {file: o}
+              - {file: p, required: false}
+              - {kubernetes_secret: {name: n, key: k}}
+              - {kubernetes_secret: {name: n, key: l}, required: true}
+        """
+    outputs = place.load(text).settings.tokens["a"].outputs
+    assert [output.is_required for output in outputs] == [True, False, False, True]

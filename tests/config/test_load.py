@@ -156,7 +156,10 @@ def test_defaults_count_where_a_token_has_no_key_of_its_own(place: Place) -> Non
     assert tokens["a"].client.id == "x"
     assert tokens["b"].client == Client(file=place.directory / "c.json")
     assert [token.lease for token in tokens.values()] == [Duration(9), Duration(8)]
-    assert [token.seed and token.seed.file.name for token in tokens.values()] == ["s", "t"]
+    assert [token.seed and token.seed.file and token.seed.file.name for token in tokens.values()] == [
+        "s",
+        "t",
+    ]
 
 
 def test_profiles_are_resolved(place: Place) -> None:

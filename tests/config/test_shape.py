@@ -28,7 +28,10 @@ def gmail(text: str) -> str:
     [
         ("outptus: []", "5:5: tokens.gmail.outptus: unknown key; did you mean `outputs`?"),
         ("seed: {fil: x}", "5:12: tokens.gmail.seed.fil: unknown key; did you mean `file`?"),
-        ("seed: {}", "5:5: tokens.gmail.seed.file: is missing"),
+        (
+            "seed: {}",
+            "5:11: tokens.gmail.seed: is incomplete; add `file` or `kubernetes_secret`",
+        ),
         ("seed: 12", "5:11: tokens.gmail.seed: is a number where text is needed; put it in quotes"),
         ("seed: [x]", "5:11: tokens.gmail.seed: is a list where a mapping or text is needed"),
         ("seed: ''", "5:11: tokens.gmail.seed: is empty; give it a value"),
@@ -91,6 +94,24 @@ def gmail(text: str) -> str:
         (
             "outputs: [{file: x, fields: {a: {nam: b}}}]",
             "5:38: tokens.gmail.outputs[0].fields.a.nam: unknown key; did you mean `name`?",
+        ),
+        (
+            "outputs: [{kubernetes_secret: {name: Big, key: k}}]",
+            (
+                "5:42: tokens.gmail.outputs[0].kubernetes_secret.name: is no name; use up to 253 lower case letters, "
+                "digits, dashes and dots, as Kubernetes does"
+            ),
+        ),
+        (
+            "outputs: [{kubernetes_secret: {name: n, key: a/b}}]",
+            (
+                "5:50: tokens.gmail.outputs[0].kubernetes_secret.key: is no name; use up to 253 letters, digits, "
+                "dashes, dots and underscores, as Secrets do for their keys"
+            ),
+        ),
+        (
+            "outputs: [{kubernetes_secret: {name: n}}]",
+            "5:16: tokens.gmail.outputs[0].kubernetes_secret.key: is missing",
         ),
         ("defaults: 1", "5:5: tokens.gmail.defaults: unknown key; "),
     ],

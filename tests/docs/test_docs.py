@@ -25,7 +25,11 @@ from sidecar.stores import migration
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((ROOT / "helm").glob("*/README.md")),
+]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 SYSTEMD = DOCS / "howto" / "systemd.md"
@@ -91,7 +95,7 @@ def configurations() -> Iterator[tuple[str, str]]:
         document = yaml.safe_load(block.text) if "{{" not in block.text else None
         if isinstance(document, dict) and "tokens" in document:
             yield repr(block), block.text
-        elif isinstance(document, dict) and isinstance(document.get("token-sidecar"), dict):
+        elif isinstance(document, dict) and "config" in (document.get("token-sidecar") or {}):
             yield repr(block), yaml.safe_dump(document["token-sidecar"]["config"])
 
 

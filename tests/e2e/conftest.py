@@ -334,6 +334,11 @@ class Daemon:
         document: dict[str, Any] = json.loads(self.output(name).read_text(encoding="utf-8"))
         return str(document["access_token"])
 
+    def published_at(self, name: str) -> str:
+        """Return the access token in a file of another name."""
+        document: dict[str, Any] = json.loads((self.out / name).read_text(encoding="utf-8"))
+        return str(document["access_token"])
+
     def text(self) -> str:
         """Return all that the latest run wrote."""
         return self.log.read_text(encoding="utf-8", errors="replace")

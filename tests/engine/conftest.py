@@ -158,6 +158,7 @@ class Pocket:
     """A seed in memory."""
 
     id = "seed:pocket"
+    missing = ""
 
     def __init__(self, value: str | None, clock: VirtualClock) -> None:
         self.value = value
@@ -325,6 +326,12 @@ class House:
             renewer.recover(entry)
         scheduler = Scheduler(self.clock, Heartbeats(self.clock), Pulse(), workers=2)
         scheduler.add("gmail", renewer)
+
+        def rouse() -> None:
+            if scheduler.wake("gmail:courier") is None:
+                scheduler.add("gmail:courier", renewer.courier)
+
+        renewer.courier.rouse = rouse
         return Daemon(renewer, scheduler, simulated, shelf, escrow, events)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
-from sidecar.events import CallFinished, TurnEnded
+from sidecar.events import CallFinished, OutputWritten, TurnEnded
 from sidecar.profile import GrantType, Profile
 from sidecar.schedule import Policy
 from sidecar.testing import faults
@@ -332,3 +332,16 @@ async def test_a_token_that_never_expires_is_kept(house: House) -> None:
     assert daemon.view.never_expires is True
     assert daemon.view.next_wake is not None
     assert daemon.view.access_state(house.clock.wall()) is AccessState.FRESH
+
+
+async def test_an_output_that_came_right_by_itself_is_told(house: House) -> None:
+    """Whoever heard that it could not be written hears that it is as it should be, written or not."""
+    daemon = house.daemon(seed=house.provider.new_grant())
+    await daemon.run(60)
+    daemon.shelf.failing = "the file system is read-only"
+    await daemon.run(120)
+    daemon.shelf.failing = ""
+    await daemon.run(120)
+
+    outcomes = [event.outcome for event in daemon.of(OutputWritten)]
+    assert [outcome for outcome, _ in groupby(outcomes)] == ["written", "failed", "unchanged"]

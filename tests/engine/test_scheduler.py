@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from sidecar.pulse import STALE_AFTER, TICK, Heartbeats, Pulse
-from sidecar.renewer import Wake
+from sidecar.schedule import Wake
 from sidecar.scheduler import Scheduler
 from tests.engine.conftest import EPOCH, VirtualClock
 

@@ -8,6 +8,8 @@ from typing import Any, cast
 import pytest
 
 from sidecar import files
+from sidecar.clients.shared import SharedClients
+from sidecar.clock import SystemClock
 from sidecar.config.settings import SeedSource
 from sidecar.errors import SeedError
 from sidecar.ports import Seed, Seeding
@@ -27,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def seed_at(path: Path, **options: Any) -> Seed:
     """Open a seed as it is configured."""
-    return open_seed(SeedSource(file=path, **options))
+    return open_seed(SeedSource(file=path, **options), clock=SystemClock(), clients=SharedClients())
 
 
 def read(seed: Seed) -> Seeding | None:
@@ -237,13 +239,13 @@ async def test_a_file_that_calls_itself_json_is_no_bare_token(tmp_path: Path, co
     path = tmp_path / "seed.json"
     path.write_text(content)
     with pytest.raises(SeedError, match=r"no JSON object although its name ends in \.json"):
-        await open_seed(SeedSource(file=path)).read()
+        await seed_at(path).read()
 
 
 async def test_a_bare_token_may_be_declared_whatever_its_file_is_called(tmp_path: Path) -> None:
     """`format: raw` is the way out of the rule above."""
     path = tmp_path / "seed.json"
     path.write_text("sim-rt-0123456789abcdef0123")
-    seeding = await open_seed(SeedSource(file=path, format="raw")).read()
+    seeding = await seed_at(path, format="raw").read()
     assert seeding is not None
     assert seeding.refresh.value == "sim-rt-0123456789abcdef0123"

@@ -243,6 +243,7 @@ class SeedFile:
 
     def __init__(self, world: World, token: Token) -> None:
         self.id = f"seed:{token.name}"
+        self.missing = ""
         self._world, self._token = world, token
 
     async def read(self) -> Seeding | None:

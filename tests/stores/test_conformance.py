@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Conflict, RecordUnreadable, StoreError
+from sidecar.ports import Grade, SupportsDiagnosis, SupportsProbe
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ async def test_it_says_what_it_is(store: Store) -> None:
     assert store.kind.isidentifier()
     assert store.kind == store.kind.lower()
     assert isinstance(store.volatile, bool)
+
+
+async def test_a_closer_look_changes_nothing(store: Store) -> None:
+    """What a store tells of itself, and how it proves that it can be written, leaves no trace."""
+    await store.write(KEY, RECORD, expected=None, lease=30.0)
+    before = await held(store)
+    if isinstance(store, SupportsDiagnosis):
+        found = await store.diagnose()
+        assert found
+        assert [finding for finding in found if finding.grade is Grade.FAILED] == []
+    if isinstance(store, SupportsProbe):
+        await store.probe(KEY)
+    after = await held(store)
+    assert (after.record, after.version) == (before.record, before.version)
+    assert after.lease_left > 0
+    assert await store.keys() == [KEY]
 
 
 async def test_a_write_is_read_back(store: Store) -> None:

@@ -519,6 +519,7 @@ async def test_a_missing_right_is_printed_as_a_rule(state: State) -> None:
         message = await told(store.write(KEY, RECORD, expected=None), Unwritten)
         assert f"{state.account.user} may not patch it; add this rule to a Role in the namespace" in message
         assert message.endswith(f"{state.namespace} that is bound to it: {rule}")
+        assert await told(store.probe(KEY), Unwritten) == message
         other = await told(store.load("basketball-api/other"), Unwritten)
         assert f"{state.account.user} may not get it" in other
         assert "resourceNames: [state-other]" in other
@@ -534,6 +535,18 @@ async def until(action: Callable[[], Any]) -> None:
                 await anyio.sleep(0.05)
             else:
                 return
+
+
+async def test_a_probe_needs_the_right_to_write_and_writes_nothing(state: State) -> None:
+    """`doctor` learns whether a record could be written, and from whom it could not."""
+    before = state.content
+    async with state.open() as store:
+        await store.probe(KEY)
+    assert state.content == before
+
+    state.patch({"immutable": True})
+    async with state.open() as store:
+        assert "is immutable" in await told(store.probe(KEY), Unwritten)
 
 
 async def test_a_store_that_may_not_be_listed_says_so(state: State) -> None:

@@ -1,0 +1,221 @@
+"""Brings a token to outputs behind a network, and then runs its hooks. What is there may keep everybody waiting.
+
+So a courier takes turns of its own beside the token's: a renewal, a commit and a file wait for none of this, and an
+output that fails holds up no other. It always carries the latest token; what came between is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sidecar import schedule
+from sidecar.errors import HookError, OutputError
+from sidecar.events import Delivered, HookRan, HookView
+from sidecar.ports import Occasion
+from sidecar.publisher import Publisher
+from sidecar.schedule import Wake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sidecar.clock import Clock
+    from sidecar.events import Event, OutputView
+    from sidecar.ports import Hook, Mark, Publication, RemoteOutput
+
+HOOK_SECONDS = 30.0
+"""For so long a hook may take."""
+FIRST_RETRY, LAST_RETRY = 1.0, 300.0
+"""Seconds between attempts of a hook that fails."""
+LAST_SECONDS = 6.0
+"""What is left of a delivery when the daemon ends: one call that is not answered."""
+
+
+class Courier:
+    """Serves the remote outputs and the hooks of one token."""
+
+    __slots__ = ("_clock", "_did", "_emit", "_errands", "_latest", "_settled", "_stops", "_token", "rouse")
+
+    def __init__(self, token: str, emit: Callable[[Event], None], clock: Clock) -> None:
+        """Have nothing to do yet."""
+        self._token = token
+        self._emit = emit
+        self._clock = clock
+        self._stops: tuple[_Stop, ...] = ()
+        self._errands: tuple[_Errand, ...] = ()
+        self._latest: Publication | None = None
+        self._settled = False
+        self._did: list[str] = []
+        self.rouse: Callable[[], None] = _nobody
+        """Asks for a turn; set by whoever gives turns."""
+
+    def furnish(self, outputs: Sequence[RemoteOutput], hooks: Sequence[Hook]) -> None:
+        """Serve these from now on, and no others; what a hook was told of already it is not told again."""
+        told = {errand.hook.id: errand.told for errand in self._errands}
+        self._stops = tuple(_Stop(self._token, output, self._emit) for output in outputs)
+        self._errands = tuple(_Errand(hook, told.get(hook.id)) for hook in hooks)
+        self._latest = None
+        if self.has_work:
+            self.rouse()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to serve."""
+        return bool(self._stops or self._errands)
+
+    def post(self, publication: Publication, *, settled: bool) -> None:
+        """Take the latest token. `settled`: it is in the store and in all other outputs, so that hooks may run."""
+        if self.has_work and (publication, settled) != (self._latest, self._settled):
+            self._latest, self._settled = publication, settled
+            self.rouse()
+
+    async def turn(self, late: Callable[[], None]) -> Wake:
+        """Take one turn and say when the next is due. It occupies no worker."""
+        late()
+        self._did = []
+        publication = self._current()
+        async with anyio.create_task_group() as tasks:
+            for stop in self._stops:
+                tasks.start_soon(self._serve, stop, publication)
+        if publication is not None and self._may_tell(publication):
+            await self._tell(publication)
+        return self._end(publication)
+
+    def _current(self) -> Publication | None:
+        latest = self._latest
+        return latest if latest and latest.access.seconds_left(self._clock.wall()) > 0 else None
+
+    async def _serve(self, stop: _Stop, publication: Publication | None) -> None:
+        if publication is None:
+            await stop.look()
+        else:
+            self._did += [f"published to {name}" for name in await stop.publish(publication)]
+
+    def _may_tell(self, publication: Publication) -> bool:
+        """Tell whether everything has what the hooks would tell of."""
+        return (
+            self._settled
+            and publication == self._latest
+            and all(stop.delivered == publication for stop in self._stops)
+        )
+
+    async def _tell(self, publication: Publication) -> None:
+        occasion, now = Occasion(self._token, publication.mark), self._clock.boot()
+        async with anyio.create_task_group() as tasks:
+            for errand in self._errands:
+                if errand.is_due(publication.mark) and errand.not_before <= now:
+                    tasks.start_soon(self._run, errand, occasion)
+
+    async def _run(self, errand: _Errand, occasion: Occasion) -> None:
+        problem, needed = f"{errand.hook.id}: it took longer than {HOOK_SECONDS:g} s", False
+        with anyio.move_on_after(HOOK_SECONDS):
+            try:
+                needed, problem = await errand.hook.run(occasion), ""
+            except HookError as error:
+                problem = str(error)
+        errand.ended(occasion.mark, problem, self._clock.boot())
+        outcome = "failed" if problem else "done" if needed else "unneeded"
+        self._emit(HookRan(self._token, errand.hook.id, outcome, problem))
+        if outcome == "done":
+            self._did.append(f"ran {errand.hook.id}")
+
+    def _end(self, publication: Publication | None) -> Wake:
+        delays = [delay for stop in self._stops if (delay := stop.retry_delay()) is not None]
+        # What waits for an output, or for a token that lives, is not waited for here.
+        if publication is not None and self._may_tell(publication):
+            due = (errand for errand in self._errands if errand.is_due(publication.mark))
+            delays += [max(0.0, errand.not_before - self._clock.boot()) for errand in due]
+        delays += [schedule.QUIET_POLL] if self._stops else []
+        at = self._clock.wall() + min(delays, default=math.inf)
+        self._emit(Delivered(self._token, "; ".join(self._did) or "looked", noteworthy=bool(self._did)))
+        return Wake(at, urgency=at)
+
+    async def finish(self) -> None:
+        """Carry what has not been carried yet, in one attempt, at the daemon's end."""
+        publication = self._current()
+        owed = publication is not None and (
+            any(stop.delivered != publication for stop in self._stops)
+            or (self._settled and any(errand.is_due(publication.mark) for errand in self._errands))
+        )
+        if owed:
+            with anyio.move_on_after(LAST_SECONDS):
+                await self.turn(_nobody)
+
+    async def views(self) -> tuple[OutputView, ...]:
+        """Tell what the outputs hold, as far as it is known: nobody is asked."""
+        return tuple([view for stop in self._stops for view in await stop.views()])
+
+    def hooks(self) -> tuple[HookView, ...]:
+        """Tell how the hooks stand."""
+        latest = self._latest
+        return tuple(
+            HookView(
+                errand.hook.id,
+                pending=latest is not None and errand.is_due(latest.mark),
+                problem=errand.problem or None,
+            )
+            for errand in self._errands
+        )
+
+    async def marks(self) -> list[Mark]:
+        """Tell how far the record had come that each output got from this daemon."""
+        return [mark for stop in self._stops if (mark := await stop.mark()) is not None]
+
+
+class _Stop(Publisher):
+    """One remote output: published to, and retried, by itself."""
+
+    __slots__ = ("_output", "delivered")
+
+    def __init__(self, token: str, output: RemoteOutput, emit: Callable[[Event], None]) -> None:
+        super().__init__(token, (output,), emit)
+        self._output = output
+        self.delivered: Publication | None = None
+        """What it certainly had when it was last published to."""
+
+    async def publish(self, publication: Publication) -> list[str]:
+        written = await super().publish(publication)
+        self.delivered = publication if self.retry_delay() is None else None
+        return written
+
+    async def look(self) -> None:
+        """See what is there, where there is nothing to publish."""
+        try:
+            await self._output.look()
+        except OutputError as error:
+            self._problems[self._output.id] = str(error)
+        else:
+            self._problems.clear()
+
+
+class _Errand:
+    """One hook, and what it was told of."""
+
+    __slots__ = ("_failures", "hook", "not_before", "problem", "told")
+
+    def __init__(self, hook: Hook, told: Mark | None) -> None:
+        self.hook = hook
+        self.told = told
+        self.problem = ""
+        self.not_before = 0.0
+        """When it may be tried again, on the boot-time clock."""
+        self._failures = 0
+
+    def is_due(self, mark: Mark) -> bool:
+        if self.told is None or self.told.lineage != mark.lineage:
+            return True
+        return not self.hook.by_lineage and self.told.generation != mark.generation
+
+    def ended(self, mark: Mark, problem: str, now: float) -> None:
+        self.problem = problem
+        if problem:
+            self._failures += 1
+            self.not_before = now + min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 10), LAST_RETRY)
+        else:
+            self.told, self._failures, self.not_before = mark, 0, 0.0
+
+
+def _nobody() -> None:
+    """Nobody gives turns yet, or waits for one."""

@@ -1,0 +1,87 @@
+"""Replaces the pods of a workload, for applications that read their token at the start only.
+
+All daemons that share a grant come to know of its new token, and one restart is wanted. So the workload says in an
+annotation for which token it was restarted, and whoever restarts it names the resource version that it has looked at:
+of several, one does it, and the others find it done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.clients.kubernetes import Fault, Kind, own_namespace
+from sidecar.errors import HookError
+from sidecar.ports import Mark
+
+if TYPE_CHECKING:
+    from sidecar.clients.kubernetes import Kubernetes
+    from sidecar.clock import Clock
+    from sidecar.config.settings import RolloutRestart
+    from sidecar.ports import Occasion
+
+RACES = 5
+"""Changes by others in a row before it is left to the next attempt."""
+LONGEST_NAME = 63
+
+
+class RolloutRestartHook:
+    """`kubectl rollout restart`, once for each occasion. See `Hook` for the contract."""
+
+    def __init__(
+        self, settings: RolloutRestart, api: Kubernetes, *, by_lineage: bool, namespace: str, clock: Clock
+    ) -> None:
+        """See `sidecar.hooks.open_hook`."""
+        self._kind, self._name = settings.workload
+        self._namespace = settings.namespace or own_namespace()
+        self.id = f"rollout_restart:{self._namespace}/{self._kind}/{self._name}"
+        self.by_lineage = by_lineage
+        self._records = namespace
+        self._api = api
+        self._clock = clock
+
+    async def run(self, occasion: Occasion) -> bool:
+        """See `Hook.run`."""
+        annotation = annotation_of(f"{self._records}.{occasion.token}")
+        try:
+            for _ in range(RACES):
+                seen = await self._api.get_workload(self._kind, self._namespace, self._name)
+                if not self._is_new(occasion.mark, _read(seen.annotations.get(annotation, ""))):
+                    return False
+                at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="seconds")
+                note = {annotation: msgspec.json.encode(occasion.mark).decode()}
+                try:
+                    await self._api.restart_workload(self._kind, seen, note, at=at.replace("+00:00", "Z"))
+                except Fault as fault:
+                    if fault.kind is not Kind.CONFLICT:
+                        raise
+                else:
+                    return True
+        except Fault as fault:
+            raise HookError(f"{self.id}: {fault}") from None
+        raise HookError(f"{self.id}: it is changed by others faster than it can be restarted")
+
+    def _is_new(self, ours: Mark, theirs: Mark | None) -> bool:
+        if theirs is None:
+            return True
+        if ours.lineage == theirs.lineage:
+            return not self.by_lineage and ours.generation > theirs.generation
+        return (ours.seeds, ours.issued_at) > (theirs.seeds, theirs.issued_at)
+
+
+def annotation_of(key: str) -> str:
+    """Name the annotation for the token of this key; its name may be too long for one."""
+    if len(key) > LONGEST_NAME:
+        key = f"{key[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return f"restarted-for.token-sidecar/{re.sub(r'[^A-Za-z0-9._-]', '-', key)}"
+
+
+def _read(annotation: str) -> Mark | None:
+    try:
+        return msgspec.json.decode(annotation, type=Mark)
+    except msgspec.MsgspecError:
+        return None
