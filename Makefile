@@ -76,7 +76,7 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 .PHONY: chart
 chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
 	$(BIN)/python -m tests.helm.documents
-	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py $(ARGS)
+	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
 
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)

@@ -31,6 +31,7 @@ COMMANDS = {
     "healthcheck": "Ask the daemon's probes.",
     "providers": "Show what is known of OAuth2 providers.",
     "store": "Look after the records in the store.",
+    "render": "Write what Kubernetes needs to run it beside an application.",
     "completion": "Print a shell's completion script.",
     "demo": "See the daemon keep a token alive, against a simulated provider.",
 }

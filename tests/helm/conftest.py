@@ -26,9 +26,11 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def charts(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the charts, the example's dependencies built."""
-    folder = copy(tmp_path_factory.mktemp("charts"), "token-sidecar", "example-app")
-    helm.run("dependency", "build", str(folder / "example-app"))
+    """Give a folder with the charts, the dependencies of the others built."""
+    dependent = ("example-app", "token-sidecar-injector")
+    folder = copy(tmp_path_factory.mktemp("charts"), "token-sidecar", *dependent)
+    for chart in dependent:
+        helm.run("dependency", "build", str(folder / chart))
     return folder
 
 
@@ -42,3 +44,9 @@ def chart(charts: Path) -> Path:
 def app(charts: Path) -> Path:
     """Give the example: an application's chart that depends on it."""
     return charts / "example-app"
+
+
+@pytest.fixture(scope="session")
+def injector(charts: Path) -> Path:
+    """Give the chart that injects."""
+    return charts / "token-sidecar-injector"

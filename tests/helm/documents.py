@@ -17,6 +17,7 @@ from sidecar.config import schema
 CHART = Path(__file__).parents[2] / "helm" / "token-sidecar"
 SCHEMA = CHART / "values.schema.json"
 README = CHART / "README.md"
+INJECTOR = CHART.with_name("token-sidecar-injector")
 BEGIN, END = "<!-- values: written by `make chart` -->", "<!-- end of values -->"
 
 
@@ -28,9 +29,9 @@ class Value(NamedTuple):
     text: str
 
 
-def values() -> list[Value]:
+def values(chart: Path = CHART) -> list[Value]:
     """Read values.yaml: every leaf, and every mapping that is documented as a whole."""
-    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    text = (chart / "values.yaml").read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     return list(_values(root, (), text.splitlines()))
@@ -93,23 +94,24 @@ def schema_text() -> str:
     return json.dumps(with_config(chart), indent=2, ensure_ascii=False) + "\n"
 
 
-def readme_text() -> str:
+def readme_text(chart: Path = CHART) -> str:
     """Return README.md as it should be: its own words as they stand, the table anew."""
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    before, _, rest = (chart / "README.md").read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table(chart)}\n{END}{after}"
 
 
-def table() -> str:
+def table(chart: Path = CHART) -> str:
     """Write the table of values."""
     head = ["| Value | Default | Meaning |", "|---|---|---|"]
     rows = [
         f"| `{'.'.join(value.path)}` | `{json.dumps(value.default, ensure_ascii=False)}` | {value.text} |"
-        for value in values()
+        for value in values(chart)
     ]
     return "\n".join([*head, *rows]) + "\n"
 
 
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
-    README.write_text(readme_text(), encoding="utf-8")
+    for documented in (CHART, INJECTOR):
+        (documented / "README.md").write_text(readme_text(documented), encoding="utf-8")

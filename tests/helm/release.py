@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ class Helm:
         self._binary = binary
         self._environment = {
             "HOME": str(home),
+            "PATH": os.environ.get("PATH", os.defpath),
             "HELM_CACHE_HOME": str(home / "cache"),
             "HELM_CONFIG_HOME": str(home / "config"),
             "HELM_DATA_HOME": str(home / "data"),

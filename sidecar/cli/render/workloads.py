@@ -1,0 +1,94 @@
+"""A workload with the sidecar in it: a part of somebody's own, to be merged into it, or a whole example."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import click
+
+from sidecar.cli.render.options import Wish
+from sidecar.cli.render.shape import Json, Shape
+
+KINDS = {
+    "deployment": ("apps/v1", "Deployment"),
+    "statefulset": ("apps/v1", "StatefulSet"),
+    "daemonset": ("apps/v1", "DaemonSet"),
+    "job": ("batch/v1", "Job"),
+    "cronjob": ("batch/v1", "CronJob"),
+}
+
+
+class Workload(NamedTuple):
+    """What runs the pods."""
+
+    api: str
+    kind: str
+    name: str
+
+
+class WorkloadType(click.ParamType[Workload]):
+    """`KIND/NAME`, as kubectl takes it."""
+
+    name = "workload"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Workload:
+        """Read it."""
+        if isinstance(value, Workload):
+            return value
+        kind, slash, name = str(value).partition("/")
+        if kind.lower() not in KINDS or not slash or not name:
+            self.fail(f"{value!r} is no KIND/NAME with one of {', '.join(KINDS)}", param, ctx)
+        return Workload(*KINDS[kind.lower()], name)
+
+
+def part(workload: Workload, containers: tuple[str, ...], parts: Shape, namespace: str = "") -> Json:
+    """Write what is to be merged into a workload: lists are merged by name, so that nothing is lost."""
+    readers = [{"name": name, "volumeMounts": [parts.mount]} for name in containers]
+    template = {
+        "metadata": {"annotations": parts.annotations},
+        "spec": {
+            "initContainers": parts.init_containers,
+            "containers": [*readers, *parts.containers],
+            "volumes": parts.volumes,
+        },
+    }
+    spec = {"template": template}
+    metadata = {"name": workload.name, **({"namespace": namespace} if namespace else {})}
+    return {
+        "apiVersion": workload.api,
+        "kind": workload.kind,
+        "metadata": metadata,
+        "spec": {"jobTemplate": {"spec": spec}} if workload.kind == "CronJob" else spec,
+    }
+
+
+def example(wish: Wish, parts: Shape) -> Json:
+    """Write a whole Deployment, whose application prints what it finds."""
+    labels = {"app.kubernetes.io/name": "app", "app.kubernetes.io/instance": wish.name}
+    application = {
+        "name": "app",
+        "image": "busybox:1.37",
+        "command": ["sh", "-c", f"while ls -l {wish.directory}; do sleep 60; done"],
+        "securityContext": parts.init_containers[0]["securityContext"],
+        "volumeMounts": [parts.mount],
+    }
+    account = {"serviceAccountName": wish.service_account} if wish.service_account else {}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "app", "namespace": wish.namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels, "annotations": parts.annotations},
+                "spec": {
+                    **account,
+                    "automountServiceAccountToken": False,
+                    "initContainers": parts.init_containers,
+                    "containers": [application, *parts.containers],
+                    "volumes": parts.volumes,
+                },
+            },
+        },
+    }
