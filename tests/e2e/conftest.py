@@ -25,10 +25,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.clock import SystemClock
 from sidecar.escrow import Entry, Escrow
+from sidecar.ports import Seeding
 from sidecar.server.client import ControlClient
+from sidecar.server.wire import SeedReply, SeedRequest
 from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
-from sidecar.tokens import Record, decode_record
+from sidecar.tokens import Record, RefreshToken, decode_record
 from tests import leaks
 from tests.e2e.forks import Forked
 
@@ -324,6 +326,10 @@ class Daemon:
     def control(self) -> ControlClient:
         """The commands' way in."""
         return ControlClient(self.state_dir / "control.sock", timeout=PATIENCE)
+
+    def seed(self, refresh_token: str, name: str = "gmail") -> SeedReply:
+        """Give it a new refresh token, as the command does."""
+        return self.control.seed(name, SeedRequest(Seeding(RefreshToken(refresh_token, time.time()))))
 
     def output(self, name: str = "gmail") -> Path:
         """Return the file that a token is published to."""

@@ -125,7 +125,7 @@ def answered(simulator: Simulator) -> bool:
 
 def by_command(daemon: Daemon, fresh: str) -> None:
     """Give a seed over the control socket."""
-    daemon.control.seed("gmail", fresh)
+    daemon.seed(fresh)
 
 
 def by_file(daemon: Daemon, fresh: str) -> None:
