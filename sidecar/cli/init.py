@@ -88,7 +88,9 @@ def _next_steps(found: Source, token: str, output: Path, *, system_wide: bool) -
     click.echo(f"  token-sidecar check{config}")
     if found.profile.needs_refresh_token:
         seed = f"token-sidecar seed {token} --file PATH{config}"
-        click.echo(f"  token-sidecar login {token}{config}   # or, with a refresh token that you have: {seed}")
+        click.echo(
+            f"  token-sidecar login {token}{config}   # or, with a refresh token that you have: {seed}"
+        )
     click.echo(f"  token-sidecar run{config}")
 
 

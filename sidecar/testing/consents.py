@@ -21,7 +21,6 @@ CODE_PREFIX = "sim-rt-code-"
 """As that of refresh tokens, so that whoever looks for leaked secrets finds codes, too."""
 
 DEVICE_PAGE = "https://provider.example/device"
-SLOWER = 5.0
 
 
 @dataclass(slots=True)
@@ -138,7 +137,6 @@ class Consents:
         early = given.asked is not None and now - given.asked < given.interval
         given.asked = now
         if early:
-            given.interval += SLOWER
             raise Refused("slow_down", "that was too soon")
         if config.consent is Consent.PENDING:
             raise Refused("authorization_pending", "the user has not decided yet")
