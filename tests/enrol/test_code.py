@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -30,6 +31,11 @@ def edited(query: str, **changes: str | None) -> str:
     """Change members of a query; None takes one away."""
     members: dict[str, str | None] = {**dict(parse_qsl(query)), **changes}
     return urlencode({name: value for name, value in members.items() if value is not None})
+
+
+def with_id_token(token: Any, answer: dict[str, Any]) -> dict[str, Any]:
+    """Put another ID token into an answer."""
+    return {**answer, "id_token": token}
 
 
 async def test_a_consent_brings_the_whole_pair(desk: Desk) -> None:
@@ -251,7 +257,7 @@ async def test_an_id_token_has_to_be_ours(make_desk: MakeDesk) -> None:
         with pytest.raises(ConsentFailed, match=told):
             await authorization.redeem(authorization.code(desk.browse(authorization)))
     for broken in ("x", "a.b", "a.%.c", 7):
-        desk.wire.reshape = lambda answer, broken=broken: {**answer, "id_token": broken}
+        desk.wire.reshape = partial(with_id_token, broken)
         authorization = await desk.ask("openid")
         with pytest.raises(ConsentFailed, match="nonce"):
             await authorization.redeem(authorization.code(desk.browse(authorization)))
@@ -276,7 +282,7 @@ async def test_without_a_refresh_token_nothing_is_taken(make_desk: MakeDesk) -> 
 
     desk.with_profile(ours)
     authorization = await desk.ask()
-    assert (await authorization.redeem(authorization.code(desk.browse(authorization)))).refresh
+    assert (await authorization.redeem(authorization.code(desk.browse(authorization)))).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -311,7 +317,7 @@ async def test_a_client_without_a_secret_is_as_good(make_desk: MakeDesk) -> None
     profile = msgspec.structs.replace(PROFILE, auth_method=AuthMethod.NONE)
     desk = make_desk(profile, client_secret=None)
     authorization = await desk.ask()
-    assert (await authorization.redeem(authorization.code(desk.browse(authorization)))).refresh
+    assert (await authorization.redeem(authorization.code(desk.browse(authorization)))).fingerprint
 
 
 async def test_what_is_not_known_is_asked_for(desk: Desk) -> None:

@@ -75,7 +75,7 @@ async def test_a_connection_that_fails_doubles_the_pause(make_desk: MakeDesk) ->
     desk = make_desk(device_interval=5)
     found = await begun(desk)
     desk.wire.problems = [NoAnswer("the connection broke"), NoAnswer("the connection broke")]
-    assert (await device.wait(desk.provider, found, SCOPES)).refresh
+    assert (await device.wait(desk.provider, found, SCOPES)).fingerprint
     assert gaps(desk) == [10, 20]
 
 
