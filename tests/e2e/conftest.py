@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -410,6 +410,23 @@ async def _records_in(url: str, keys: dict[str, str]) -> dict[str, Record]:
     async with open_store(url, SystemClock(), create=False) as store:
         found = {name: await store.load(key) for name, key in keys.items()}
     return {name: held.record for name, held in found.items() if held is not None}
+
+
+@contextmanager
+def login(config: Path, name: str = "gmail") -> Iterator[str]:
+    """Have a human asked for a consent; gives the URL to open, and ends when the grant is stored."""
+    command = [sys.executable, "-m", "sidecar", "login", name, "--config", str(config)]
+    environment = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
+    process = subprocess.Popen(
+        command, cwd=PROJECT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    )
+    try:
+        assert process.stderr is not None
+        yield next(line.strip() for line in process.stderr if line.strip().startswith("http"))
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +17,7 @@ from sidecar.errors import HumanNeeded, SidecarError
 from sidecar.testing import faults
 from sidecar.testing.report import Fate
 from sidecar.tokens import Record, decode_record, fingerprint
-from tests.e2e.conftest import PROJECT, Daemon, MakeDaemon
+from tests.e2e.conftest import Daemon, MakeDaemon, login
 
 if TYPE_CHECKING:
     from sidecar.testing import Simulator
@@ -128,10 +125,10 @@ def answered(simulator: Simulator) -> bool:
     return all(request.fate is Fate.ANSWERED for request in simulator.provider.report().requests)
 
 
-def browse(line: str) -> None:
-    """Do what a user's browser does with the URL in a line."""
+def browse(url: str) -> None:
+    """Do what a user's browser does."""
     with httpx2.Client(follow_redirects=True, timeout=20) as browser:
-        page = browser.get(line.strip())
+        page = browser.get(url)
     assert (page.status_code, "It worked" in page.text) == (200, True)
 
 
@@ -147,13 +144,8 @@ def test_a_login_revives_every_replica(site: Site, simulator: Simulator) -> None
     for daemon in (first, second):
         daemon.wait_until(lambda daemon=daemon: daemon.status()["grant_state"] == "dead", "it is dead")  # type: ignore[misc]
     calls = len(simulator.provider.report().requests)
-    command = [sys.executable, "-m", "sidecar", "login", "gmail", "--config", str(second.path)]
-    with subprocess.Popen(
-        command, cwd=PROJECT, text=True, stderr=subprocess.PIPE, env={**os.environ, "DISPLAY": ""}
-    ) as login:
-        assert login.stderr is not None
-        browse(next(line for line in login.stderr if line.strip().startswith("http")))
-        assert login.wait(20) == 0
+    with login(second.path) as url:
+        browse(url)
     came = site.stored().access
     assert came is not None
     began = time.monotonic()
