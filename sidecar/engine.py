@@ -283,6 +283,10 @@ class Engine:
         provider = Provider(name, settings, profile, self._http, self._issuers)
 
         async def revoke() -> Record | None:
+            if renewer.unpersisted:
+                raise TemporarilyUnavailable(
+                    f"{name}: the store lacks the newest refresh token yet; try again"
+                )
             record = await renewer.reread()
             if record is None or record.refresh is None:
                 raise UsageError(f"{name}: there is no refresh token in the store, so nothing to revoke")

@@ -81,13 +81,13 @@ class Intake:
         with suppress(SeedError, ConfigError):
             passed_over = await setup.seed.read() if setup.seed is not None else None
         try:
-            if record is not None and since is not None:
-                if rotation.knows(record, seeding.refresh):
-                    # An earlier try, whose reply was lost.
-                    aside = seeding.fingerprint not in record.seeds
-                    return Planting(record.lineage, aside=aside)
-                if since != record.lineage and not record.is_dead():
+            if record is not None and since not in {None, record.lineage}:
+                if rotation.knows(record, seeding.refresh):  # from an earlier try, whose reply was lost
+                    return Planting(record.lineage, aside=seeding.fingerprint not in record.seeds)
+                if not record.is_dead():
                     return await self._keep_aside(setup, ledger, record, seeding)
+            # What a consent brought is alive, even where the provider gives the same refresh token again.
+            force = force or since is not None
             return Planting(
                 await self._plant(setup, ledger, seeding, origin=origin, force=force, passed_over=passed_over)
             )

@@ -80,7 +80,7 @@ def login(name: str, config: Path, *, as_json: bool, **chosen: Any) -> None:
         raise UsageError(f"{name}: the grant {grant} needs no human, so there is nothing to consent to")
     login = _Login(config, settings, name, choice)
     if choice.dry_run:
-        login.show_plan()
+        login.show_plan(as_json=as_json)
     else:
         planting.show(login.run(), as_json=as_json)
 
@@ -207,8 +207,8 @@ class _Login:
         async with self._http, _serving(page, listening):
             opened = _open(page.start_url)
             click.echo(
-                f"{'A browser was opened' if opened else 'Open this in a browser on this machine'}; consent there"
-                f"{'. Should none appear, open this' if opened else ''}:\n\n  {authorization.url}\n\n"
+                f"{'A browser opens. Should none appear, open this' if opened else 'Open this in a browser'} on this "
+                f"machine, and consent:\n\n  {authorization.url}\n\n"
                 "From another machine: --no-browser.",
                 err=True,
             )
@@ -279,7 +279,7 @@ class _Login:
 
     # The dry run
 
-    def show_plan(self) -> None:
+    def show_plan(self, *, as_json: bool) -> None:
         """Print what would be done."""
         import anyio
 
@@ -300,7 +300,10 @@ class _Login:
             ["result goes to", self._destination()],
             ["replaces", self._replaced()],
         ]
-        click.echo(common.plain_table(rows))
+        if as_json:
+            common.print_json(dict(rows))
+        else:
+            click.echo(common.plain_table(rows))
 
     def _destination(self) -> str:
         place = (
@@ -357,14 +360,18 @@ async def _serving(page: Any, listening: Any) -> AsyncIterator[None]:
 
 
 def _open(url: str) -> bool:
-    """Open a browser where there is one that doesn't take the terminal over."""
+    """Open a browser where there may be one that doesn't take the terminal over; tell whether that was tried."""
     import os
+    import threading
     import webbrowser
 
     graphical = sys.platform != "linux" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
-    return graphical and webbrowser.open(url)
+    if graphical:
+        # Some return when the window is closed, and it is this process that it loads its first page from.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+    return graphical
 
 
 def _with_port(redirect_uri: str, port: str = "") -> str:

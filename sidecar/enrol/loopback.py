@@ -12,7 +12,7 @@ import ipaddress
 import secrets
 import socket
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import anyio
 from starlette.responses import HTMLResponse, RedirectResponse
@@ -89,8 +89,8 @@ class Loopback:
         parts = urlsplit(redirect_uri)
         self._authorization = authorization
         self._path, self._host = parts.path.encode(), parts.netloc.encode()
-        self._start = secrets.token_urlsafe(16)
-        self.start_url = f"{redirect_uri}?start={self._start}"
+        self._start = urlencode([*parse_qsl(parts.query), ("start", secrets.token_urlsafe(16))])
+        self.start_url = parts._replace(query=self._start).geturl()
         """Leads to the provider, once. Who sees what a browser was started with doesn't see the `state`."""
         self._arrived = anyio.Event()
         self._code = ""
@@ -137,7 +137,7 @@ class Loopback:
         return await self._take(query.decode("latin-1")) if query else self._result()
 
     async def _take(self, query: str) -> Response:
-        if self._start and secrets.compare_digest(query, f"start={self._start}"):
+        if self._start and secrets.compare_digest(query, self._start):
             self._start = ""
             return _sent_to(self._authorization.url)
         try:

@@ -74,7 +74,11 @@ class Provider:
             raise _gave_up(
                 self.name, issuer.problem or NotSent(f"issuer {self.profile.issuer} was not asked")
             )
-        self.profile = completed(self.profile, self.settings.client, issuer.metadata)
+        found = completed(self.profile, self.settings.client, issuer.metadata)
+        if self.profile.token_url:
+            # As the daemon has it: whoever names the endpoint isn't told by the issuer how to prove itself there.
+            found = msgspec.structs.replace(found, auth_method=self.profile.auth_method)
+        self.profile = found
         self.names_issuer = issuer.metadata.authorization_response_iss_parameter_supported
 
     @property
@@ -111,7 +115,14 @@ class Provider:
     # What is asked, and what the answers are worth
 
     async def request(self, members: dict[str, str | None]) -> Answer:
-        """Ask the token endpoint once. Raises what `answered` raises."""
+        """Ask the token endpoint; of several client secrets the next one is shown where one is refused.
+
+        That costs no code: who the client is gets checked before (RFC 6749 §3.2.1). Raises what `answered` raises.
+        """
+        for _ in self.settings.client.secret_files[1:]:
+            answer = await self.answered(self.endpoint.request(members, Open(), SEND_TIMEOUT))
+            if not outcomes.refuses_client(answer, self.profile):
+                return answer
         return await self.answered(self.endpoint.request(members, Open(), SEND_TIMEOUT))
 
     async def ask(self, url: str, members: dict[str, str | None]) -> Answer:

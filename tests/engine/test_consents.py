@@ -145,3 +145,15 @@ async def test_a_revoked_grant_is_dead_everywhere(house: House) -> None:
     assert "token-sidecar login gmail" in second.view.remedy
     assert len(first.grant.calls) + len(second.grant.calls) == 1
     assert first.of(GrantDied) == []
+
+
+async def test_a_provider_that_gives_the_same_refresh_token_again(house: House) -> None:
+    """It is alive, since it was given a moment ago, however often it was used before."""
+    daemon = house.daemon()
+    brought = consent(house)
+    await daemon.renewer.plant(brought, origin="login", since="")
+    assert await daemon.renewer.bury(brought.refresh.fingerprint, reason="revoked")
+    dead = await house.store.record()
+    done = await daemon.renewer.plant(brought, origin="login", since=dead.lineage)
+    record = await house.store.record()
+    assert (done.aside, record.is_dead(), record.lineage) == (False, False, done.lineage)

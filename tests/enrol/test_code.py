@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from sidecar import providers
+from sidecar.config.settings import Client
 from sidecar.enrol.code import NotOurs
 from sidecar.errors import (
     ConsentFailed,
@@ -334,3 +336,20 @@ async def test_a_user_who_refuses(make_desk: MakeDesk) -> None:
     with pytest.raises(ConsentRefused, match="the consent was refused: access_denied"):
         authorization.code(desk.browse(authorization))
     assert desk.wire.sent == []
+
+
+async def test_the_next_secret_is_shown(desk: Desk, tmp_path: Path) -> None:
+    """While a client's secret is being replaced, a consent isn't lost to the one that came first."""
+    files = (tmp_path / "old", tmp_path / "new")
+    for file, secret in zip(
+        files, ("sim-cs-0123456789abcdef", desk.simulated.config.client_secret), strict=True
+    ):
+        file.write_text(secret or "", encoding="utf-8")
+        file.chmod(0o600)
+    desk.with_profile(PROFILE, client=Client(id="sim-client", secret_files=files))
+    authorization = await desk.ask()
+    assert (await authorization.redeem(authorization.code(desk.browse(authorization)))).fingerprint
+    files[1].write_text("sim-cs-fedcba9876543210", encoding="utf-8")
+    authorization = await desk.ask()
+    with pytest.raises(ConsentFailed, match="invalid_client"):
+        await authorization.redeem(authorization.code(desk.browse(authorization)))
