@@ -68,7 +68,7 @@ def login(name: str, config: Path, *, as_json: bool, **chosen: Any) -> None:
     It replaces a grant that is dead, or starts a token's first one. Every daemon on the same store finds it
     within seconds, and needs no restart. Where one lives, the running daemon takes it; else it goes into
     the store. The scopes are the token's; where the configuration names none, those that it was granted
-    before. The old grant is left alone unless --revoke-old says so: some providers then end every consent
+    before. The old grant is left alone unless --revoke-old says so: a provider may then end every consent
     that the account gave to this client, the new one too.
     """
     choice = Choice(**chosen)
