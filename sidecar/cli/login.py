@@ -122,11 +122,14 @@ class _Login:
 
     def _ask_daemon(self) -> dict[str, Any] | None:
         """See whether a daemon will take the result, before a human is bothered."""
+        from sidecar import config as configuration
         from sidecar.server.client import NotRunning
 
         try:
             tokens: dict[str, Any] = common.control(self._settings).status()["tokens"]
         except NotRunning:
+            # The store is ours to write then, with all that the daemon would check.
+            configuration.load(self._config)
             return None
         if self._name not in tokens:
             raise UsageError(
@@ -328,8 +331,8 @@ async def _insistently(plant: Callable[[], SeedReply]) -> SeedReply:
     while True:
         try:
             return await anyio.to_thread.run_sync(plant)
-        except TemporarilyUnavailable as error:
-            if time.monotonic() > until:
+        except SidecarError as error:
+            if error.exit_code != TemporarilyUnavailable.exit_code or time.monotonic() > until:
                 raise
             if delay < 1:
                 click.echo(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -16,6 +17,7 @@ import anyio
 import httpx2
 import pytest
 
+from sidecar.cli import main
 from sidecar.testing import Consent
 from sidecar.tokens import Record, fingerprint
 from tests.cli.conftest import Place
@@ -81,6 +83,21 @@ class Waiting:
 
 
 Start = Callable[..., Waiting]
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Run commands that store nothing in this process: exit code, standard output, standard error."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TOKEN_SIDECAR_CONFIG", str(place.config))
+
+    def say(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        return (code, *capsys.readouterr())
+
+    return say
 
 
 @pytest.fixture
@@ -161,6 +178,23 @@ def test_a_dead_grant_lives_again_in_the_running_daemon(seeded: Place, start: St
         assert seeded.run("healthcheck", "ready", "--wait", "20s").returncode == 0
 
 
+def test_a_store_that_is_away_costs_no_consent(place: Place, start: Start) -> None:
+    """The browser waits for as long as the store does, and is told when it is done; the human is told meanwhile."""
+    login = start()
+    store = place.root / "tokens.db"
+    store.write_text("in the way" * 1000, encoding="utf-8")
+    with ThreadPoolExecutor() as threads:
+        page = threads.submit(login.browse)
+        assert login.process.stderr is not None
+        told = next(line for line in login.process.stderr if "held on to" in line)
+        assert str(store) in told
+        assert not page.done()
+        store.unlink()
+        assert "It worked" in page.result(20).text
+    assert login.ended()[0] == 0
+    assert stored(place).access is not None
+
+
 def test_two_people_at_once(place: Place, start: Start) -> None:
     """Both consents are good, one is in force, and each is told which; the other is kept."""
     first, second = start(), start()
@@ -218,7 +252,7 @@ def test_a_wrong_answer_changes_nothing(
     assert (ended, out) == (code, "")
     assert told in err.splitlines()[-1]
     assert "sim-rt-" not in err
-    assert place.ok("store", "list") == "the store holds no records\n"
+    assert not (place.root / "tokens.db").exists()
 
 
 def test_a_refusal_in_the_browser(place: Place, start: Start) -> None:
@@ -242,10 +276,10 @@ def test_a_forged_answer_ends_no_login(place: Place, start: Start) -> None:
     assert stored(place).access is not None
 
 
-def test_nobody_comes(place: Place) -> None:
+def test_nobody_comes(say: Say) -> None:
     """The wait ends, says so, and can be begun again."""
-    done = place.run("login", "gmail", "--timeout", "100ms")
-    assert (done.returncode, "nobody consented within" in done.stderr) == (4, True)
+    code, _, err = say("login", "gmail", "--timeout", "100ms")
+    assert (code, "nobody consented within" in err) == (4, True)
 
 
 def test_on_a_terminal_the_answer_is_not_shown(place: Place) -> None:
@@ -273,9 +307,9 @@ def test_a_device_fetches_a_grant(place: Place) -> None:
     assert stored(place).access is not None
 
 
-def test_a_dry_run_changes_nothing(place: Place) -> None:
+def test_a_dry_run_changes_nothing(place: Place, say: Say) -> None:
     """It shows what would be asked for, without what makes a request the only one; nobody is asked."""
-    shown = place.ok("login", "gmail", "--dry-run", "--revoke-old")
+    _, shown, _ = say("login", "gmail", "--dry-run", "--revoke-old")
     rows = dict(re.split(r" {2,}", line, maxsplit=1) for line in shown.splitlines())
     assert rows["scopes"] == "mail.read mail.send"
     assert dict(parse_qsl(urlsplit(rows["URL"]).query))["state"] == "..."
@@ -284,27 +318,28 @@ def test_a_dry_run_changes_nothing(place: Place) -> None:
     assert rows["replaces"] == "nothing"
     place.ok("seed", "gmail", "--file", str(place.new_seed()))
     held = json.loads(place.seed.read_text(encoding="utf-8"))["refresh_token"]
-    shown = place.ok("login", "gmail", "--dry-run", "--device")
-    assert f"the grant with refresh token {fingerprint(held)} (in use), which is left alone" in shown
+    _, shown, _ = say("login", "gmail", "--dry-run", "--device", "--json")
+    told = json.loads(shown)["replaces"]
+    assert told == f"the grant with refresh token {fingerprint(held)} (in use), which is left alone"
     assert place.calls() == 0
 
 
-def test_what_can_not_be_asked_for(place: Place) -> None:
+def test_what_can_not_be_asked_for(place: Place, say: Say) -> None:
     """Exit code 2, with the way out, before any human is bothered."""
     for arguments, told in (
         (["gmial"], "has: gmail"),
         (["gmail", "--device", "--no-browser"], "--device needs no browser"),
         (["gmail", "--redirect-uri", "https://app.example/back"], "add --no-browser"),
     ):
-        done = place.run("login", *arguments)
-        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+        code, _, err = say("login", *arguments)
+        assert (code, told in err) == (2, True), err
     del place.token["provider"]["authorization_url"]
     place.write()
-    done = place.run("login", "gmail")
-    assert (done.returncode, "name it as `authorization_url`" in done.stderr) == (2, True)
+    code, _, err = say("login", "gmail")
+    assert (code, "name it as `authorization_url`" in err) == (2, True)
     place.token["client"]["redirect_uri"] = "http://app.example/#x"
     place.write()
-    assert "client.redirect_uri: must hold no user name" in place.run("check").stderr
+    assert "client.redirect_uri: must hold no user name" in say("check")[2]
 
 
 def test_fewer_scopes_than_asked_for(place: Place, start: Start) -> None:
@@ -350,8 +385,8 @@ def test_a_grant_is_revoked(seeded: Place) -> None:
     assert "token-sidecar login gmail" in told
     assert len(revoked(seeded)) == 1
     calls = seeded.calls()
-    assert seeded.run("status").returncode == 3
-    assert "revoked by token-sidecar revoke" in seeded.run("status").stdout
+    shown = seeded.run("status")
+    assert (shown.returncode, "revoked by token-sidecar revoke" in shown.stdout) == (3, True)
     assert seeded.calls() == calls
 
 
