@@ -132,8 +132,8 @@ def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
     )
     return (
         f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
-        "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, give "
-        f"a new refresh token: token-sidecar login {token}, or dare it: token-sidecar refresh {token}"
+        "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, "
+        f"{CONSENT.format(token)}, or dare it: token-sidecar refresh {token}"
     )
 
 
