@@ -329,7 +329,7 @@ class Daemon:
 
     def seed(self, refresh_token: str, name: str = "gmail") -> SeedReply:
         """Give it a new refresh token, as the command does."""
-        return self.control.seed(name, SeedRequest(Seeding(RefreshToken(refresh_token, time.time()))))
+        return self.control.seed(name, a_seed(refresh_token))
 
     def output(self, name: str = "gmail") -> Path:
         """Return the file that a token is published to."""
@@ -410,6 +410,11 @@ async def _records_in(url: str, keys: dict[str, str]) -> dict[str, Record]:
     async with open_store(url, SystemClock(), create=False) as store:
         found = {name: await store.load(key) for name, key in keys.items()}
     return {name: held.record for name, held in found.items() if held is not None}
+
+
+def a_seed(refresh_token: str) -> SeedRequest:
+    """Make what the `seed` command sends."""
+    return SeedRequest(Seeding(RefreshToken(refresh_token, time.time())))
 
 
 @contextmanager
