@@ -95,7 +95,8 @@ class Authorization:
     def pasted(self, text: str) -> str:
         """Read the code out of what a user copied: the whole URL that the browser was sent to, or the code alone.
 
-        A code alone has no `state`; that it was meant for us is for the proof key to say. Raises as `code` does.
+        A code alone has no `state`; that it was meant for us is for the proof key to say, so that without one it isn't
+        taken. Raises as `code` does.
         """
         text = text.strip()
         if "?" in text or "=" in text:
@@ -104,6 +105,8 @@ class Authorization:
             raise NotOurs("that is neither a URL with `code=` in it nor a code; copy the whole address")
         if self._answered:
             raise NotOurs
+        if not self._provider.profile.pkce:
+            raise NotOurs("without a proof key the code alone could be anybody's; copy the whole address")
         self._answered = True
         return text
 

@@ -204,7 +204,10 @@ async def test_a_pasted_answer_is_judged_like_another(desk: Desk) -> None:
         with pytest.raises(NotOurs):
             authorization.pasted(wrong)
     assert authorization.pasted(f" {REDIRECT}?{query}\n").startswith("sim-rt-code-")
-    assert (await desk.ask()).pasted("sim-rt-code-1/2").startswith("sim-rt-code-1/2")
+    assert (await desk.ask()).pasted("sim-rt-code-1/2") == "sim-rt-code-1/2"
+    desk.with_profile(msgspec.structs.replace(PROFILE, pkce=False))
+    with pytest.raises(NotOurs, match="copy the whole address"):
+        (await desk.ask()).pasted("sim-rt-code-1/2")
 
 
 async def test_mixed_up_providers_are_noticed(make_desk: MakeDesk) -> None:
