@@ -9,30 +9,40 @@ from __future__ import annotations
 
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from sidecar import config, contents
+from sidecar.enrol import revocation
+from sidecar.enrol.provider import Provider
 from sidecar.errors import (
     ConfigError,
     Conflict,
     HumanNeeded,
     SidecarError,
     TemporarilyUnavailable,
+    UsageError,
 )
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
 from sidecar.outputs import open_output, open_remote_output
-from sidecar.ports import Seeding
 from sidecar.renewer import Renewer
 from sidecar.schedule import Policy
 from sidecar.seeds import open_seed
-from sidecar.server.wire import RefreshReply, ReloadReply, SeedReply, UnknownToken
+from sidecar.server.wire import (
+    LOGIN,
+    RefreshReply,
+    ReloadReply,
+    RevokeReply,
+    SeedReply,
+    SeedRequest,
+    UnknownToken,
+)
 from sidecar.setup import Setup, Surroundings
-from sidecar.tokens import GrantState, RefreshToken
+from sidecar.tokens import GrantState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -44,8 +54,9 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.courier import Courier
     from sidecar.events import TokenView
+    from sidecar.intake import Planting
     from sidecar.scheduler import Scheduler
-    from sidecar.tokens import AccessToken
+    from sidecar.tokens import AccessToken, Record
 
 FIXED = (
     *(
@@ -65,6 +76,8 @@ FIXED = (
 """What a running daemon cannot change."""
 
 PLANT_RACES = 5
+
+_Result = TypeVar("_Result")
 
 
 def make_setup(
@@ -244,21 +257,48 @@ class Engine:
             expires_at=record.access.expires_at,
         )
 
-    async def seed(self, name: str, refresh_token: str, *, force: bool) -> SeedReply:
-        """Start a new lineage from a refresh token."""
+    async def seed(self, name: str, request: SeedRequest) -> SeedReply:
+        """Start a new lineage from a refresh token, and from the access token that came with it."""
         renewer = self._renewer(name)
-        seeding = Seeding(RefreshToken(refresh_token, issued_at=self._around.clock.wall()))
-        lineage = await self._plant(renewer, seeding, force=force)
-        self._scheduler.wake(name)
-        return SeedReply(f"{name} starts anew from this refresh token", seeding.fingerprint, lineage)
+        seeding = request.seeding
 
-    async def _plant(self, renewer: Renewer, seeding: Seeding, *, force: bool) -> str:
-        for _ in range(PLANT_RACES):
-            try:
-                return await renewer.plant(seeding, origin="command", force=force)
-            except Conflict:
-                continue
-        raise TemporarilyUnavailable("the record is changed by others all the time; try again")
+        async def plant() -> Planting:
+            return await renewer.plant(
+                seeding, origin=request.origin, force=request.force, since=request.since
+            )
+
+        done = await _raced(plant)
+        self._scheduler.wake(name)
+        return SeedReply(
+            _told_of_planting(name, done, request.origin), seeding.fingerprint, done.lineage, done.aside
+        )
+
+    async def revoke(self, name: str) -> RevokeReply:
+        """End a grant at the provider (RFC 7009), and write down that it is over.
+
+        Raises `UsageError` where there is nothing to revoke or nowhere to do it, and what `revocation.revoke` raises.
+        """
+        renewer = self._renewer(name)
+        settings, profile = self.settings.tokens[name], self.settings.profiles[name]
+        provider = Provider(name, settings, profile, self._http, self._issuers)
+
+        async def revoke() -> Record | None:
+            if renewer.unpersisted:
+                raise TemporarilyUnavailable(
+                    f"{name}: the store lacks the newest refresh token yet; try again"
+                )
+            record = await renewer.reread()
+            if record is None or record.refresh is None:
+                raise UsageError(f"{name}: there is no refresh token in the store, so nothing to revoke")
+            await revocation.revoke(provider, record)
+            if await renewer.bury(record.refresh.fingerprint, reason="revoked by token-sidecar revoke"):
+                return record
+            raise Conflict  # it was replaced meanwhile, and the one that took its place may be alive
+
+        record = await _raced(revoke)
+        self._scheduler.wake(name)
+        access = record.access if record is not None else None
+        return RevokeReply(access.expires_at if access is not None else None)
 
     async def reload(self) -> ReloadReply:
         """Read the configuration again, and touch only what changed in it.
@@ -331,6 +371,26 @@ class Engine:
             known = ", ".join(sorted(self._renewers)) or "none"
             raise UnknownToken(f"no token is called {name!r}; the configuration has: {known}")
         return renewer
+
+
+async def _raced(write: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Write what others may write at the same time, anew whenever they were faster."""
+    for _ in range(PLANT_RACES):
+        try:
+            return await write()
+        except Conflict:
+            continue
+    raise TemporarilyUnavailable("the record is changed by others all the time; try again")
+
+
+def _told_of_planting(name: str, done: Planting, origin: str) -> str:
+    """Say in one sentence what a seed or a login came to."""
+    if done.aside:
+        return (
+            f"{name} was given another consent while this one was under way: that one is in force, and this one is "
+            "kept beside it, should it be refused"
+        )
+    return f"{name} starts anew from this {'consent' if origin == LOGIN else 'refresh token'}"
 
 
 def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:

@@ -43,9 +43,17 @@ class UsageError(SidecarError):
 
 
 class HumanNeeded(SidecarError):
-    """The grant is dead: a human has to consent again and give the new refresh token with `token-sidecar seed`."""
+    """The grant is dead: a human has to consent again, with `token-sidecar login`."""
 
     exit_code = 3
+
+
+class ConsentRefused(HumanNeeded):
+    """The consent was refused, by the user or by the provider; nothing was changed."""
+
+
+class ConsentFailed(SidecarError):
+    """The consent came to nothing; nothing was changed."""
 
 
 class TemporarilyUnavailable(SidecarError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from sidecar import rotation
 from sidecar.errors import ConfigError, SeedError
-from sidecar.events import Adopted, Seeded, SeedRefused
+from sidecar.events import Adopted, Seeded, SeedRefused, Warned
 from sidecar.tokens import ExpirySource
 
 if TYPE_CHECKING:
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
     from sidecar.ports import Seed, Seeding
     from sidecar.publisher import Publisher
     from sidecar.setup import Setup, Surroundings
-    from sidecar.tokens import AccessToken
+    from sidecar.tokens import AccessToken, Record
+
+
+class Planting(NamedTuple):
+    """What came of a seed that was given by hand, or of a login."""
+
+    lineage: str
+    """The one that is in force now."""
+    aside: bool = False
+    """Whether that is another's, who was faster, and ours is kept among its orphans."""
 
 
 class Intake:
@@ -59,20 +70,40 @@ class Intake:
             raise SeedError(fallen_back)
         return True
 
-    async def plant(self, setup: Setup, seeding: Seeding, *, origin: str, force: bool) -> str:
+    async def plant(
+        self, setup: Setup, seeding: Seeding, *, origin: str, force: bool, since: str | None
+    ) -> Planting:
         """Start a new lineage on request; see `Renewer.plant`."""
         # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
         ledger = self._ledger.twin()
         await ledger.sync()
-        passed_over = None
+        record, passed_over = ledger.record, None
         with suppress(SeedError, ConfigError):
             passed_over = await setup.seed.read() if setup.seed is not None else None
         try:
-            return await self._plant(
-                setup, ledger, seeding, origin=origin, force=force, passed_over=passed_over
+            if record is not None and since not in {None, record.lineage}:
+                if rotation.knows(record, seeding.refresh):  # from an earlier try, whose reply was lost
+                    return Planting(record.lineage, aside=seeding.fingerprint not in record.seeds)
+                if not record.is_dead():
+                    return await self._keep_aside(setup, ledger, record, seeding)
+            # What a consent brought is alive, even where the provider gives the same refresh token again.
+            force = force or since is not None
+            return Planting(
+                await self._plant(setup, ledger, seeding, origin=origin, force=force, passed_over=passed_over)
             )
         finally:
             self._ledger.distrust()
+
+    async def _keep_aside(self, setup: Setup, ledger: Ledger, record: Record, seeding: Seeding) -> Planting:
+        ours = rotation.begun(seeding.client_id, seeding.endpoint)
+        kept = rotation.with_orphan(record, replace(ours, refresh=seeding.refresh))
+        # Whoever calls the provider at this moment goes on to be protected.
+        await ledger.write(kept, lease=ledger.lease_left)
+        reason = (
+            f"the consent that gave {seeding.fingerprint} was overtaken by another one, and is kept beside it"
+        )
+        self._around.emit(Warned("login", reason, setup.name))
+        return Planting(record.lineage, aside=True)
 
     async def _plant(
         self,
@@ -93,14 +124,33 @@ class Intake:
         planted = rotation.seeded(
             record,
             seeding,
-            client_id=setup.grant.client_id(),
-            endpoint=setup.grant.endpoint,
+            client_id=seeding.client_id or setup.grant.client_id(),
+            endpoint=seeding.endpoint or setup.grant.endpoint,
             issuer=setup.grant.issuer,
             passed_over=passed_over,
         )
         await ledger.write(planted)
         self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, planted.lineage))
         return planted.lineage
+
+    async def reread(self) -> Record | None:
+        """Read the record as the store has it now. Raises `StoreError`."""
+        ledger = self._ledger.twin()
+        await ledger.sync()
+        return ledger.record
+
+    async def bury(self, fingerprint: str, *, reason: str) -> bool:
+        """Write down that a refresh token was ended on request; see `Renewer.bury`."""
+        ledger = self._ledger.twin()
+        await ledger.sync()
+        record = ledger.record
+        if record is None or record.refresh is None or record.refresh.fingerprint != fingerprint:
+            return False
+        try:
+            await ledger.write(rotation.ended(record, reason, now=self._around.clock.wall()))
+        finally:
+            self._ledger.distrust()
+        return True
 
     async def adopt(self, setup: Setup, publisher: Publisher) -> str:
         """Take over what an application refreshed by itself, if it outlives ours; returns what was done, in words.

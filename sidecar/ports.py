@@ -379,6 +379,10 @@ class Seeding(msgspec.Struct, frozen=True):
 
     refresh: RefreshToken
     access: AccessToken | None = None
+    client_id: str = ""
+    """The client that it was given to; empty: not known, so that it counts as the configured one's."""
+    endpoint: str = ""
+    """Origin of the token endpoint that gave it; empty: not known."""
 
     @property
     def fingerprint(self) -> str:

@@ -193,6 +193,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The authorization endpoint (RFC 6749 §3.1), where a user consents."""
     device_authorization_url: str = ""
     """The device authorization endpoint (RFC 8628 §3.1)."""
+    authorization_params: dict[str, str] = {}
+    """Added to a request for consent, beside what RFC 6749 §4.1.1 names: without them some providers give no
+    refresh token."""
+    consent_scopes: tuple[str, ...] = ()
+    """Asked for in every consent, beside the token's own scopes: without them some providers give no refresh token."""
+    scope_separator: str = " "
+    """What stands between the scopes that are asked for."""
+    pkce: bool = True
+    """Whether a consent is bound to who asked for it by a proof key (RFC 7636)."""
     grant: GrantType = GrantType.REFRESH_TOKEN
     auth_method: AuthMethod = AuthMethod.POST
     method: Literal["POST", "GET"] = "POST"

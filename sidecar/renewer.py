@@ -34,14 +34,14 @@ from sidecar.events import (
     TurnEnded,
     Warned,
 )
-from sidecar.intake import Intake
+from sidecar.intake import Intake, Planting
 from sidecar.ledger import Ledger
 from sidecar.ports import Answer, Publication, SupportsNoScope
 from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
 from sidecar.setup import Setup, Surroundings
-from sidecar.standing import Troubles, fallen_back, missing_scopes, remedy, standing, with_record
+from sidecar.standing import CONSENT, Troubles, fallen_back, missing_scopes, remedy, standing, with_record
 from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -444,12 +444,27 @@ class Renewer:
             done.append(await self._intake.adopt(setup, self._publisher))
         self._did += filter(None, done)
 
-    async def plant(self, seeding: Seeding, *, origin: str, force: bool = False) -> str:
-        """Start a new lineage on request and return its id; whatever is under way will find it and yield.
+    async def plant(
+        self, seeding: Seeding, *, origin: str, force: bool = False, since: str | None = None
+    ) -> Planting:
+        """Start a new lineage on request; whatever is under way will find it and yield.
 
+        `since`: the lineage that a human saw when the consent began (empty: none). Where another one that lives has
+        come meanwhile, that one stays, and this pair is kept among its orphans. None: whatever is there yields.
         Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
         """
-        return await self._intake.plant(self.setup, seeding, origin=origin, force=force)
+        return await self._intake.plant(self.setup, seeding, origin=origin, force=force, since=since)
+
+    async def reread(self) -> Record | None:
+        """Read the record as the store has it now. Raises `StoreError`."""
+        return await self._intake.reread()
+
+    async def bury(self, fingerprint: str, *, reason: str) -> bool:
+        """Call the grant dead because its refresh token was ended on request; False where it holds another by now.
+
+        Raises `StoreError`.
+        """
+        return await self._intake.bury(fingerprint, reason=reason)
 
     def reconfigure(self, setup: Setup) -> None:
         """Work by another configuration from the next turn on; what is owed to the store stays owed."""
@@ -613,7 +628,7 @@ class Renewer:
             )
         return (
             f"the refresh token belongs to {bound}, but {says} names {wanted}, where it is not sent; correct the "
-            f"configuration, or give a new refresh token: token-sidecar seed {name} --file FILE; {rebind}"
+            f"configuration, or {CONSENT.format(name)}; {rebind}"
         )
 
     def _may_be_spent(self, record: Record | None) -> bool:

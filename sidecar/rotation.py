@@ -71,6 +71,7 @@ def seeded(
         endpoint=endpoint,
         issuer=issuer,
         seeds=_appended(seeds, seeding.fingerprint),
+        granted=seeding.access.scopes if seeding.access is not None else (),
         replaced=_replaced(old) if old else (),
         orphans=old.orphans if old else (),
         history=old.history if old else (),
@@ -253,12 +254,17 @@ def _suspected(base: Record, outcome: Outcome, profile: Profile, now: float) -> 
 
 
 def _died(base: Record, outcome: Outcome, now: float) -> Record:
+    return ended(base, outcome.reason, now=now)
+
+
+def ended(base: Record, reason: str, *, now: float) -> Record:
+    """Write down that the refresh token is of no more use, and why."""
     verdict = Death(
         fingerprint=base.refresh.fingerprint if base.refresh else "",
         client_id=base.client_id,
         endpoint=base.endpoint,
         at=now,
-        reason=outcome.reason,
+        reason=reason,
     )
     return replace(base, dead=verdict, attempt=None, backoff=None)
 

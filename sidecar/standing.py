@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from sidecar.profile import Profile
     from sidecar.tokens import Record
 
+CONSENT = (
+    "consent again: token-sidecar login {0}, or give a new refresh token: token-sidecar seed {0} --file FILE"
+)
+"""What a human does where only a human can help; formatted with the token's name."""
+
 UNREADABLE_FOR = 15 * 60.0
 """Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""
 
@@ -87,7 +92,7 @@ def remedy(token: str, state: GrantState) -> str:
     """Say what a human can do about a grant in this state; empty where waiting helps."""
     match state:
         case GrantState.DEAD | GrantState.UNSEEDED:
-            return f"consent again and give the new refresh token: token-sidecar seed {token} --file FILE"
+            return CONSENT.format(token)
         case GrantState.MISCONFIGURED:
             return "correct the configuration, then run: token-sidecar check"
         case _:
@@ -120,15 +125,15 @@ def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
     if record is None:
         return (
             "the store has no record of this token although this daemon published it before, so the seed may be "
-            f"spent; restore the store, or give a new one: token-sidecar seed {token} --file FILE"
+            f"spent; restore the store, or {CONSENT.format(token)}"
         )
     found = f"generation {record.generation}" + (
         "" if record.lineage == mark.lineage else " of an older lineage"
     )
     return (
         f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
-        "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, give "
-        f"a new refresh token: token-sidecar seed {token} --file FILE, or dare it: token-sidecar refresh {token}"
+        "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, "
+        f"{CONSENT.format(token)}, or dare it: token-sidecar refresh {token}"
     )
 
 

@@ -87,7 +87,10 @@ def _next_steps(found: Source, token: str, output: Path, *, system_wide: bool) -
     click.echo(f"  mkdir -p {'/run/tokens' if system_wide else output.parent / 'tokens'}")
     click.echo(f"  token-sidecar check{config}")
     if found.profile.needs_refresh_token:
-        click.echo(f"  token-sidecar seed {token} --file PATH{config}   # a file with the refresh token")
+        seed = f"token-sidecar seed {token} --file PATH{config}"
+        click.echo(
+            f"  token-sidecar login {token}{config}   # or, with a refresh token that you have: {seed}"
+        )
     click.echo(f"  token-sidecar run{config}")
 
 
@@ -190,8 +193,8 @@ _OWN = {
 }
 
 _SEED = """\
-    # The refresh token: give it once with `token-sidecar seed {token} --file PATH`, or name a file that is
-    # watched.
+    # The refresh token: `token-sidecar login {token}` gets one. Or give yours once with
+    # `token-sidecar seed {token} --file PATH`, or name a file that is watched.
     # seed: {token}-seed.json
 """
 

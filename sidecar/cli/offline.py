@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import click
 import msgspec
+from msgspec.structs import replace
 
 from sidecar import app
 from sidecar import config as configuration
@@ -19,14 +20,13 @@ from sidecar.engine import no_token
 from sidecar.errors import InstanceRunning
 from sidecar.observers import log
 from sidecar.server.client import NotRunning
-from sidecar.server.wire import RefreshReply, SeedReply
+from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply, SeedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.app import House
     from sidecar.config import Loaded, Settings
-    from sidecar.ports import Seeding
     from sidecar.renewer import Renewer
     from sidecar.tokens import Record
 
@@ -50,12 +50,18 @@ def refresh(config: Path, name: str, rejected: str | None) -> RefreshReply:
     return _in_turn(work, lambda: common.control(loaded.settings).refresh(name, rejected=refused))
 
 
-def seed(config: Path, name: str, seeding: Seeding, *, force: bool) -> SeedReply:
+def seed(config: Path, name: str, request: SeedRequest) -> SeedReply:
     """Start a new lineage in the store; the daemon finds it when it starts."""
     loaded = _alone(config, name)
-    work = partial(anyio.run, _seed, loaded, name, seeding, force)
-    asked = partial(common.control(loaded.settings).seed, name, seeding.refresh.value, force=force)
-    return _in_turn(work, asked)
+    work = partial(anyio.run, _seed, loaded, name, request)
+    return _in_turn(work, partial(common.control(loaded.settings).seed, name, request))
+
+
+def revoke(config: Path, name: str) -> RevokeReply:
+    """End a grant at the provider, and write that into the store."""
+    loaded = _alone(config, name)
+    work = partial(anyio.run, _revoke, loaded, name)
+    return _in_turn(work, partial(common.control(loaded.settings).revoke, name))
 
 
 def _in_turn(work: Callable[[], Reply], ask_daemon: Callable[[], Reply]) -> Reply:
@@ -132,12 +138,15 @@ def _called(before: Record | None, after: Record) -> bool:
     return after.history[-1:] != (before.history[-1:] if before is not None else ())
 
 
-async def _seed(loaded: Loaded, name: str, seeding: Seeding, force: bool) -> SeedReply:  # noqa: FBT001
+async def _seed(loaded: Loaded, name: str, request: SeedRequest) -> SeedReply:
     async with app.open_house(loaded) as house:
-        [renewer] = house.engine
-        lineage = await renewer.plant(seeding, origin="command", force=force)
-    message = f"{name} starts anew from this refresh token as soon as the daemon runs"
-    return SeedReply(message, seeding.fingerprint, lineage)
+        reply = await house.engine.seed(name, request)
+    return reply if reply.aside else replace(reply, message=f"{reply.message} as soon as the daemon runs")
+
+
+async def _revoke(loaded: Loaded, name: str) -> RevokeReply:
+    async with app.open_house(loaded) as house:
+        return await house.engine.revoke(name)
 
 
 def _present(record: Record | None) -> str:

@@ -137,6 +137,13 @@ def _places(profile: Profile) -> Iterator[tuple[str, str]]:
     ):
         place = getattr(profile, field)
         yield field, place and f"{what} endpoint: {place}"
+    params = ", ".join(f"`{name}: {value}`" for name, value in profile.authorization_params.items())
+    yield "authorization_params", params and f"A consent is asked for with {params}."
+    scopes = ", ".join(f"`{scope}`" for scope in profile.consent_scopes)
+    yield "consent_scopes", scopes and f"Every consent asks for {scopes}, too."
+    separator = profile.scope_separator
+    yield "scope_separator", f"Scopes are separated by `{separator}`." if separator != " " else ""
+    yield "pkce", "" if profile.pkce else "A consent has no proof key (PKCE)."
 
 
 def _requests(profile: Profile) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sidecar.cli import common
+from sidecar.cli import common, planting
 from sidecar.cli.options import config_option, examples, json_option, name_argument
 from sidecar.errors import UsageError
 
@@ -53,7 +53,7 @@ def seed(
     it at once; without one it goes into the store, for the daemon to find. A refresh token that this
     store has seen used is refused, because sending it again may make the provider revoke everything.
     """
-    from sidecar.server.client import NotRunning
+    from sidecar.server.wire import SeedRequest
 
     settings = common.load(config, token=name)
     if not settings.profiles[name].needs_refresh_token:
@@ -61,18 +61,8 @@ def seed(
             f"{name}: the grant {settings.profiles[name].grant} has no refresh token, so there is no seed"
         )
     seeding = _read(name, path, layout, living=settings.profiles[name].lives_by_itself)
-    try:
-        reply = common.control(settings).seed(name, seeding.refresh.value, force=force)
-    except NotRunning:
-        from sidecar.cli import offline
-
-        reply = offline.seed(config, name, seeding, force=force)
-    if as_json:
-        common.print_json(
-            {"message": reply.message, "fingerprint": reply.fingerprint, "lineage": reply.lineage}
-        )
-    else:
-        click.echo(reply.message)
+    reply = planting.plant(config, settings, name, SeedRequest(seeding, force=force))
+    planting.show(reply, as_json=as_json)
 
 
 def _read(name: str, path: str | None, layout: str | None, *, living: bool) -> Seeding:

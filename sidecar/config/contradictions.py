@@ -54,7 +54,7 @@ def check(settings: Settings, context: Context) -> None:
         profile = settings.profiles.get(name)
         _scopes(token, steps, context)
         _resource(token, steps, context)
-        _client(token, profile, steps, context)
+        _client(token, profile, steps, settings, context)
         if token.seed is not None:
             _one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
         _hooks(token, steps, context)
@@ -94,7 +94,9 @@ def _resource(token: TokenSettings, steps: Steps, context: Context) -> None:
         context.error((*steps, "resource"), text)
 
 
-def _client(token: TokenSettings, profile: Profile | None, steps: Steps, context: Context) -> None:
+def _client(
+    token: TokenSettings, profile: Profile | None, steps: Steps, settings: Settings, context: Context
+) -> None:
     client, place = token.client, (*steps, "client")
     exclusive = (
         ("file", "id"),
@@ -111,6 +113,8 @@ def _client(token: TokenSettings, profile: Profile | None, steps: Steps, context
     for one, other in exclusive:
         if getattr(client, one) and getattr(client, other):
             context.error((*place, other), f"contradicts `{one}`, which says the same; keep one of the two")
+    if client.redirect_uri is not None:
+        _url(client.redirect_uri, (*place, "redirect_uri"), settings, context)
     if client.file is None and not client.id and client.id_file is None:
         context.missing(place, "has no client id; add `file` (Google's credentials.json), `id` or `id_file`")
     if profile is not None and not _left_to_issuer(client, profile):

@@ -148,6 +148,9 @@ class Client(Group, frozen=True, kw_only=True):
     `private_key_jwt` its thumbprint names the key (`x5t#S256`), as Entra wants it. Re-read when it changes."""
     auth_method: AuthMethod | None = None
     """How the client authenticates; by default as the provider's profile says."""
+    redirect_uri: str | None = None
+    """`login` only: where a browser is sent after the consent, as it is registered for this client. On this machine
+    (`http://127.0.0.1:PORT/PATH`) it is listened to. By default `http://127.0.0.1` with any free port."""
 
     @property
     def files(self) -> dict[tuple[str | int, ...], Path]:
@@ -301,6 +304,10 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     introspection_url: str | None = None
     authorization_url: str | None = None
     device_authorization_url: str | None = None
+    authorization_params: dict[str, str] | None = None
+    consent_scopes: tuple[str, ...] | None = None
+    scope_separator: str | None = None
+    pkce: bool | None = None
     grant: GrantType | None = None
     """How access tokens are obtained."""
     auth_method: AuthMethod | None = None

@@ -22,7 +22,7 @@ from sidecar.clients.http import HttpClient, Request
 from sidecar.config.settings import Client, TokenSettings
 from sidecar.errors import CallError, ConfigError, NotSent
 from sidecar.files import UnfitFile, directory, read_small, replace_file
-from sidecar.grants.endpoint import origin, silent
+from sidecar.grants.endpoint import Open, origin, silent
 from sidecar.ports import Answer, Gate, Grant
 from sidecar.profile import AuthMethod, Profile
 from sidecar.tokens import RefreshToken
@@ -62,6 +62,8 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     device_authorization_endpoint: str = ""
     token_endpoint_auth_methods_supported: tuple[str, ...] = (AuthMethod.BASIC.value,)
     """Where there is no such list, RFC 8414 §2 says `client_secret_basic`."""
+    authorization_response_iss_parameter_supported: bool = False
+    """Whether every answer to a request for consent names its issuer (RFC 9207 §3)."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -289,13 +291,6 @@ def _auth_method(profile: Profile, client: Client, metadata: Metadata) -> AuthMe
         means = [AuthMethod.BASIC, AuthMethod.POST, AuthMethod.SECRET_JWT]
     supported = metadata.token_endpoint_auth_methods_supported
     return next((method for method in means if method in supported), profile.auth_method)
-
-
-class Open:
-    """Lets a question that costs nothing pass."""
-
-    def open(self) -> None:
-        """Nothing is at stake."""
 
 
 def _places(issuer: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from sidecar.server.wire import (
     RefreshReply,
     RefreshRequest,
     ReloadReply,
+    RevokeReply,
     SeedReply,
     SeedRequest,
     from_answer,
@@ -80,10 +81,15 @@ class ControlClient:
         answer = self._ask("POST", f"/tokens/{_quoted(name)}/refresh", body, timeout=timeout)
         return msgspec.convert(answer, RefreshReply)
 
-    def seed(self, name: str, refresh_token: str, *, force: bool = False) -> SeedReply:
-        """Start a new lineage from a refresh token."""
-        body = msgspec.to_builtins(SeedRequest(refresh_token, force))
+    def seed(self, name: str, request: SeedRequest) -> SeedReply:
+        """Start a new lineage from a refresh token, and from the access token that came with it."""
+        body = msgspec.to_builtins(request)
         return msgspec.convert(self._ask("POST", f"/tokens/{_quoted(name)}/seed", body), SeedReply)
+
+    def revoke(self, name: str) -> RevokeReply:
+        """End the grant at the provider."""
+        answer = self._ask("POST", f"/tokens/{_quoted(name)}/revoke", {}, timeout=REFRESH_TIMEOUT)
+        return msgspec.convert(answer, RevokeReply)
 
     def reload(self) -> ReloadReply:
         """Have the configuration read again."""

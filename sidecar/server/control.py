@@ -17,6 +17,7 @@ from sidecar.server.wire import (
     RefreshReply,
     RefreshRequest,
     ReloadReply,
+    RevokeReply,
     SeedReply,
     SeedRequest,
     to_body,
@@ -50,8 +51,12 @@ class Engine(Protocol):
         """
         ...
 
-    async def seed(self, name: str, refresh_token: str, *, force: bool) -> SeedReply:
-        """Start a new lineage from a refresh token."""
+    async def seed(self, name: str, request: SeedRequest) -> SeedReply:
+        """Start a new lineage from a refresh token, and from the access token that came with it."""
+        ...
+
+    async def revoke(self, name: str) -> RevokeReply:
+        """End the grant at the provider, and call it dead."""
         ...
 
     async def reload(self) -> ReloadReply:
@@ -80,7 +85,11 @@ def control_app(engine: Engine) -> Starlette:
 
     async def seed(request: Request) -> Any:
         body = await _read(request, SeedRequest)
-        return await engine.seed(_name(request), body.refresh_token, force=body.force)
+        return await engine.seed(_name(request), body)
+
+    async def revoke(request: Request) -> Any:
+        await _read(request, dict[str, Any])
+        return await engine.revoke(_name(request))
 
     async def reload(request: Request) -> Any:
         await _read(request, dict[str, Any])
@@ -92,6 +101,7 @@ def control_app(engine: Engine) -> Starlette:
             Route("/tokens/{name}", _answering(token)),
             Route("/tokens/{name}/refresh", _answering(refresh), methods=["POST"]),
             Route("/tokens/{name}/seed", _answering(seed), methods=["POST"]),
+            Route("/tokens/{name}/revoke", _answering(revoke), methods=["POST"]),
             Route("/reload", _answering(reload), methods=["POST"]),
         ]
     )

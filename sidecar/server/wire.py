@@ -18,11 +18,15 @@ from sidecar.errors import (
     TemporarilyUnavailable,
     UsageError,
 )
+from sidecar.ports import Seeding
 
 SOCKET_FILE = "control.sock"
 ADDRESS_FILE = "http.json"
-BODY_LIMIT = 64 * 1024
-"""Bytes of a request; the longest refresh tokens known have a few thousand."""
+BODY_LIMIT = 256 * 1024
+"""Bytes of a request; the longest pairs of tokens known have a few thousand."""
+
+LOGIN = "login"
+"""The origin of what a consent brought."""
 
 _STATUS_OF_EXIT_CODE = {1: 500, 2: 400, 3: 409, 4: 503}
 
@@ -39,15 +43,15 @@ class RefreshRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of a seed."""
+    """Body of a seed, or of what a login brought."""
 
-    refresh_token: str
+    seeding: Seeding
+    origin: str = "command"
+    """Who gives it, for the log."""
     force: bool = False
     """Take a refresh token that was spent before."""
-
-    def __repr__(self) -> str:
-        """Hide the token."""
-        return f"SeedRequest(force={self.force})"
+    since: str | None = None
+    """The lineage that was there when the consent began; see `Renewer.plant`."""
 
 
 class RefreshReply(msgspec.Struct, frozen=True):
@@ -69,6 +73,16 @@ class SeedReply(msgspec.Struct, frozen=True):
     fingerprint: str
     """Of the refresh token."""
     lineage: str
+    """The one that is in force now."""
+    aside: bool = False
+    """Whether that is another's, who was faster, and this refresh token is kept beside it."""
+
+
+class RevokeReply(msgspec.Struct, frozen=True):
+    """What came of a revocation that the provider confirmed."""
+
+    access_expires_at: float | None = None
+    """When the last access token ends, should the provider not end it at once (Unix seconds)."""
 
 
 class ReloadReply(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ with simulator.serve() as url:
 from __future__ import annotations
 
 from sidecar.testing import faults, shapes
-from sidecar.testing.config import ClientAuth, GraceAnswer, ProviderConfig, Rotation
+from sidecar.testing.config import ClientAuth, Consent, GraceAnswer, ProviderConfig, Rotation
 from sidecar.testing.faults import Delivery, Fault, Reply
 from sidecar.testing.memory import request_token
 from sidecar.testing.provider import Exchange, NoAnswer, Provider
@@ -17,6 +17,7 @@ from sidecar.testing.server import Simulator
 
 __all__ = [
     "ClientAuth",
+    "Consent",
     "Delivery",
     "Exchange",
     "FamilyReport",

@@ -42,6 +42,15 @@ _ROTATIONS = {
 _METHODS = {AuthMethod.BASIC: ClientAuth.BASIC, AuthMethod.POST: ClientAuth.POST}
 
 
+class Consent(StrEnum):
+    """What the simulated user does when asked for a consent."""
+
+    GIVEN = "given"
+    REFUSED = "refused"
+    PENDING = "pending"
+    """Nothing yet: a device is told to wait, and a browser is shown a page."""
+
+
 class GraceAnswer(StrEnum):
     """What a replaced refresh token is answered with inside its grace window."""
 
@@ -121,6 +130,27 @@ class ProviderConfig:
     scopes: frozenset[str] = frozenset()
     """Scopes that client_credentials may ask for; empty allows any."""
 
+    consent: Consent = Consent.GIVEN
+    redirect_uris: tuple[str, ...] = ("http://127.0.0.1/",)
+    """Registered for the client, and compared exactly; on the loopback a port may be added (RFC 8252 section 7.3)."""
+
+    require_pkce: bool = True
+    """Refuse a request for consent without an S256 challenge (RFC 7636)."""
+
+    issuer: str = ""
+    """Named in redirects (RFC 9207) and in ID tokens, if it isn't empty."""
+
+    code_ttl: float = 60.0
+    device_code_ttl: float = 600.0
+    device_interval: float = 5.0
+    """How long a device has to leave between two questions; one that doesn't is told to `slow_down`."""
+
+    refresh_token_scope: str = ""
+    """Only a consent with this scope gives a refresh token; empty: each does."""
+
+    refresh_token_params: tuple[tuple[str, str], ...] = ()
+    """Only a consent that was asked for with these parameters gives a refresh token."""
+
     clock_skew: float = 0.0
     """How far the provider's clock is ahead; negative is behind. Shifts `Date` and every lifetime."""
 
@@ -143,6 +173,9 @@ class ProviderConfig:
             "grace_until_used": profile.survives_until_used,
             "reuse_kills_family": not mild,
             "kills_old_access_token": profile.kills_old_access_token,
+            "refresh_token_scope": next(iter(profile.consent_scopes), ""),
+            "refresh_token_params": tuple(profile.authorization_params.items()),
+            "require_pkce": profile.pkce,
         }
         if profile.auth_method is AuthMethod.NONE:
             told["client_secret"] = None

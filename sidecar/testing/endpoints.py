@@ -88,7 +88,11 @@ def answer_client(provider: Provider, request: Request) -> Reply:
             return provider.introspection(parameters(request).form, authorization)
         case "POST", "/revoke":
             return provider.revocation(parameters(request).form, authorization)
-        case _, "/token" | "/resource" | "/introspect" | "/revoke":
+        case "GET", "/authorize":
+            return provider.authorization(dict(parse_qsl(request.query)))
+        case "POST", "/device":
+            return provider.device_authorization(parameters(request).form, authorization)
+        case _, "/token" | "/resource" | "/introspect" | "/revoke" | "/authorize" | "/device":
             return _json_reply(405, {"error": "method not allowed"})
         case _:
             return _json_reply(404, {"error": "not found"})

@@ -20,7 +20,7 @@ from email.utils import formatdate
 from typing import Any
 
 from sidecar.profile import GrantType
-from sidecar.testing import shapes
+from sidecar.testing import consents, shapes
 from sidecar.testing.authentication import Assertions, Refused, authenticate, method_used
 from sidecar.testing.config import (
     ACCESS_PREFIX,
@@ -47,7 +47,17 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 LIVING_TOKEN = "fb_exchange_token"
 """Facebook's name for a grant and for its parameter; `extra_params` and `param_names` have others'."""
-KNOWN_GRANT_TYPES = frozenset({REFRESH_TOKEN, CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE, LIVING_TOKEN})
+KNOWN_GRANT_TYPES = frozenset(
+    {
+        REFRESH_TOKEN,
+        CLIENT_CREDENTIALS,
+        JWT_BEARER,
+        TOKEN_EXCHANGE,
+        LIVING_TOKEN,
+        consents.AUTHORIZATION_CODE,
+        consents.DEVICE_CODE,
+    }
+)
 
 
 class NoAnswer(ConnectionError):
@@ -103,6 +113,7 @@ class Provider:
         self._changed = threading.Condition(threading.RLock())
         self._held_time: float | None = None
         self._assertions = Assertions(self.clock)
+        self._consents = consents.Consents(self.clock)
         self._faults = FaultScript()
         self._families: dict[str, Family] = {}
         self._refresh_tokens: dict[str, RefreshToken] = {}
@@ -200,6 +211,28 @@ class Provider:
                 self._access_tokens[token].revoked = True
             self._touch()
             return self._json(200, {})
+
+    def authorization(self, query: Mapping[str, str]) -> Reply:
+        """Answer `GET /authorize` (RFC 6749 section 4.1.1): the user decides at once, as `consent` says."""
+        with self._instant():
+            try:
+                location = self._consents.authorize(self._config, query)
+            except Refused as refused:
+                # Nobody is sent to an address that isn't the client's (section 4.1.2.1).
+                return self._refusal(refused)
+            self._touch()
+            if location is None:
+                return self._json(200, {"waiting": "for the user"})
+            return replace(self._json(302, {}, {"Location": location}), body=b"")
+
+    def device_authorization(self, form: Mapping[str, str], authorization: str | None = None) -> Reply:
+        """Answer `POST /device` (RFC 8628 section 3.1)."""
+        with self._instant():
+            try:
+                authenticate(self._config, form, authorization, self._assertions)
+            except Refused as refused:
+                return self._refusal(refused)
+            return self._json(200, self._consents.device(self._config, form.get("scope", "")))
 
     # What a test does.
 
@@ -409,6 +442,8 @@ class Provider:
         authenticate(self._config, form, request.authorization, self._assertions)
         if grant_type == REFRESH_TOKEN:
             return self._refresh(request, repeat=repeat)
+        if grant_type in {consents.AUTHORIZATION_CODE, consents.DEVICE_CODE}:
+            return self._consented(form)
         if grant_type == CLIENT_CREDENTIALS:
             return self._client_credentials(form.get("scope", ""))
         if grant_type == TOKEN_EXCHANGE:
@@ -418,6 +453,24 @@ class Provider:
         raise Refused("unsupported_grant_type", f"this provider knows {', '.join(sorted(KNOWN_GRANT_TYPES))}")
 
     # The grants.
+
+    def _consented(self, form: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        """Redeem what a consent was answered with; a code that comes twice ends what it gave (section 4.1.2)."""
+        config = self._config
+        try:
+            consent = self._consents.redeem(config, form)
+        except consents.Replayed as replayed:
+            if replayed.family in self._families:
+                self._kill(self._families[replayed.family], "its authorization code was used again")
+            raise
+        family = Family(f"grant-{secrets.token_hex(4)}", config.client_id, consent.scope, self.clock())
+        self._families[family.id] = family
+        consent.family = family.id
+        refresh = self._new_refresh_token(family, parent=None) if consent.offline else None
+        members = self._members(self._new_access_token(family, consent.scope), refresh)
+        if "openid" in consent.scope.split():
+            members["id_token"] = consents.id_token(config, consent, self.clock())
+        return members, "issued"
 
     def _exchange(self, subject: str | None, scope: str) -> tuple[dict[str, Any], str]:
         """Trade in a token of somebody else's (RFC 8693), whom nobody asks."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -25,10 +25,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.clock import SystemClock
 from sidecar.escrow import Entry, Escrow
+from sidecar.ports import Seeding
 from sidecar.server.client import ControlClient
+from sidecar.server.wire import SeedReply, SeedRequest
 from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
-from sidecar.tokens import Record, decode_record
+from sidecar.tokens import Record, RefreshToken, decode_record
 from tests import leaks
 from tests.e2e.forks import Forked
 
@@ -325,6 +327,10 @@ class Daemon:
         """The commands' way in."""
         return ControlClient(self.state_dir / "control.sock", timeout=PATIENCE)
 
+    def seed(self, refresh_token: str, name: str = "gmail") -> SeedReply:
+        """Give it a new refresh token, as the command does."""
+        return self.control.seed(name, a_seed(refresh_token))
+
     def output(self, name: str = "gmail") -> Path:
         """Return the file that a token is published to."""
         return self.out / f"{name}.json"
@@ -404,6 +410,28 @@ async def _records_in(url: str, keys: dict[str, str]) -> dict[str, Record]:
     async with open_store(url, SystemClock(), create=False) as store:
         found = {name: await store.load(key) for name, key in keys.items()}
     return {name: held.record for name, held in found.items() if held is not None}
+
+
+def a_seed(refresh_token: str) -> SeedRequest:
+    """Make what the `seed` command sends."""
+    return SeedRequest(Seeding(RefreshToken(refresh_token, time.time())))
+
+
+@contextmanager
+def login(config: Path, name: str = "gmail") -> Iterator[str]:
+    """Have a human asked for a consent; gives the URL to open, and ends when the grant is stored."""
+    command = [sys.executable, "-m", "sidecar", "login", name, "--config", str(config)]
+    environment = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
+    process = subprocess.Popen(
+        command, cwd=PROJECT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    )
+    try:
+        assert process.stderr is not None
+        yield next(line.strip() for line in process.stderr if line.strip().startswith("http"))
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

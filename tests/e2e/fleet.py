@@ -562,7 +562,7 @@ class Fleet:
         for member in self.members:
             if member.lock.acquire(blocking=False):
                 try:
-                    member.daemon.control.seed("gmail", seed)
+                    member.daemon.seed(seed)
                 except SidecarError:
                     continue
                 finally:

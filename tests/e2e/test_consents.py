@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
 
-from sidecar.errors import SidecarError
+from sidecar.errors import HumanNeeded, SidecarError
 from sidecar.testing import faults
 from sidecar.testing.report import Fate
 from sidecar.tokens import Record, decode_record, fingerprint
-from tests.e2e.conftest import Daemon, MakeDaemon
+from tests.e2e.conftest import Daemon, MakeDaemon, login
 
 if TYPE_CHECKING:
     from sidecar.testing import Simulator
@@ -123,9 +125,46 @@ def answered(simulator: Simulator) -> bool:
     return all(request.fate is Fate.ANSWERED for request in simulator.provider.report().requests)
 
 
+def browse(url: str) -> None:
+    """Do what a user's browser does."""
+    with httpx2.Client(follow_redirects=True, timeout=20) as browser:
+        page = browser.get(url)
+    assert (page.status_code, "It worked" in page.text) == (200, True)
+
+
+def test_a_login_revives_every_replica(site: Site, simulator: Simulator) -> None:
+    """One command beside one daemon: all of them leave the dead state within seconds, and nobody is restarted."""
+    first = site.daemon()
+    first.add(simulator, profile={"authorization_url": f"{simulator.url}/authorize"}, on_dead="report")
+    first.start()
+    second = site.replica(first).start()
+    simulator.provider.kill()
+    with pytest.raises(HumanNeeded):
+        first.control.refresh("gmail")
+    for daemon in (first, second):
+        daemon.wait_until(lambda daemon=daemon: daemon.status()["grant_state"] == "dead", "it is dead")  # type: ignore[misc]
+    calls = len(simulator.provider.report().requests)
+    with login(second.path) as url:
+        browse(url)
+    came = site.stored().access
+    assert came is not None
+    began = time.monotonic()
+    for daemon in (first, second):
+        daemon.wait_until(
+            lambda daemon=daemon: (  # type: ignore[misc]
+                daemon.published() == came.value and daemon.status()["grant_state"] == "ok"
+            ),
+            "it has what the consent brought",
+        )
+    assert time.monotonic() - began < 10
+    # The exchange of the code, and nothing else.
+    assert len(simulator.provider.report().requests) == calls + 1
+    assert simulator.provider.is_live(came.value)
+
+
 def by_command(daemon: Daemon, fresh: str) -> None:
     """Give a seed over the control socket."""
-    daemon.control.seed("gmail", fresh)
+    daemon.seed(fresh)
 
 
 def by_file(daemon: Daemon, fresh: str) -> None:

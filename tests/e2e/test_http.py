@@ -83,7 +83,7 @@ def test_a_life(daemon: Daemon, make_simulator: MakeSimulator) -> None:
     page = daemon.get("/metrics").text
     assert [name for name in DEFINITIONS if f"token_sidecar_{name}" not in page] == []
 
-    daemon.control.seed("gmail", seed)
+    daemon.seed(seed)
     daemon.wait_until(lambda: daemon.answers("/startupz"), "it is served")
     assert probes(daemon) == [200, 200, 200]
     assert shown(daemon) == ("fresh", "ok")
@@ -115,7 +115,7 @@ def test_a_life(daemon: Daemon, make_simulator: MakeSimulator) -> None:
     assert probes(daemon) == [200, 503, 503]
     assert shown(daemon) == ("expired", "dead")
 
-    daemon.control.seed("gmail", simulator.provider.new_grant())
+    daemon.seed(simulator.provider.new_grant())
     daemon.wait_until(lambda: daemon.answers("/readyz"), "it lives again")
     assert probes(daemon) == [200, 200, 200]
     assert shown(daemon)[1] == "ok"

@@ -65,9 +65,9 @@ async def test_a_document_moves_no_refresh_token(house: House) -> None:
     assert daemon.state() is GrantState.MISCONFIGURED
     assert daemon.view.reason == (
         f"the refresh token belongs to client 'sim-client' at {HOME}, but the configuration with the issuer {ISSUER} "
-        f"names 'sim-client' at {ELSEWHERE}, where it is not sent; correct the configuration, or give a new refresh "
-        "token: token-sidecar seed gmail --file FILE; if both are yours, stop the daemon and run: token-sidecar store "
-        "rebind gmail"
+        f"names 'sim-client' at {ELSEWHERE}, where it is not sent; correct the configuration, or consent again: "
+        "token-sidecar login gmail, or give a new refresh token: token-sidecar seed gmail --file FILE; if both are "
+        "yours, stop the daemon and run: token-sidecar store rebind gmail"
     )
     discovered(daemon, HOME)
     await daemon.run(120)

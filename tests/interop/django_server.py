@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
 
+PASSWORD = "alice's own"
+SIGN_IN = "<form method=post>{% csrf_token %}{{ form }}</form>"
+
+
 def access_token(*_: object, **__: object) -> str:
     """Make a token that the leak check knows."""
     return f"sim-at-{secrets.token_urlsafe(24)}"
@@ -36,7 +40,31 @@ def build(url: str, options: dict[str, Any]) -> tuple[WSGIApplication, dict[str,
     settings.configure(
         ALLOWED_HOSTS=["127.0.0.1"],
         SECRET_KEY=secrets.token_hex(32),
-        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "oauth2_provider"],
+        INSTALLED_APPS=[
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "oauth2_provider",
+        ],
+        # What a user's browser needs: a session, a page to sign in, and the page that asks for the consent.
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "OPTIONS": {
+                    "context_processors": ["django.template.context_processors.request"],
+                    "loaders": [
+                        ("django.template.loaders.locmem.Loader", {"registration/login.html": SIGN_IN}),
+                        "django.template.loaders.app_directories.Loader",
+                    ],
+                },
+            }
+        ],
+        LOGIN_URL="/sign-in/",
         DATABASES={
             "default": {
                 "ENGINE": "django.db.backends.sqlite3",
@@ -45,7 +73,7 @@ def build(url: str, options: dict[str, Any]) -> tuple[WSGIApplication, dict[str,
             }
         },
         # Tables as the models are now, without the way there.
-        MIGRATION_MODULES=dict.fromkeys(["auth", "contenttypes", "oauth2_provider"]),
+        MIGRATION_MODULES=dict.fromkeys(["auth", "contenttypes", "sessions", "oauth2_provider"]),
         PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         USE_TZ=True,
         OAUTH2_PROVIDER={
@@ -56,10 +84,14 @@ def build(url: str, options: dict[str, Any]) -> tuple[WSGIApplication, dict[str,
         },
     )
     django.setup()
+    from django.contrib.auth.views import LoginView
     from django.core.management import call_command
     from django.core.wsgi import get_wsgi_application
 
-    settings.ROOT_URLCONF = (path("", include("oauth2_provider.urls", namespace="oauth2_provider")),)
+    settings.ROOT_URLCONF = (
+        path("sign-in/", LoginView.as_view()),
+        path("", include("oauth2_provider.urls", namespace="oauth2_provider")),
+    )
     call_command("migrate", run_syncdb=True, verbosity=0)
     return get_wsgi_application(), {"issuer": url, **_consent()}
 
@@ -70,13 +102,13 @@ def _consent() -> dict[str, Any]:
     from oauth2_provider.models import AccessToken, Application, RefreshToken
 
     secret = f"sim-cs-{secrets.token_urlsafe(24)}"
-    user = User.objects.create(username="alice")
+    user = User.objects.create_user(username="alice", password=PASSWORD)
     client = Application.objects.create(
         client_id="web app:1",
         client_secret=secret,
         client_type=Application.CLIENT_CONFIDENTIAL,
         authorization_grant_type=Application.GRANT_AUTHORIZATION_CODE,
-        redirect_uris="https://app.example/callback",
+        redirect_uris="https://app.example/callback http://127.0.0.1/",
         user=user,
     )
     Application.objects.create(

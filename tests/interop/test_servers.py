@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 from joserfc import jwk
 
-from tests.e2e.conftest import PROJECT
+from tests.e2e.conftest import PROJECT, login
 from tests.interop.conftest import configure, generation, state
 
 if TYPE_CHECKING:
@@ -39,6 +42,38 @@ def test_a_grant_is_found_and_rotates(daemon: Daemon, start: Start, script: str)
     daemon.wait_until(lambda: generation(daemon) > record.generation, "another after a restart")
     assert state(daemon) == "ok"
     assert daemon.published().startswith("sim-at-")
+
+
+def consent(url: str) -> None:
+    """Do what a user does in a browser: sign in, read what is asked for, and allow it."""
+    with httpx2.Client(follow_redirects=True, timeout=20) as browser:
+        page = browser.get(url)
+        page = browser.post(page.url, data=fields(page.text, username="alice", password="alice's own"))
+        assert "Reading scope" in page.text, page.text
+        page = browser.post(page.url, data=fields(page.text, allow="Authorize"))
+    assert (page.status_code, "It worked" in page.text) == (200, True), page.text
+
+
+def fields(form: str, **typed: str) -> dict[str, str]:
+    """Fill a form in."""
+    hidden = re.findall(r'<input type="hidden" name="([^"]*)"(?: value="([^"]*)")?', form)
+    return {**{name: html.unescape(value) for name, value in hidden}, **typed}
+
+
+def test_a_user_consents_and_takes_it_back(daemon: Daemon, start: Start) -> None:
+    """Issuer and client are all that is configured: a browser brings the grant, it rotates, and it is revoked."""
+    server = start(DJANGO, **REUSE)
+    configure(daemon, server, seed=None, scopes=["read"], on_dead="report")
+    with login(daemon.write_config()) as url:
+        consent(url)
+    daemon.start()
+    daemon.wait_until(lambda: generation(daemon) >= 2, "two rotations")
+    assert "which ends in" in sidecar(daemon, "revoke", "gmail", "--yes")
+    daemon.wait_until(lambda: state(daemon) == "dead", "it is over")
+    held = daemon.stored()
+    assert held.refresh is not None
+    refused = server.post("token/", grant_type="refresh_token", refresh_token=held.refresh.value)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
 
 
 def test_a_reused_refresh_token_is_death(daemon: Daemon, start: Start) -> None:

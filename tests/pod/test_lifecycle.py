@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.errors import HumanNeeded
+from tests.e2e.conftest import a_seed
 from tests.pod.conftest import LONG
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def test_a_grant_that_dies_while_it_runs(pod: Pod, make_simulator: MakeSimulator
     assert pod.control.refresh("sibling").refreshed
     assert (calls(simulator), calls(other)) == (before[0], before[1] + 1)
 
-    pod.control.seed("gmail", simulator.provider.new_grant())
+    pod.control.seed("gmail", a_seed(simulator.provider.new_grant()))
     pod.wait_until(container, lambda: pod.state_of() == "ok", "it lives again")
     says(pod, container, "")
     assert (pod.get("/livez").status, pod.get("/readyz").status) == (200, 200)
@@ -116,7 +117,7 @@ def test_a_new_pod_with_a_dead_grant(pod: Pod, make_pod: MakePod, make_simulator
     assert {each.get("/livez").status for each in (rollout, pod)} == {200}
     assert calls(simulator) == before
 
-    pod.control.seed("gmail", simulator.provider.new_grant())
+    pod.control.seed("gmail", a_seed(simulator.provider.new_grant()))
     rollout.wait_until(new, lambda: rollout.answers("/startupz"), "the new pod starts")
     says(rollout, new, "")
     says(pod, old, "")

@@ -24,16 +24,37 @@ from sidecar.errors import (
     UsageError,
 )
 from sidecar.observers import log
+from sidecar.ports import Seeding
 from sidecar.pulse import Pulse
 from sidecar.server.client import ControlClient, NotRunning
 from sidecar.server.control import Engine, control_app
 from sidecar.server.serve import CannotListen, HttpServer, bind_unix
-from sidecar.server.wire import BODY_LIMIT, RefreshReply, ReloadReply, SeedReply, UnknownToken
-from sidecar.tokens import AccessToken, fingerprint
+from sidecar.server.wire import (
+    BODY_LIMIT,
+    RefreshReply,
+    ReloadReply,
+    RevokeReply,
+    SeedReply,
+    SeedRequest,
+    UnknownToken,
+)
+from sidecar.tokens import AccessToken, RefreshToken, fingerprint
 from tests.server.conftest import NOW, Rig, serving_unix
 
 ACCESS = "sim-at-0123456789abcdef0123"
 REFRESH = "sim-rt-0123456789abcdef0123"
+BROUGHT = SeedRequest(
+    Seeding(
+        RefreshToken(REFRESH, issued_at=NOW, expires_at=NOW + 900),
+        AccessToken(ACCESS, issued_at=NOW, expires_at=NOW + 60, ttl=60.0, scope="mail.read"),
+        client_id="us",
+        endpoint="https://provider.example",
+    ),
+    origin="login",
+    force=True,
+    since="l1",
+)
+"""Every member there is."""
 
 
 @pytest.fixture
@@ -75,9 +96,13 @@ class StubEngine:
         await self._note("refresh", name, rejected)
         return RefreshReply(refreshed=True, message="refreshed", fingerprint="f" * 12, expires_at=NOW + 60)
 
-    async def seed(self, name: str, refresh_token: str, *, force: bool) -> SeedReply:
-        await self._note("seed", name, refresh_token, force)
-        return SeedReply(message="seeded", fingerprint=fingerprint(refresh_token), lineage="l2")
+    async def seed(self, name: str, request: SeedRequest) -> SeedReply:
+        await self._note("seed", name, request)
+        return SeedReply(message="seeded", fingerprint=request.seeding.fingerprint, lineage="l2")
+
+    async def revoke(self, name: str) -> RevokeReply:
+        await self._note("revoke", name)
+        return RevokeReply(access_expires_at=NOW + 60)
 
     async def reload(self) -> ReloadReply:
         await self._note("reload")
@@ -98,7 +123,8 @@ async def test_every_request_comes_through_and_back(tmp_path: Path) -> None:
         status = await in_thread(client.status)
         token = await in_thread(client.token, "gmail")
         refreshed = await in_thread(client.refresh, "gmail", rejected="a" * 12)
-        seeded = await in_thread(client.seed, "gmail", REFRESH, force=True)
+        seeded = await in_thread(client.seed, "gmail", BROUGHT)
+        revoked = await in_thread(client.revoke, "gmail")
         reloaded = await in_thread(client.reload)
         assert "control" in rig.heartbeats.ages()
 
@@ -109,13 +135,15 @@ async def test_every_request_comes_through_and_back(tmp_path: Path) -> None:
         refreshed=True, message="refreshed", fingerprint="f" * 12, expires_at=NOW + 60
     )
     assert seeded.lineage == "l2"
+    assert revoked.access_expires_at == NOW + 60
     assert reloaded.changed == ("gmail",)
     assert isinstance(engine, StubEngine)
     assert engine.asked == [
         ("status",),
         ("token", "gmail"),
         ("refresh", "gmail", "a" * 12),
-        ("seed", "gmail", REFRESH, True),
+        ("seed", "gmail", BROUGHT),
+        ("revoke", "gmail"),
         ("reload",),
     ]
     assert not path.exists()
@@ -165,7 +193,7 @@ async def test_a_bug_in_the_engine_is_500_and_leaks_nothing(tmp_path: Path) -> N
     log.configure("debug", "json", lines)
     async with serving_unix(control_app(engine), tmp_path, Rig(tmp_path).heartbeats) as path:
         with pytest.raises(SidecarError) as caught:
-            await in_thread(ControlClient(path).seed, "gmail", REFRESH)
+            await in_thread(ControlClient(path).seed, "gmail", BROUGHT)
 
     assert caught.value.exit_code == 1
     assert "its log says why" in str(caught.value)

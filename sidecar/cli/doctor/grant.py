@@ -113,7 +113,7 @@ async def deadlines(exam: Examination) -> list[Line]:
         if at is None or rule is None or view.grant_state in {GrantState.DEAD, GrantState.UNSEEDED}:
             continue
         text, left = status.deadline(at, rule), at - time.time()
-        remedy = f"get a new refresh token before, and give it: token-sidecar seed {view.token} --file FILE"
+        remedy = f"consent again before: token-sidecar login {view.token}"
         daemons = rule in {DeadlineRule.IDLE, DeadlineRule.LIVING} and exam.daemon is not None
         if left <= 0:
             line = check.failed(text, remedy, exit_code=3)

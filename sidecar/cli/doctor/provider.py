@@ -19,8 +19,8 @@ from sidecar.clients.reach import Host, host_of
 from sidecar.errors import CallError, ConfigError, NotSent
 from sidecar.grants import open_grant
 from sidecar.grants.client import ClientIdentity
-from sidecar.grants.discovery import Open, completed, kept, published
-from sidecar.grants.endpoint import origin
+from sidecar.grants.discovery import completed, kept, published
+from sidecar.grants.endpoint import Open, origin
 from sidecar.observers.log import SKEW_WORTH_A_WARNING
 from sidecar.outcomes import SUSPICIOUS_SKEW
 from sidecar.ports import Grade
