@@ -13,7 +13,7 @@ from tests.helm.release import NAMESPACE, Helm, HelmError, Manifest, one, ours, 
 API = "token-sidecar-kube-api-access"
 ALICE = "basketball-alice-smith-285cf54b"
 """The Secret of the token Alice_Smith, which is no name for one; test_cluster.py compares with the store's own."""
-STATE = ["get", "update", "patch", "watch"]
+STATE = ["get", "patch"]
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def test_everything_in_kubernetes_is_allowed_by_name(helm: Helm, any_config: Pat
     assert access(manifests) == {
         NAMESPACE: [
             ("secrets", ("state-gmail", "state-own"), STATE),
-            ("secrets", ("here",), ["get", "update", "patch"]),
-            ("secrets", ("seeds",), ["get", "watch"]),
+            ("secrets", ("here",), ["get", "patch"]),
+            ("secrets", ("seeds",), ["get"]),
             ("statefulsets", ("queue",), ["get", "patch"]),
         ],
         "agents": [("daemonsets", ("agent",), ["get", "patch"])],
         "pal-e-mail": [
-            ("secrets", ("gmail-oauth",), ["get", "update", "patch"]),
+            ("secrets", ("gmail-oauth",), ["get", "patch"]),
             ("deployments", ("mailer",), ["get", "patch"]),
         ],
     }

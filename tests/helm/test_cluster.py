@@ -106,7 +106,7 @@ async def test_the_role_is_what_the_store_needs(cluster: Cluster, namespace: str
         for verb in ("get", "update", "patch", "watch", "create", "delete", "list")
         if cluster.may(account, verb, "secrets", namespace, SECRET)
     }
-    assert allowed == {"get", "update", "patch", "watch"}
+    assert allowed == {"get", "patch"}
     for resource, name in (("secrets", "gmail-oauth"), ("secrets", ""), ("configmaps", "kube-root-ca.crt")):
         assert not cluster.may(account, "get", resource, namespace, name)
 

@@ -10,9 +10,9 @@ from sidecar.cli.render.shape import Json
 from sidecar.errors import UsageError
 
 VERBS = {
-    "state": ["get", "update", "patch", "watch"],
-    "outputs": ["get", "update", "patch"],
-    "seeds": ["get", "watch"],
+    "state": ["get", "patch"],
+    "outputs": ["get", "patch"],
+    "seeds": ["get"],
     **{f"{kind}s": ["get", "patch"] for kind in RESTARTABLE},
 }
 
