@@ -158,17 +158,17 @@ def test_old_clusters_accept_the_classic_container(helm: Helm, app: Path, releas
 
 @pytest.mark.parametrize("case", ["deployment", "classic", "kubernetes"])
 def test_the_notes_say_what_to_do(helm: Helm, tmp_path: Path, case: str) -> None:
-    """They name the tokens, the commands that seed and show them, and what each probe means."""
+    """They name the tokens, the commands that ask for consent and show them, and what each probe means."""
     values = {**CONFIG, "test": {"enabled": True}, **CASES[case].get("token-sidecar", {})}
     notes = one(
         Parent(helm, tmp_path, "token-sidecar").render({"token-sidecar": values}), "ConfigMap", name="notes"
     )
     text = notes["data"]["text"]
 
-    for said in ("keeps gmail", "token-sidecar status", "token-sidecar check", "helm test basketball"):
+    for said in ("keeps gmail", "token-sidecar status", "token-sidecar doctor", "helm test basketball"):
         assert said in text.replace("keeps Alice_Smith, gmail", "keeps gmail")
     # With `native: false` there is no container to run it in before there is a token.
-    assert ("token-sidecar seed gmail <" in text) is (case != "classic")
+    assert ("token-sidecar login gmail --no-browser" in text) is (case != "classic")
     for probe in ("startup ", "readiness ", "liveness "):
         assert probe in text
     assert ("never completes" in text) is (case == "classic")

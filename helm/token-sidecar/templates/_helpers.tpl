@@ -363,11 +363,14 @@ POD_UID: {valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 token-sidecar keeps {{ keys (.Values.config.tokens | default dict) | sortAlpha | join ", " | default "no token yet: say which in `config.tokens`" }} fresh in {{ .Values.appVolumeMount.mountPath | default .Values.tokensDirectory }}.
 
 A token that has no refresh token yet holds its pod back until somebody gives it one
-{{- if .Values.native }} (POD is a pod's name):
+{{- if .Values.native }}. Consent to it in a browser, and paste
+back the address that it ends at (POD is a pod's name):
 {{- range keys (.Values.config.tokens | default dict) | sortAlpha }}
 
-  kubectl exec --namespace {{ $.Release.Namespace }} --stdin {{ $pod }} --container token-sidecar -- token-sidecar seed {{ . }} < refresh-token.json
+  kubectl exec --namespace {{ $.Release.Namespace }} --stdin --tty {{ $pod }} --container token-sidecar -- token-sidecar login {{ . }} --no-browser
 {{- end }}
+
+Or hand over a refresh token that you have: kubectl exec --stdin …, and token-sidecar seed NAME < refresh-token.json.
 {{- else }}. Put it where the token's `seed` is:
 the init container token-sidecar-once fails meanwhile, and is started again and again.
 {{- end }}
@@ -375,7 +378,7 @@ the init container token-sidecar-once fails meanwhile, and is started again and 
 How it is doing, and whether it is set up right:
 
   {{ $exec }} status
-  {{ $exec }} check
+  {{ $exec }} doctor
 {{- if .Values.test.enabled }}
   helm test {{ .Release.Name }} --namespace {{ .Release.Namespace }}
 {{- end }}
