@@ -8,6 +8,7 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -192,7 +193,9 @@ def sim_seed(request: pytest.FixtureRequest) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check where the results come together."""
+    """Check where the results come together, and let nothing depend on how the run was started."""
+    # A shell has its background jobs ignore SIGINT, and so do all that they start, unless somebody handles it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(LeakCheck(config), "leak-check")
         config.pluginmanager.register(Figures(), "figures")

@@ -174,7 +174,7 @@ def test_an_emptied_secret(daemon: Daemon, secrets: Secrets, simulator: Simulato
         empty(secrets, way)
         daemon.start(probe="/livez")
         told = wait_for(daemon, "unseeded", "the store has no record of this token")
-        assert "restore the store, or give a new one: token-sidecar seed gmail" in told["reason"]
+        assert "restore the store, or consent again: token-sidecar login gmail" in told["reason"]
         assert secrets.generation() == -1
         restore()
     wait_for(daemon, "ok")

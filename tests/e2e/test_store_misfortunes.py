@@ -236,7 +236,7 @@ def test_a_deleted_row(make: Make, simulator: Simulator, sql: Sql) -> None:
         sql(f"DELETE FROM {TABLE}")
         daemon.start(probe="/livez")
         told = wait_for(daemon, "unseeded", "the store has no record of this token")
-        assert "restore the store, or give a new one: token-sidecar seed gmail" in told["reason"]
+        assert "restore the store, or consent again: token-sidecar login gmail" in told["reason"]
         assert generation(sql) == -1
         restore()
     wait_for(daemon, "ok")
