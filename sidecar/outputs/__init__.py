@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, FormatError, OutputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
     from sidecar.config.settings import OutputTarget
-    from sidecar.ports import Output, RemoteOutput
+    from sidecar.formats.contents import Format
+    from sidecar.ports import Output, Publication, RemoteOutput
 
-__all__ = ["open_output", "open_remote_output"]
+__all__ = ["encoded", "open_output", "open_remote_output"]
 
 
 def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock) -> Output:
@@ -43,3 +44,11 @@ def open_remote_output(
     from sidecar.outputs.kubernetes_secret import SecretOutput
 
     return SecretOutput(target, target.kubernetes_secret, api, state_dir=state_dir, clock=clock)
+
+
+def encoded(publication: Publication, layout: Format, target: OutputTarget, output: str) -> bytes:
+    """Lay a token out for the output of this id. Raises `OutputError` where the format can't hold it."""
+    try:
+        return layout.encode(publication, include_refresh_token=target.include_refresh_token)
+    except FormatError as error:
+        raise OutputError(f"{output}: cannot be written as `{layout.name}`: {error}") from None

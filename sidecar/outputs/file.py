@@ -32,6 +32,7 @@ from sidecar.files import (
     signature,
     sweep,
 )
+from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
 from sidecar.ports import Finding, Foreign, Grade, Holding
 from sidecar.tokens import ExpirySource, fingerprint
@@ -90,12 +91,7 @@ class FileOutput:
 
     async def publish(self, publication: Publication) -> bool:
         """See `Output.publish`."""
-        try:
-            content = self._format.encode(
-                publication, include_refresh_token=self._target.include_refresh_token
-            )
-        except FormatError as error:
-            raise OutputError(f"{self.id}: cannot be written as `{self._format.name}`: {error}") from None
+        content = encoded(publication, self._format, self._target, self.id)
         owner = self._owner()
         if not self._swept:
             self._swept = sweep(self._path.parent, self._path.name)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from sidecar import formats
 from sidecar.clients.kubernetes import SECRET_LIMIT, Fault, Kind, keeper, own_namespace
 from sidecar.errors import FormatError, OutputError
+from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
 from sidecar.ports import Holding
 from sidecar.tokens import ExpirySource, fingerprint
@@ -76,12 +77,7 @@ class SecretOutput:
 
     async def publish(self, publication: Publication) -> bool:
         """See `Output.publish`."""
-        try:
-            content = self._format.encode(
-                publication, include_refresh_token=self._target.include_refresh_token
-            )
-        except FormatError as error:
-            raise OutputError(f"{self.id}: cannot be written as `{self._format.name}`: {error}") from None
+        content = encoded(publication, self._format, self._target, self.id)
         entry = Entry.of(publication, digest(content))
         for _ in range(RACES):
             secret, seen = await self._get()
