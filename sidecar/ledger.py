@@ -107,7 +107,10 @@ class Ledger:
 
     @property
     def watched(self) -> float:
-        """Seconds for which the record was in sight and nobody wrote it; looks may be `OUT_OF_SIGHT` apart."""
+        """Seconds for which nobody wrote the record, which was in sight and could be written.
+
+        Looks may be `OUT_OF_SIGHT` apart.
+        """
         return self._looked_at - self._unmoved_since
 
     @property
@@ -162,7 +165,16 @@ class Ledger:
         """Replace the record that was last read. Raises `Conflict` or `StoreError`."""
         expected = self._held.version if self._held else None
         self.distrust()
-        self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
+        try:
+            version = await self._store.write(self._key, record, expected=expected, lease=lease)
+        except Conflict:
+            raise
+        except StoreError:
+            # While the store takes nothing from us it may take nothing from the holder of an attempt either: that
+            # nobody wrote is no sign of a death, and whoever has the pair must come first when it takes again.
+            self._unmoved_since = self._clock.boot()
+            raise
+        self._keep(record, version)
 
     async def renew(self, record: Record, *, lease: float) -> None:
         """Protect the attempt in `record` anew. Raises `Conflict` when it is not in the store any more."""

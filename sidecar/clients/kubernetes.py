@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import lightkube
 import msgspec
@@ -310,6 +311,8 @@ class Kubernetes:
 
         A write whose outcome nobody waited for would be one to be in doubt of.
         """
+        # Between two calls somebody may well stop waiting; within one nobody can.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         pause = self._not_before - anyio.current_time()
         if pause > 0:
             raise asked.fault(
@@ -367,7 +370,8 @@ class Kubernetes:
             return asked.judged(answer)
         if isinstance(error, Fault):
             return error
-        if isinstance(error, lightkube.ConfigError):
+        # What goes wrong on the network comes wrapped: these are about a file of the login, or its plugin.
+        if isinstance(error, (lightkube.ConfigError, FileNotFoundError, PermissionError)):
             return asked.fault(
                 Kind.UNAUTHORIZED,
                 f"there is nothing to log in with ({_unusable(error)})",
@@ -392,10 +396,11 @@ class Kubernetes:
 def configuration() -> tuple[SingleConfig, bool]:
     """Find out where the API is, and who we are to it; tell whether as a pod. Raises `Fault`."""
     named = os.environ.get("KUBECONFIG", "")
-    if not named and (ACCOUNT / "token").exists() and os.environ.get("KUBERNETES_SERVICE_HOST"):
+    # Those of os.path, which answer where pathlib's raise: no such user, no such right.
+    if not named and os.path.exists(ACCOUNT / "token") and os.environ.get("KUBERNETES_SERVICE_HOST"):  # noqa: PTH110
         return _loaded(lambda: KubeConfig.from_service_account(ACCOUNT), ACCOUNT), True
-    path = (Path(named) if named else DEFAULT_KUBECONFIG).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(named or DEFAULT_KUBECONFIG))  # noqa: PTH111
+    if os.path.isfile(path):  # noqa: PTH113
         return _loaded(lambda: KubeConfig.from_file(path), path), False
     if named:
         raise _unconfigured(f"$KUBECONFIG names {named}, which is no file", "name one file there")
@@ -663,7 +668,7 @@ def _answer(error: BaseException) -> _Answer | None:
         return None
     try:
         status = msgspec.json.decode(response.content, type=_Status)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         status = None
     if status is not None and status.kind != "Status":
         status = None
@@ -682,6 +687,8 @@ def _unusable(error: Exception) -> str:
         r"Token file \S+ not found|auth exec api version \S+ not implemented|auth-provider not supported",
         str(error),
     )
+    if isinstance(error, OSError):
+        return error.strerror or "unreadable"
     return told[0] if told else "the kubeconfig's plugin failed"
 
 

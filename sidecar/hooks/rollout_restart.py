@@ -83,5 +83,5 @@ def annotation_of(key: str) -> str:
 def _read(annotation: str) -> Mark | None:
     try:
         return msgspec.json.decode(annotation, type=Mark)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None

@@ -159,7 +159,7 @@ class SecretOutput:
         """Read what the annotation says, if it is of this content."""
         try:
             entry = msgspec.json.decode(secret.annotations.get(self._annotation, ""), type=Entry)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return None
         return entry if entry.digest == digest(content) else None
 

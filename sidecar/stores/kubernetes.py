@@ -44,6 +44,8 @@ LEASE = "token-sidecar/lease"
 LABELS = {"token-sidecar/holds": "record"}
 """What the Secrets with records are listed by."""
 TYPE = "Opaque"
+LONGEST_LEASE = 3600.0
+"""Seconds. A holder that lives writes far more often; an annotation that says more was written by hand."""
 RACES = 5
 """Changes of other parts of a Secret in a row before a write is left to the next turn."""
 
@@ -136,7 +138,8 @@ class KubernetesStore(RecordStore):
     async def probe(self, key: str) -> None:
         """See `SupportsProbe`: a PATCH with `dryRun=All` takes the same rights, and does nothing."""
         seen = self._notice(key, await self._get(key))
-        self._check(key, seen, None)
+        if obstacle := self._obstacle(key, seen, None):
+            raise Unwritten(self._told(obstacle))
         try:
             await self._api.change_secret(
                 self._secrets.namespace,
@@ -157,11 +160,13 @@ class KubernetesStore(RecordStore):
         for _ in range(RACES):
             # What was seen last may be outdated. Then the API server says so, and it is read anew: somebody may have
             # changed no more than a label.
-            if seen is None or seen.version != expected:
+            if seen is None or seen.version != expected or self._obstacle(key, seen, blob):
                 seen = self._notice(key, await self._get(key))
             if seen.version != expected:
                 raise conflict(key, self._place, expected=expected)
-            self._check(key, seen, blob)
+            # Never from memory: a commit that is refused until nobody looks again would be refused for ever.
+            if obstacle := self._obstacle(key, seen, blob):
+                raise Unwritten(self._told(obstacle))
             sent = self._clock.boot()
             try:
                 secret = await self._api.change_secret(
@@ -221,19 +226,18 @@ class KubernetesStore(RecordStore):
         self._seen[key] = seen
         return seen
 
-    def _check(self, key: str, seen: _Seen, blob: bytes | None) -> None:
+    def _obstacle(self, key: str, seen: _Seen, blob: bytes | None) -> str:
+        """Say why the Secret must not be written as it was seen; empty: it may be."""
         if seen.refusal:
-            raise Unwritten(self._told(f"the Secret {self._name(key)} {seen.refusal}"))
-        size = len(blob or b"") + seen.others
-        if size > kubernetes.SECRET_LIMIT:
-            more = f" with {seen.others} bytes that others keep there" if seen.others else ""
-            raise Unwritten(
-                self._told(
-                    f"the record {key} has {len(blob or b'')} bytes{more}, and a Secret holds "
-                    f"{kubernetes.SECRET_LIMIT} at most; ask the provider for fewer claims or scopes, or keep it in "
-                    "another store"
-                )
-            )
+            return f"the Secret {self._name(key)} {seen.refusal}"
+        size = len(blob or b"")
+        if size + seen.others <= kubernetes.SECRET_LIMIT:
+            return ""
+        more = f" with {seen.others} bytes that others keep there" if seen.others else ""
+        return (
+            f"the record {key} has {size} bytes{more}, and a Secret holds {kubernetes.SECRET_LIMIT} at most; ask the "
+            "provider for fewer claims or scopes, or keep it in another store"
+        )
 
     def _name(self, key: str) -> str:
         return self._secrets.secret_of(key.partition("/")[2])
@@ -255,7 +259,7 @@ def _seconds(lease: str) -> float:
         seconds = float(lease)
     except ValueError:
         return 0.0
-    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+    return min(seconds, LONGEST_LEASE) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
 def _refusal(secret: Secret) -> str:

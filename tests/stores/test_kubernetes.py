@@ -5,6 +5,7 @@ What all stores have in common is in test_conformance.py. A real API server is a
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 import pytest
 
 from sidecar.clients import kubernetes as client
@@ -259,6 +261,14 @@ async def test_a_lease_that_makes_no_sense_is_none(state: State, written: str) -
         assert (await held(store)).lease_left == 0
 
 
+async def test_a_lease_by_hand_ends_all_the_same(state: State) -> None:
+    """However many seconds somebody wrote there, an hour without a write is a holder's death."""
+    async with state.open() as store:
+        await store.write(KEY, RECORD, expected=None, lease=30)
+        state.patch({"metadata": {"annotations": {"token-sidecar/lease": "1e9"}}})
+        assert (await held(store)).lease_left == 3600
+
+
 # What others do to it
 
 
@@ -427,6 +437,22 @@ async def test_a_secret_that_is_not_ours_to_write_is_refused(bare: State, case: 
         message = await told(store.write(KEY, RECORD, expected=None), Unwritten)
     assert f"the store {bare.url}: the Secret {NAME} {words}" in message
     assert bare.content["metadata"]["resourceVersion"] == before
+
+
+@pytest.mark.parametrize(("left", "manager"), [(2**19, "helm"), (0, "kubectl-edit")], ids=["kept", "filled"])
+async def test_a_refusal_ends_with_its_reason(state: State, left: int, manager: str) -> None:
+    """A commit isn't refused from memory: it holds the only copy of a pair, and must go through as soon as it may."""
+    larger = msgspec.structs.replace(LATER, client_id="a" * 1000)
+    async with state.open() as store:
+        version = await store.write(KEY, RECORD, expected=None, lease=30)
+        size = len(base64.b64decode(state.content["data"]["record"]))
+        others = base64.b64encode(b"x" * (2**20 - size - left)).decode()
+        state.patch({"data": {"others": others}}, manager=manager)
+        for _ in range(2):
+            await told(store.write(KEY, larger, expected=version), Unwritten)
+        state.patch({"data": {"others": None}}, manager=manager)
+        await store.write(KEY, larger, expected=version)
+        assert (await held(store)).record == larger
 
 
 @pytest.mark.parametrize("manager", ["argocd-controller", "kustomize-controller", "helm"])
@@ -671,7 +697,17 @@ async def test_no_message_repeats_what_was_sent(faulty: State, code: int, messag
     assert "sim-" not in everything(caught.value)
 
 
-@pytest.mark.parametrize("body", [b"<html>login</html>", b"{}", b"null", b'{"kind":"Secret","metadata":{}}'])
+STRANGE = {
+    "page": b"<html>login</html>",
+    "empty": b"{}",
+    "null": b"null",
+    "half": b'{"kind":"Secret","metadata":{}}',
+    "Latin-1": b'{"kind":"\xff"}',
+    "deep": b'{"details":' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", STRANGE.values(), ids=STRANGE)
 @pytest.mark.parametrize("code", [200, 404])
 async def test_what_is_no_kubernetes_api_is_not_believed(faulty: State, code: int, body: bytes) -> None:
     """A page of a proxy is neither an empty Secret nor a missing one: a token would be taken for unseeded."""
@@ -699,6 +735,17 @@ async def test_a_lost_reply_is_told_by_the_next_load(faulty: State, moment: str)
         else:
             assert (await held(store)).version == version
             await store.write(KEY, LATER, expected=version)
+
+
+async def test_whoever_waits_no_more_asks_no_more(faulty: State) -> None:
+    """A call that has begun is seen home; behind a cancellation none begins."""
+    assert isinstance(faulty.cluster, Fake)
+    async with faulty.open() as store:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await store.load(KEY)
+    assert scope.cancelled_caught
+    assert list(faulty.cluster.requests) == []
 
 
 async def test_a_silent_server_holds_nobody_up(faulty: State) -> None:
@@ -850,6 +897,10 @@ async def test_another_authority_is_taken_up(state: State, pod: Path) -> None:
     ("kubeconfig", "words"),
     [
         (None, "there is neither a service account's token nor a kubeconfig; in a pod, project a token into"),
+        (
+            "homeless",
+            "there is neither a service account's token nor a kubeconfig; in a pod, project a token",
+        ),
         ("missing", "which is no file; name one file there"),
         ("text: [", "can't be used (ParserError); correct it"),
         ("clusters: []", "can't be used ('contexts' is missing); correct it"),
@@ -863,7 +914,9 @@ async def test_no_way_to_an_api_is_told_at_the_start(
     monkeypatch.setattr(client, "ACCOUNT", tmp_path / "nothing")
     monkeypatch.setattr(client, "DEFAULT_KUBECONFIG", tmp_path / "nothing")
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    if kubeconfig is not None:
+    if kubeconfig == "homeless":
+        monkeypatch.setattr(client, "DEFAULT_KUBECONFIG", Path("~nobody-of-this-name/.kube/config"))
+    elif kubeconfig is not None:
         path = tmp_path / "kubeconfig"
         monkeypatch.setenv("KUBECONFIG", str(path))
         if kubeconfig != "missing":
