@@ -212,10 +212,21 @@ def test_the_label_chooses_among_configurations(admission: Admission) -> None:
 def test_no_pod_starts_without_its_sidecar(admission: Admission, metadata: Manifest) -> None:
     """A label that names no configuration is refused, and the refusal says what to do."""
     wrong = {**GIVEN, "metadata": {**GIVEN["metadata"], **metadata}}
-    with pytest.raises(Refused, match=r"ConfigMap mail with the label|no params found"):
-        admission.admit(pod(), [wrong])
-    with pytest.raises(Refused, match="no params found"):
-        admission.admit(pod())
+    for offered in ([wrong], []):
+        with pytest.raises(Refused, match=r"has no ConfigMap mail with the label .* `token-sidecar render"):
+            admission.admit(pod(), offered)
+
+
+def test_no_pod_starts_without_its_tokens(admission: Admission) -> None:
+    """Where `containers` names none of the pod's own, nobody would read what the sidecar writes: that is refused."""
+    with pytest.raises(Refused, match=r"`containers` in ConfigMap default/mail names none of app, proxy; "):
+        admission.admit(pod({"name": "proxy", "image": "x"}), [given(containers="ap, worker")])
+
+
+def test_a_mount_of_ones_own_is_enough(admission: Admission) -> None:
+    """A container that brings the mount reads, whatever `containers` says."""
+    own = {"name": "own", "image": "x", "volumeMounts": [MOUNT]}
+    assert admission.admit(pod(own), [given(containers="ap")])["spec"]["containers"][1] == own
 
 
 @pytest.mark.parametrize(
@@ -353,6 +364,8 @@ def test_without_the_guard(helm: Helm, injector: Path) -> None:
     assert len(policies) == 2
     other = {**GIVEN, "metadata": {**GIVEN["metadata"], "name": "other"}}
     assert Admission(policies).admit(pod(), [other]) == pod()
+    with pytest.raises(Refused, match="no params found"):
+        Admission(policies).admit(pod())
 
 
 def test_last_in_order(helm: Helm, injector: Path) -> None:

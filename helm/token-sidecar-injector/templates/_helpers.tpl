@@ -3,7 +3,7 @@ name: {{ .Release.Name | trunc 63 | trimSuffix "-" | quote }}
 labels:
   {{- $labels := dict "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") "app.kubernetes.io/name" .Chart.Name
         "app.kubernetes.io/instance" .Release.Name "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/managed-by" .Release.Service }}
-  {{- toYaml (merge (dict) .Values.labels $labels) | nindent 2 }}
+  {{- toYaml (merge (dict) (.Values.labels | default dict) $labels) | nindent 2 }}
 {{- with .Values.annotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
