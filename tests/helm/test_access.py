@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.cases import CASES
+from tests.helm.cases import CASES, GMAIL
 from tests.helm.release import NAMESPACE, Helm, HelmError, Manifest, one, ours, pod, pods, sidecar
 
 API = "token-sidecar-kube-api-access"
@@ -115,6 +116,50 @@ def test_everything_in_kubernetes_is_allowed_by_name(helm: Helm, any_config: Pat
     bindings = [one for one in manifests if one["kind"] == "RoleBinding"]
     assert {binding["metadata"]["namespace"] for binding in bindings} == {NAMESPACE, "agents", "pal-e-mail"}
     assert {binding["subjects"][0]["namespace"] for binding in bindings} == {NAMESPACE}
+
+
+def names_elsewhere(helm: Helm, chart: Path, namespace: str, **values: Any) -> list[str]:
+    """Name the Roles and what binds to them, of a release that writes into another namespace."""
+    output = {"kubernetes_secret": {"namespace": "elsewhere", "name": "x", "key": "y"}}
+    here = {"kubernetes_secret": {"name": "x", "key": "y"}}
+    config = {"tokens": {"a": {**GMAIL, "outputs": [output, here]}}}
+    manifests = helm.template(
+        chart, {"serviceAccount": {"name": "app"}, "config": config, **values}, namespace=namespace
+    )
+    roles, bindings = (
+        {found["metadata"]["namespace"]: found for found in manifests if found["kind"] == kind}
+        for kind in ("Role", "RoleBinding")
+    )
+    assert set(roles) == {namespace, "elsewhere"}
+    names = {place: role["metadata"]["name"] for place, role in roles.items()}
+    assert names == {place: binding["metadata"]["name"] for place, binding in bindings.items()}
+    assert names == {place: binding["roleRef"]["name"] for place, binding in bindings.items()}
+    return [names[namespace], names["elsewhere"]]
+
+
+def test_releases_of_one_name_meet_elsewhere(helm: Helm, chart: Path) -> None:
+    """In a namespace that isn't the release's own, its own is in the name: no other release takes the Role over."""
+    own = "basketball-token-sidecar"
+
+    assert names_elsewhere(helm, chart, "one") == [own, f"{own}-one"]
+    assert names_elsewhere(helm, chart, "two") == [own, f"{own}-two"]
+
+
+@pytest.mark.parametrize(
+    ("length", "namespace", "short"),
+    [(59, "one", None), (60, "one", "n" * 54), (53, "a-long-namespace", "n" * 53)],
+)
+def test_a_name_that_is_too_long_ends_with_a_digest(
+    helm: Helm, chart: Path, length: int, namespace: str, short: str | None
+) -> None:
+    """63 characters are kept whole; of more, the first 54 and a digest of all, as `render` has it."""
+    name = "n" * length
+    whole = f"{name}-{namespace}"
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+
+    found = names_elsewhere(helm, chart, namespace, fullnameOverride=name)
+
+    assert found == [name, f"{short}-{digest}" if short else whole]
 
 
 def test_a_tokens_own_seed_takes_nothing_from_the_default(helm: Helm, any_config: Path) -> None:

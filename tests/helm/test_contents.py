@@ -121,6 +121,21 @@ def test_the_releases_test_reads_every_file(helm: Helm, app: Path) -> None:
     assert container["args"][1:] == ["/tokens/a", "/tokens/b", "/tokens/gmail-westsidebasketball.json"]
 
 
+def test_the_releases_test_leaves_out_what_it_cannot_see(helm: Helm, app: Path) -> None:
+    """Files with variables, and those in the sidecar's other volumes, would fail it for no fault of anybody's."""
+    files = ["/run/tokens/a", "/run/tokens/${POD_NAME}.json", "/more/b", "/run/tokens/run/tokens/c"]
+    values = {
+        "config": {"tokens": {"gmail": {"outputs": [{"file": file} for file in files]}}},
+        "extraVolumes": {"more": {"emptyDir": {}}},
+        "extraVolumeMounts": {"more": {"mountPath": "/more"}},
+        "appVolumeMount": {"mountPath": "/tokens/"},
+    }
+
+    [container] = one(helm.template(app, {"token-sidecar": values}), "Pod")["spec"]["containers"]
+
+    assert container["args"][1:] == ["/tokens/a", "/tokens/run/tokens/c"]
+
+
 def test_the_releases_test_is_like_the_application(reader: Manifest, helm: Helm, app: Path) -> None:
     """It has the application's user and group, its view of the tokens, and a sidecar like the application's."""
     found = one(helm.template(app), "Pod")["spec"]

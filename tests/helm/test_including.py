@@ -101,6 +101,20 @@ def test_the_dependencys_own_scope_is_taken_too(helm: Helm, tmp_path: Path) -> N
     }
 
 
+def test_long_names_under_two_aliases(helm: Helm, tmp_path: Path) -> None:
+    """What differs only where a name has to end gets different names all the same, and no name is too long."""
+    aliases = [f"{'m' * 60}{end}" for end in "ab"]
+    parent = Parent(helm, tmp_path, *aliases, scope=f'(index .Subcharts "{aliases[0]}")')
+    values = {**CONFIG, "test": {"enabled": True}, "dashboard": {"enabled": True}}
+
+    manifests = parent.render(dict.fromkeys(aliases, values))
+
+    names = [(one["kind"], one["metadata"]["name"]) for one in manifests]
+    assert sorted(kind for kind, _ in names) == ["ConfigMap"] * 5 + ["Pod"] * 3
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 63 for _, name in names)
+
+
 @pytest.mark.parametrize(
     ("aliases", "scope", "said"),
     [

@@ -207,6 +207,52 @@ def test_other_validators_read_the_schema_alike(*, tokens: dict[str, Any], valid
     assert validator.is_valid({"config": {"tokens": tokens}}) is valid
 
 
+NONE = (
+    "annotations",
+    "labels",
+    "appVolumeMount",
+    "serviceAccountToken",
+    "test",
+    "podMonitor",
+    "prometheusRule",
+)
+NONE += (
+    "dashboard",
+    "rbac",
+    "stateSecrets",
+    "stateSecrets.annotations",
+    "test.annotations",
+    "serviceAccount",
+)
+
+
+@pytest.mark.parametrize("path", NONE)
+def test_a_block_may_be_taken_away(helm: Helm, chart: Path, path: str) -> None:
+    """Null for a whole block is nothing of it, or the default where something has to be: never a template's trace."""
+    given: Any = None
+    for key in reversed(path.split(".")):
+        given = {key: given}
+    values = {**merged(ON, {"config": {"tokens": {"gmail": GMAIL}}}), "rbac": {"create": False}}
+
+    # Not `merged`: of ON's own block nothing may be left.
+    manifests = helm.template(chart, {**values, **given})
+
+    kinds = {one["kind"] for one in manifests}
+    gone = {
+        "test": "Pod",
+        "podMonitor": "PodMonitor",
+        "prometheusRule": "PrometheusRule",
+        "stateSecrets": "Secret",
+    }
+    assert gone.get(path) not in kinds
+    if path != "test":
+        [pod] = [one["spec"] for one in manifests if one["kind"] == "Pod"]
+        [mount] = pod["containers"][0]["volumeMounts"]
+        assert mount == {"name": "token-sidecar-tokens", "mountPath": "/run/tokens", "readOnly": True}
+        [token] = [one["projected"]["sources"][0] for one in pod["volumes"] if "projected" in one]
+        assert token == {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}}
+
+
 def closed(schema: Any, place: str = "") -> list[str]:
     """Find the mappings with named keys that take any other key too."""
     if isinstance(schema, list):

@@ -6,7 +6,7 @@ What the configuration makes the daemon ask of Kubernetes, by namespace and kind
 Everything that needs permission, a token or a Secret is rendered from this one table. The scope is the chart's own.
 */}}
 {{- define "token-sidecar.access" -}}
-{{- $config := .Values.config -}}
+{{- $config := .Values.config | default dict -}}
 {{- $uses := list -}}
 {{- $store := $config.store | default "" -}}
 {{- $url := ternary $store (get (kindIs "map" $store | ternary $store dict) "url") (kindIs "string" $store) -}}
@@ -80,7 +80,7 @@ Everything that needs permission, a token or a Secret is rendered from this one 
 
 {{/* Not empty if the sidecar gets the account's token. */}}
 {{- define "token-sidecar.usesApi" -}}
-{{- $mount := .Values.serviceAccountToken.mount -}}
+{{- $mount := (.Values.serviceAccountToken).mount | default "auto" -}}
 {{- if eq $mount "always" -}}
 yes
 {{- else if and (eq $mount "auto") (include "token-sidecar.access" . | fromYaml) -}}

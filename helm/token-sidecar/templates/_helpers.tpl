@@ -70,14 +70,37 @@ depends on this one (its `.`, at the top), or this chart's own. The other templa
 {{/* From here on the scope is this chart's own. */}}
 
 {{- define "token-sidecar.fullname" -}}
-{{- .Values.fullnameOverride | default (printf "%s-%s" .Release.Name (kebabcase .Chart.Name)) | trunc 63 | trimSuffix "-" -}}
+{{- include "token-sidecar.shortened" (.Values.fullnameOverride | default (printf "%s-%s" .Release.Name (kebabcase .Chart.Name))) -}}
+{{- end -}}
+
+{{/* A name that fits: where its end had to go, a digest of the whole still tells it from others (sidecar/cli/render). */}}
+{{- define "token-sidecar.shortened" -}}
+{{- if le (len .) 63 -}}
+{{- . -}}
+{{- else -}}
+{{- printf "%s-%s" (regexReplaceAll "-+$" (trunc 54 .) "") (sha256sum . | trunc 8) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The name of a Role and its binding: (list scope namespace). Outside the release's own namespace releases of the same name
+meet, so theirs is part of the name.
+*/}}
+{{- define "token-sidecar.roleName" -}}
+{{- $own := index . 0 -}}
+{{- $name := include "token-sidecar.fullname" $own -}}
+{{- if eq (index . 1) $own.Release.Namespace -}}
+{{- $name -}}
+{{- else -}}
+{{- include "token-sidecar.shortened" (printf "%s-%s" $name $own.Release.Namespace) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "token-sidecar.labels" -}}
 {{- $labels := dict "helm.sh/chart" (printf "token-sidecar-%s" .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
       "app.kubernetes.io/name" "token-sidecar" "app.kubernetes.io/instance" .Release.Name
       "app.kubernetes.io/version" .Chart.AppVersion "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- toYaml (merge (dict) .Values.labels $labels) -}}
+{{- toYaml (merge (dict) (.Values.labels | default dict) $labels) -}}
 {{- end -}}
 
 {{/* The metadata of an object: (dict "own" . "name" … "namespace" … "labels" … "annotations" …), all but own optional. */}}
@@ -86,7 +109,7 @@ name: {{ .name | default (include "token-sidecar.fullname" .own) | quote }}
 namespace: {{ .namespace | default .own.Release.Namespace | quote }}
 labels:
   {{- toYaml (merge (dict) (.labels | default dict) (include "token-sidecar.labels" .own | fromYaml)) | nindent 2 }}
-{{- with merge (dict) (.annotations | default dict) .own.Values.annotations }}
+{{- with merge (dict) (.annotations | default dict) (.own.Values.annotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -94,7 +117,7 @@ annotations:
 
 {{/* The daemon's configuration with the chart's defaults below it. */}}
 {{- define "token-sidecar.config" -}}
-{{- if not .Values.config.tokens -}}
+{{- if not (.Values.config).tokens -}}
 {{- fail (printf "%s.config.tokens: is empty; say which tokens to keep fresh" .Chart.Name) -}}
 {{- end -}}
 {{- $defaults := dict "server" (dict "host" "::" "port" 9640) "state_dir" "/run/token-sidecar" -}}
@@ -137,8 +160,8 @@ annotations:
 {{- end -}}
 
 {{- define "token-sidecar.own.serviceAccountName" -}}
-{{- $account := .Values.serviceAccount -}}
-{{- $named := tpl $account.name . -}}
+{{- $account := .Values.serviceAccount | default dict -}}
+{{- $named := tpl ($account.name | default "") . -}}
 {{- if $account.create -}}
 {{- $named | default (include "token-sidecar.fullname" .) -}}
 {{- else -}}
@@ -150,10 +173,15 @@ annotations:
 checksum/token-sidecar: {{ include "token-sidecar.config" . | sha256sum }}
 {{- end -}}
 
+{{/* Where the application finds the tokens. */}}
+{{- define "token-sidecar.appDirectory" -}}
+{{- (.Values.appVolumeMount).mountPath | default .Values.tokensDirectory -}}
+{{- end -}}
+
 {{- define "token-sidecar.own.appVolumeMount" -}}
 - name: token-sidecar-tokens
-  mountPath: {{ .Values.appVolumeMount.mountPath | default .Values.tokensDirectory | quote }}
-  readOnly: {{ .Values.appVolumeMount.readOnly }}
+  mountPath: {{ include "token-sidecar.appDirectory" . | quote }}
+  readOnly: {{ ne (toString (.Values.appVolumeMount).readOnly) "false" }}
 {{- end -}}
 
 {{- define "token-sidecar.own.initContainers" -}}
@@ -305,7 +333,7 @@ POD_UID: {valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     sources:
       - serviceAccountToken:
           path: token
-          expirationSeconds: {{ int .Values.serviceAccountToken.expirationSeconds }}
+          expirationSeconds: {{ int ((.Values.serviceAccountToken).expirationSeconds | default 3600) }}
       - configMap:
           name: kube-root-ca.crt
           items: [{key: ca.crt, path: ca.crt}]
@@ -360,12 +388,12 @@ POD_UID: {valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
 {{- define "token-sidecar.own.notes" -}}
 {{- $pod := "POD" -}}
 {{- $exec := printf "kubectl exec --namespace %s %s --container token-sidecar -- token-sidecar" .Release.Namespace $pod -}}
-token-sidecar keeps {{ keys (.Values.config.tokens | default dict) | sortAlpha | join ", " | default "no token yet: say which in `config.tokens`" }} fresh in {{ .Values.appVolumeMount.mountPath | default .Values.tokensDirectory }}.
+token-sidecar keeps {{ keys ((.Values.config).tokens | default dict) | sortAlpha | join ", " | default "no token yet: say which in `config.tokens`" }} fresh in {{ include "token-sidecar.appDirectory" . }}.
 
 A token that has no refresh token yet holds its pod back until somebody gives it one
 {{- if .Values.native }}. Consent to it in a browser, and paste
 back the address that it ends at (POD is a pod's name):
-{{- range keys (.Values.config.tokens | default dict) | sortAlpha }}
+{{- range keys ((.Values.config).tokens | default dict) | sortAlpha }}
 
   kubectl exec --namespace {{ $.Release.Namespace }} --stdin --tty {{ $pod }} --container token-sidecar -- token-sidecar login {{ . }} --no-browser
 {{- end }}
@@ -379,7 +407,7 @@ How it is doing, and whether it is set up right:
 
   {{ $exec }} status
   {{ $exec }} doctor
-{{- if .Values.test.enabled }}
+{{- if (.Values.test).enabled }}
   helm test {{ .Release.Name }} --namespace {{ .Release.Namespace }}
 {{- end }}
 
