@@ -207,7 +207,7 @@ def test_other_validators_read_the_schema_alike(*, tokens: dict[str, Any], valid
     assert validator.is_valid({"config": {"tokens": tokens}}) is valid
 
 
-NONE = (
+NONE = [
     "annotations",
     "labels",
     "appVolumeMount",
@@ -215,15 +215,13 @@ NONE = (
     "test",
     "podMonitor",
     "prometheusRule",
-)
-NONE += (
     "dashboard",
     "rbac",
     "stateSecrets",
     "stateSecrets.annotations",
     "test.annotations",
     "serviceAccount",
-)
+]
 
 
 @pytest.mark.parametrize("path", NONE)
