@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_the_configuration_stays_as_it_is_written(
         ({}, ["kustomize", "--workload", "pod/app"], "'pod/app' is no KIND/NAME"),
         ({}, ["manifests", "--mount", "oauth"], "'oauth' is no NAME:/PATH"),
         ({}, ["values", "--style", "bjw-s", "--image", "reg.example:5000/ts"], "want a tag or a digest"),
+        ({}, ["manifests", "--mount", "a:/b", "--mount", "a:/c"], "Secret a is mounted at /b already"),
+        ({}, ["manifests", "--name", "n" * 64], "at most 63"),
+        ({}, ["manifests", "--name", "Mailer"], "small letters"),
+        ({}, ["injector", "--mount", "my.oauth:/etc/oauth"], "names a volume after Secret 'my.oauth'"),
+        ({}, ["injector", "--mount", "-oauth:/etc/oauth"], "names a volume after Secret '-oauth'"),
+        ({}, ["injector", "--mount", f"{'s' * 41}:/etc/oauth"], "at most 40"),
+        ({}, ["injector", "--mount", "oauth:/etc/my oauth"], "a path without space"),
+        ({}, ["injector", "--mount", "oauth:/etc/a,b"], "a path without space"),
+        ({}, ["injector", "--mount", "oauth:/etc/a:b"], "a path without space"),
         ({}, ["injector", "--classic"], "--classic: is the same for all"),
         ({"server": {"port": 1234}}, ["injector"], "server.port: is the same for all"),
         ({"state_dir": "/run/other"}, ["injector"], "state_dir: is the same for all"),
@@ -99,6 +109,79 @@ def test_what_cannot_work(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+def test_two_applications_in_a_namespace(render: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each workload's objects have its name, however long it is, so that none takes another's place."""
+    found = []
+    for workload in ("mailer", "w" * 60, "w" * 61):
+        call = ["render", "manifests", *render, "--workload", f"deployment/{workload}", "--container", "app"]
+        assert cli.main(call) == 0
+        config_map, part = yaml.safe_load_all(capsys.readouterr().out)
+        [volume] = [one for one in part["spec"]["template"]["spec"]["volumes"] if "configMap" in one]
+        assert volume["configMap"] == {"name": config_map["metadata"]["name"]}
+        found.append(config_map["metadata"]["name"])
+
+    assert found[0] == "mailer-token-sidecar"
+    assert [len(name) for name in found[1:]] == [63, 63]
+    assert len(set(found)) == 3
+
+    assert cli.main(["render", "kustomize", *render, *PATCH]) == 0
+    assert "--objects --name app-token-sidecar" in capsys.readouterr().out.replace("\n#", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("mailer", "mailer-mail"),
+        ("m" * 63, f"{'m' * 54}-{hashlib.sha256(b'm' * 63 + b'-mail').hexdigest()[:8]}"),
+        (
+            f"{'m' * 52}--{'m' * 9}",
+            f"{'m' * 52}-{hashlib.sha256(b'm' * 52 + b'--' + b'm' * 9 + b'-mail').hexdigest()[:8]}",
+        ),
+    ],
+)
+def test_a_role_in_another_namespace(
+    render: list[str], place: Place, capsys: pytest.CaptureFixture[str], name: str, role: str
+) -> None:
+    """It has the application's namespace in its name, since another namespace may have one of the same name."""
+    place.document["store"] = "kubernetes://state/mailer"
+    place.document["tokens"]["gmail"]["outputs"].append({"kubernetes_secret": {"name": "here", "key": "a"}})
+    place.write()
+    call = [*render, "--objects", "-n", "mail", "--name", name, "--service-account", "mailer"]
+    assert cli.main(["render", "manifests", *call]) == 0
+    found = [*yaml.safe_load_all(capsys.readouterr().out)]
+
+    for kind in ("Role", "RoleBinding"):
+        names = {
+            one["metadata"]["namespace"]: one["metadata"]["name"] for one in found if one["kind"] == kind
+        }
+        assert names == {"mail": name, "state": role}
+    assert {one["roleRef"]["name"] for one in found if one["kind"] == "RoleBinding"} == {name, role}
+
+
+@pytest.mark.parametrize(
+    ("groups", "security"),
+    [
+        ([], None),
+        ([2000, "2000"], {"fsGroup": 2000}),
+        ([3000, 2000], {"fsGroup": 2000, "supplementalGroups": [3000]}),
+    ],
+)
+def test_the_example_may_read(
+    render: list[str],
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    groups: list[object],
+    security: dict[str, object] | None,
+) -> None:
+    """Its pod is in the groups that the outputs have."""
+    outputs = place.document["tokens"]["gmail"]["outputs"]
+    outputs += [{"file": f"/run/tokens/{at}", "group": group} for at, group in enumerate(groups)]
+    place.write()
+    assert cli.main(["render", "manifests", *render]) == 0
+    *_, example = yaml.safe_load_all(capsys.readouterr().out)
+    assert example["spec"]["template"]["spec"].get("securityContext") == security
 
 
 def test_a_store_that_ends_with_the_pod(

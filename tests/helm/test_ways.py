@@ -20,6 +20,8 @@ from tests.helm.cases import GMAIL
 from tests.helm.release import NAMESPACE, RELEASE, Helm, Manifest, one, pod
 
 NAME = f"{RELEASE}-token-sidecar"
+LONG_NAME = f"{'m' * 52}--{'m' * 9}"
+"""Has no room for a namespace, and hyphens where it is cut."""
 STATE_SECRETS = {
     "store": "kubernetes://${POD_NAMESPACE}/basketball",
     "tokens": {"gmail": GMAIL, "Alice_Smith": {**GMAIL, "seed": "/etc/oauth/b", "outputs": []}},
@@ -89,6 +91,14 @@ MORE: dict[str, tuple[dict[str, Any], list[str]]] = {
     "long-name": (
         {"secretMounts": {"a.secret.with.dots": "/etc/more"}},
         ["--mount", "a.secret.with.dots:/etc/more"],
+    ),
+    "long-role-name": (
+        {
+            "fullnameOverride": LONG_NAME,
+            "config": ALL_OF_KUBERNETES,
+            "serviceAccount": {"name": "mailer"},
+        },
+        ["--name", LONG_NAME, "--service-account", "mailer"],
     ),
 }
 

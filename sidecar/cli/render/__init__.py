@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 OBJECTS, PART = "token-sidecar.yaml", "patch.yaml"
 PARAMETERS_LABEL = "token-sidecar/parameters"
-BESIDE = (
-    "Apply what stands beside the pods: `token-sidecar render manifests --objects`, with the same options."
-)
 
 
 class Sidecar(NamedTuple):
@@ -90,7 +87,7 @@ def values(
     head = page.header(
         f"values --style {style}",
         f"1. Merge this into the chart's values. {note}",
-        f"2. {BESIDE}",
+        f"2. {_beside(wish)}",
         _account(wish),
         f"3. Look at what comes out: `helm template …`. {native if wish.native else classic}",
     )
@@ -152,7 +149,7 @@ def kustomize(
         "kustomize",
         "Goes into a kustomization.yaml as it is, and into a Flux HelmRelease below `spec.postRenderers[].kustomize`. "
         + order,
-        BESIDE,
+        _beside(wish),
         _account(wish),
     )
     _put(output, files, head + page.dump({"patches": [{"target": target, "patch": page.dump(patch)}]}))
@@ -202,7 +199,7 @@ def manifests(
         files["example.yaml"] = page.header(
             "manifests",
             "An example that lists its tokens. Put your application in the place of the container `app`.",
-        ) + page.dump(example(wish, sidecar.parts))
+        ) + page.dump(example(wish, sidecar.parts, [*sidecar.configured.groups]))
     _put(output, files, "---\n".join(files.values()))
 
 
@@ -249,6 +246,11 @@ def _objects(sidecar: Sidecar, config_map: Json | None = None, note: str = "") -
 
     head = page.header("…", "What stands beside the pods.", note, _account(sidecar.wish))
     return head + page.dump(*objects(sidecar.wish, sidecar.configured, config_map))
+
+
+def _beside(wish: Wish) -> str:
+    command = f"token-sidecar render manifests --objects --name {wish.name}"
+    return f"Apply what stands beside the pods: `{command}`, with the same options."
 
 
 def _account(wish: Wish) -> str:

@@ -36,6 +36,8 @@ class Configured(msgspec.Struct, frozen=True):
     port: int
     files: tuple[str, ...]
     """Outputs that are files."""
+    groups: tuple[int, ...]
+    """Who owns them, where a number says it."""
     uses: Uses
 
 
@@ -46,14 +48,14 @@ def read(path: Path, namespace: str) -> Configured:
     """
     loaded = config.load(path, env=_environment(namespace), disk=False, also=_check_durable)
     settings, server = loaded.settings, loaded.context.tree.get("server")
+    files = [output for token in settings.tokens.values() for output in token.outputs if output.file]
     return Configured(
         text=_with_defaults(path.read_text(encoding="utf-8-sig")),
         state_dir=str(settings.state_dir),
         host=settings.server.host if server is not None and server.get("host") else "::",
         port=_port(settings),
-        files=tuple(
-            str(output.file) for token in settings.tokens.values() for output in token.outputs if output.file
-        ),
+        files=tuple(str(output.file) for output in files),
+        groups=tuple(sorted({output.group for output in files if isinstance(output.group, int)})),
         uses=_uses_of(settings, namespace),
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from sidecar.cli.render.configured import PORT, RESTARTABLE, STATE_DIRECTORY, Configured
+from sidecar.cli.render.names import fitting
 from sidecar.cli.render.options import DEFAULTS, Wish
-from sidecar.cli.render.shape import Json
+from sidecar.cli.render.shape import LONGEST_IN_VOLUME, Json
 from sidecar.errors import UsageError
 
 VERBS = {
@@ -78,6 +80,16 @@ def _check_injectable(wish: Wish, configured: Configured) -> None:
             raise UsageError(
                 f"{what}: is the same for all that an injector injects: its values say it; leave it out"
             )
+    for name, path in wish.secrets.items():
+        if len(name) > LONGEST_IN_VOLUME or not re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", name):
+            raise UsageError(
+                f"--mount: the injector names a volume after Secret {name!r}: give the Secret a name of small letters, "
+                f"digits and `-`, at most {LONGEST_IN_VOLUME}"
+            )
+        if re.search(r"[\s,:]", path):
+            raise UsageError(
+                f"--mount: the injector reads {path!r} from a list: name a path without space, comma and colon"
+            )
 
 
 def _state(wish: Wish, namespace: str, name: str) -> Json:
@@ -97,7 +109,7 @@ def _role(wish: Wish, namespace: str, uses: Mapping[str, list[str]]) -> Json:
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
-        "metadata": _metadata(wish, namespace=namespace),
+        "metadata": _metadata(wish, name=_role_name(wish, namespace), namespace=namespace),
         "rules": [
             {
                 "apiGroups": ["apps" if kind.removesuffix("s") in RESTARTABLE else ""],
@@ -115,12 +127,21 @@ def _binding(wish: Wish, namespace: str) -> Json:
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
-        "metadata": _metadata(wish, namespace=namespace),
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": wish.name},
+        "metadata": _metadata(wish, name=_role_name(wish, namespace), namespace=namespace),
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Role",
+            "name": _role_name(wish, namespace),
+        },
         "subjects": [
             {"kind": "ServiceAccount", "name": wish.service_account, "namespace": wish.namespace},
         ],
     }
+
+
+def _role_name(wish: Wish, namespace: str) -> str:
+    """Name a Role: applications of one name in several namespaces may ask for things in the same other one."""
+    return wish.name if namespace == wish.namespace else fitting(f"{wish.name}-{wish.namespace}")
 
 
 def _metadata(

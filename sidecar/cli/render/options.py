@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from sidecar.cli.options import PROGRAM, config_option
+from sidecar.cli.render.names import LONGEST, fitting
+
+if TYPE_CHECKING:
+    from sidecar.cli.render.workloads import Workload
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -55,6 +60,27 @@ class Mount(click.ParamType[tuple[str, str]]):
         return name, path
 
 
+def _check_name(_ctx: click.Context, _param: click.Parameter, name: str | None) -> str | None:
+    if name is None or (len(name) <= LONGEST and re.fullmatch("[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name)):
+        return name
+    raise click.BadParameter(
+        f"{name!r} can't name objects and be a label: small letters, digits, `-` and `.`, at most {LONGEST}"
+    )
+
+
+def _check_mounts(
+    _ctx: click.Context, _param: click.Parameter, mounts: tuple[tuple[str, str], ...]
+) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for secret, path in mounts:
+        if secret in found:
+            raise click.BadParameter(
+                f"Secret {secret} is mounted at {found[secret]} already; all its files are there: name it once"
+            )
+        found[secret] = path
+    return found
+
+
 def _option(*names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
     return click.option(*names, show_default="default" in settings, **settings)
 
@@ -62,7 +88,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Decorated], Decorated]:
 _ID = click.IntRange(min=1)
 _OPTIONS = (
     config_option,
-    _option("--name", default=DEFAULTS.name, help="Of the ConfigMap, the Role and its binding."),
+    click.option(
+        "--name",
+        callback=_check_name,
+        show_default="NAME-token-sidecar with --workload KIND/NAME, else token-sidecar",
+        help="Of the ConfigMap, the Role and its binding.",
+    ),
     _option("-n", "--namespace", default=DEFAULTS.namespace, help="The pods' namespace."),
     click.option(
         "--image", default=DEFAULTS.image, show_default="token-sidecar of this version", help="The sidecar's."
@@ -76,6 +107,7 @@ _OPTIONS = (
         "secrets",
         type=Mount(),
         multiple=True,
+        callback=_check_mounts,
         metavar="NAME:PATH",
         help="A Secret that the sidecar alone sees, and where; may be repeated.",
     ),
@@ -100,7 +132,7 @@ def sidecar_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def with_wish(**given: Any) -> Any:
         own = {key: given.pop(key) for key in Wish._fields if key in given}
-        own |= {"native": not given.pop("classic"), "secrets": dict(own["secrets"])}
+        own |= {"native": not given.pop("classic"), "name": own["name"] or _name(given.get("workload"))}
         if given.pop("any_user"):
             own |= {"user": None, "group": None}
         return command(wish=Wish(**own), **given)
@@ -109,6 +141,11 @@ def sidecar_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
+
+
+def _name(workload: Workload | None) -> str:
+    """Name the objects after the workload: a second application's must not replace the first one's."""
+    return DEFAULTS.name if workload is None else fitting(f"{workload.name}-{DEFAULTS.name}")
 
 
 def readers_option(command: Decorated) -> Decorated:

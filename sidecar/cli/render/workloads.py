@@ -62,8 +62,8 @@ def part(workload: Workload, containers: tuple[str, ...], parts: Shape, namespac
     }
 
 
-def example(wish: Wish, parts: Shape) -> Json:
-    """Write a whole Deployment, whose application prints what it finds."""
+def example(wish: Wish, parts: Shape, groups: list[int]) -> Json:
+    """Write a whole Deployment, whose application prints what it finds; its pod is in the outputs' groups."""
     labels = {"app.kubernetes.io/name": "app", "app.kubernetes.io/instance": wish.name}
     application = {
         "name": "app",
@@ -73,6 +73,8 @@ def example(wish: Wish, parts: Shape) -> Json:
         "volumeMounts": [parts.mount],
     }
     account = {"serviceAccountName": wish.service_account} if wish.service_account else {}
+    security: Json = {"fsGroup": groups[0]} if groups else {}
+    security |= {"supplementalGroups": groups[1:]} if groups[1:] else {}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -84,6 +86,7 @@ def example(wish: Wish, parts: Shape) -> Json:
                 "metadata": {"labels": labels, "annotations": parts.annotations},
                 "spec": {
                     **account,
+                    **({"securityContext": security} if security else {}),
                     "automountServiceAccountToken": False,
                     "initContainers": parts.init_containers,
                     "containers": [application, *parts.containers],
