@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,21 @@ class Helm:
             capture_output=True,
             text=True,
             timeout=30,
+            check=False,
+        )
+        if done.returncode:
+            raise HelmError(done.stderr)
+        return done.stdout
+
+    def script(self, text: str, folder: Path, **environment: str) -> str:
+        """Run a script of a shell in which `helm` is this program; returns what it printed. Raises `HelmError`."""
+        done = subprocess.run(
+            ["/bin/bash", "-ec", f'helm() {{ {shlex.quote(str(self._binary))} "$@"; }}\n{text}'],
+            cwd=folder,
+            env={**self._environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
             check=False,
         )
         if done.returncode:

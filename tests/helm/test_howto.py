@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,38 @@ def test_all_values_that_it_shows_can_be_used(helm: Helm, mailer: Path, shown: d
 
     assert manifests != helm.template(mailer, before)
     assert [said for manifest in manifests for said in schemas.mistakes(manifest, "1.36")] == []
+
+
+def test_charts_below_an_umbrella_keep_apart(helm: Helm, mailer: Path, tmp_path: Path) -> None:
+    """With the values that the page shows, no object of the two applications has a name twice."""
+    [names] = [block for block in blocks() if block.startswith("mailer:")]
+    about: dict[str, Any] = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0"}
+    for name in yaml.safe_load(names):
+        part = tmp_path / "charts" / name
+        shutil.copytree(mailer, part)
+        said = (part / "Chart.yaml").read_text(encoding="utf-8").replace("name: mailer", f"name: {name}")
+        (part / "Chart.yaml").write_text(said, encoding="utf-8")
+        deployment = part / "templates" / "deployment.yaml"
+        said = deployment.read_text(encoding="utf-8").replace(".Release.Name", ".Chart.Name")
+        deployment.write_text(said, encoding="utf-8")
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(about), encoding="utf-8")
+
+    def twice(values: dict[str, Any]) -> set[str]:
+        found = [f"{each['kind']} {each['metadata']['name']}" for each in helm.template(tmp_path, values)]
+        return {each for each in found if found.count(each) > 1}
+
+    assert twice({}) == {"ConfigMap basketball-token-sidecar", "Pod basketball-token-sidecar-test"}
+    assert twice(yaml.safe_load(names)) == set()
+
+
+def test_the_pod_runs_as_the_account_that_the_role_is_bound_to(helm: Helm, mailer: Path) -> None:
+    """With the page's store in Secrets, the account is made, has the Role, and is the Deployment's."""
+    [shown] = [each for each in values() if "kubernetes://" in str(each)]
+    manifests = helm.template(mailer, shown)
+    account = one(manifests, "ServiceAccount")["metadata"]["name"]
+
+    assert pod(manifests)["spec"]["serviceAccountName"] == account
+    assert [each["name"] for each in one(manifests, "RoleBinding")["subjects"]] == [account]
 
 
 def contained(part: Any, whole: Any) -> bool:

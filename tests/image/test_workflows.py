@@ -94,4 +94,4 @@ def test_the_release_keeps_the_dockerfile_s_promises() -> None:
     ]
     scripts = "\n".join(each.get("run", "") for each in steps(PROJECT / ".github/workflows" / RELEASE))
     assert scripts.count("cosign sign --yes") == 2
-    assert "helm package" in scripts
+    assert "helm package --dependency-update" in scripts
