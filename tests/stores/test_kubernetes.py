@@ -9,7 +9,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,13 +91,14 @@ class State:
 
 
 @pytest.fixture
-def bare(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+def bare(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """An account that may use a Secret which is not there yet."""
     made = State(cluster, tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig))
+    yield made
+    # It serves other files' tests too.
     if isinstance(cluster, Fake):
         cluster.faults.clear()
-    return made
 
 
 @pytest.fixture
@@ -108,14 +109,14 @@ def state(bare: State) -> State:
 
 
 @pytest.fixture
-def faulty(fake_cluster: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+def faulty(fake_cluster: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """The same at a server that can misbehave."""
     made = State(fake_cluster, tmp_path)
     made.make()
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig))
     fake_cluster.requests.clear()
+    yield made
     fake_cluster.faults.clear()
-    return made
 
 
 async def held(store: Store) -> Held:
