@@ -194,6 +194,19 @@ def keeper(secret: Secret, key: str | None = None) -> Keeper | None:
     return None
 
 
+def unwritable(secret: Secret, key: str | None = None, *, undone: str) -> str:
+    """Say why a Secret, or what is under `key`, must not be written, and the way out; empty: it may be.
+
+    `undone` says what another writer would undo.
+    """
+    if secret.deleting:
+        return "is being deleted, and finalizers hold it; see who waits for what in its `metadata.finalizers`"
+    if secret.immutable:
+        return "is immutable; delete it and create it again without `immutable: true`"
+    found = keeper(secret, key)
+    return f"is written by {found.name}, which would undo {undone}; {found.remedy}" if found else ""
+
+
 class Workload(msgspec.Struct, frozen=True):
     """What was read of a workload."""
 

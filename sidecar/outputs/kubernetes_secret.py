@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sidecar import formats
-from sidecar.clients.kubernetes import SECRET_LIMIT, Fault, Kind, keeper, own_namespace
+from sidecar.clients.kubernetes import SECRET_LIMIT, Fault, Kind, own_namespace, unwritable
 from sidecar.errors import FormatError, OutputError
 from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
@@ -174,17 +174,8 @@ class SecretOutput:
     def _check(self, secret: Secret, content: bytes) -> None:
         """Raise for a Secret that must not, or can't, be written."""
         place = f"{self.id}: the Secret"
-        if secret.deleting:
-            raise OutputError(
-                f"{place} is being deleted; see who waits for what in its `metadata.finalizers`"
-            )
-        if secret.immutable:
-            raise OutputError(
-                f"{place} is immutable; delete it and create it again without `immutable: true`"
-            )
-        found = keeper(secret, self._key)
-        if found is not None:
-            raise OutputError(f"{place} is written by {found.name}, which would undo it; {found.remedy}")
+        if problem := unwritable(secret, self._key, undone="it"):
+            raise OutputError(f"{place} {problem}")
         if secret.size_with({self._key: content}) > SECRET_LIMIT:
             raise OutputError(
                 f"{place} would hold more than {SECRET_LIMIT} bytes; give the token a Secret of its own"

@@ -221,7 +221,7 @@ class KubernetesStore(RecordStore):
             lease=_seconds(secret.annotations.get(LEASE, "")),
             since=since,
             others=secret.size_with({DATA: None}),
-            refusal=_refusal(secret),
+            refusal=kubernetes.unwritable(secret, undone="a rotation"),
         )
         self._seen[key] = seen
         return seen
@@ -260,17 +260,6 @@ def _seconds(lease: str) -> float:
     except ValueError:
         return 0.0
     return min(seconds, LONGEST_LEASE) if math.isfinite(seconds) and seconds > 0 else 0.0
-
-
-def _refusal(secret: Secret) -> str:
-    if secret.deleting:
-        return "is being deleted, and finalizers hold it; see who waits for what in its `metadata.finalizers`"
-    if secret.immutable:
-        return "is immutable; delete it and create it again without `immutable: true`"
-    keeper = kubernetes.keeper(secret)
-    if keeper is not None:
-        return f"is written by {keeper.name}, which would undo a rotation; {keeper.remedy}"
-    return ""
 
 
 def from_url(url: str, clock: Clock, sealer: Sealer, **_: object) -> Store:

@@ -43,33 +43,16 @@ class Helm:
 
     def run(self, *arguments: str, given: str = "") -> str:
         """Run a command; returns what it printed. Raises `HelmError`."""
-        done = subprocess.run(
-            [str(self._binary), *arguments],
-            env=self._environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        if done.returncode:
-            raise HelmError(done.stderr)
-        return done.stdout
+        return _printed([str(self._binary), *arguments], env=self._environment, input=given, timeout=30)
 
     def script(self, text: str, folder: Path, **environment: str) -> str:
         """Run a script of a shell in which `helm` is this program; returns what it printed. Raises `HelmError`."""
-        done = subprocess.run(
+        return _printed(
             ["/bin/bash", "-ec", f'helm() {{ {shlex.quote(str(self._binary))} "$@"; }}\n{text}'],
             cwd=folder,
             env={**self._environment, **environment},
-            capture_output=True,
-            text=True,
             timeout=60,
-            check=False,
         )
-        if done.returncode:
-            raise HelmError(done.stderr)
-        return done.stdout
 
     def text(
         self,
@@ -159,3 +142,12 @@ def sidecar(pod: Manifest) -> Manifest:
     found = ours(pod)
     assert found["name"] == "token-sidecar"
     return found
+
+
+def _printed(command: list[str], **how: Any) -> str:
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, **how
+    )
+    if done.returncode:
+        raise HelmError(done.stderr)
+    return done.stdout
