@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar import schedule
-from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
+from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.events import TokenView
@@ -19,6 +19,17 @@ CONSENT = (
     "consent again: token-sidecar login {0}, or give a new refresh token: token-sidecar seed {0} --file FILE"
 )
 """What a human does where only a human can help; formatted with the token's name."""
+
+DEADLINES = {
+    DeadlineRule.TOLD: ": the refresh token's end, as the provider or the seed named it",
+    DeadlineRule.CONFIGURED: ": refresh_token_ttl, counted from the consent",
+    DeadlineRule.PROFILE: ": so long do this provider's grants last from the consent, whatever happens",
+    DeadlineRule.IDLE: ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
+    DeadlineRule.LIVING: (
+        ", unless a refresh succeeds before: this access token is exchanged for the next while it lives"
+    ),
+}
+"""What a deadline follows from, in words."""
 
 UNREADABLE_FOR = 15 * 60.0
 """Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""
