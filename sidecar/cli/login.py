@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from sidecar.cli.options import Span, config_option, examples, json_option, name
 from sidecar.errors import ConsentFailed, SidecarError, TemporarilyUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from sidecar.config import Settings
     from sidecar.enrol.code import Authorization
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 600.0
 """Seconds for a human to consent."""
-STORE_PATIENCE = 120.0
-"""Seconds for which a consent is held on to while the store doesn't take it."""
 LINGER = 3.0
 """Seconds for the browser to fetch the page that says what came of it."""
 LINE_LIMIT = 4095
@@ -248,10 +245,14 @@ class _Login:
 
     async def _store(self, seeding: Seeding, asked: tuple[str, ...]) -> SeedReply:
         """Put it where it is safe, and do with the old grant what was asked for."""
+        import anyio.to_thread
+
+        from sidecar import deputy
         from sidecar.server.wire import LOGIN, SeedRequest
 
         request = SeedRequest(seeding, origin=LOGIN, since=self._since)
-        reply = await _insistently(partial(planting.plant, self._config, self._settings, self._name, request))
+        plant = partial(planting.plant, self._config, self._settings, self._name, request)
+        reply = await deputy.insistently(partial(anyio.to_thread.run_sync, plant), partial(click.echo, err=True))
         self._warn_of_scopes(seeding, asked)
         if self._chosen.revoke_old and not reply.aside:
             await self._end_old()
@@ -320,26 +321,6 @@ class _Login:
         state = "dead" if self._old.is_dead() else "in use"
         end = "revoked" if self._chosen.revoke_old else "left alone"
         return f"the grant with refresh token {self._old.refresh.fingerprint} ({state}), which is {end}"
-
-
-async def _insistently(plant: Callable[[], SeedReply]) -> SeedReply:
-    """Try until it is stored: a store that is away for a moment must not cost a human's consent."""
-    import anyio
-    import anyio.to_thread
-
-    until, delay = time.monotonic() + STORE_PATIENCE, 0.5
-    while True:
-        try:
-            return await anyio.to_thread.run_sync(plant)
-        except SidecarError as error:
-            if error.exit_code != TemporarilyUnavailable.exit_code or time.monotonic() > until:
-                raise
-            if delay < 1:
-                click.echo(
-                    f"{error}; the consent is held on to, and stored as soon as that is over", err=True
-                )
-        await anyio.sleep(delay)
-        delay = min(delay * 2, 5.0)
 
 
 @asynccontextmanager
