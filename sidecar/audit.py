@@ -16,7 +16,13 @@ Reply = TypeVar("Reply")
 
 
 async def auditing(
-    work: Awaitable[Reply], emit: Callable[[Event], None], *, who: str, what: str, token: str, origin: str = ""
+    work: Awaitable[Reply],
+    emit: Callable[[Event], None],
+    *,
+    who: str,
+    what: str,
+    token: str,
+    origin: str = "",
 ) -> Reply:
     """Wait for `work`, and tell `emit` how it ended; a reply may have a `fingerprint`, and be `aside`."""
     try:

@@ -53,7 +53,9 @@ def alone(loaded: Loaded, name: str, *, publishes: bool = True) -> Loaded:
     return msgspec.structs.replace(loaded, settings=settings, warnings=())
 
 
-async def refresh(loaded: Loaded, name: str, rejected: str | None, tell: Callable[[str], None]) -> RefreshReply:
+async def refresh(
+    loaded: Loaded, name: str, rejected: str | None, tell: Callable[[str], None]
+) -> RefreshReply:
     """Refresh one token here. Of several callers one calls the provider, and the others find its answer.
 
     `loaded` was made by `alone`. `rejected`: fingerprint of the access token that was refused; None: the present one.
@@ -165,7 +167,9 @@ def _called(before: Record | None, after: Record) -> bool:
 
 async def _seed(loaded: Loaded, name: str, request: SeedRequest) -> SeedReply:
     async with app.open_house(loaded) as house:
-        return await auditing(house.engine.seed(name, request), house.emit, who=ME, what=request.deed, token=name)
+        return await auditing(
+            house.engine.seed(name, request), house.emit, who=ME, what=request.deed, token=name
+        )
 
 
 async def _revoke(loaded: Loaded, name: str) -> RevokeReply:

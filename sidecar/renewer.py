@@ -332,7 +332,11 @@ class Renewer:
         if verdict is OutcomeClass.DEAD:
             self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
-            emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD, setup.page)))
+            emit(
+                GrantDied(
+                    setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD, setup.page)
+                )
+            )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
             self._did.append(f"refreshed to generation {record.generation}")

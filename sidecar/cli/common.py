@@ -145,6 +145,22 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def is_graphical() -> bool:
+    """Tell whether there may be a browser here that doesn't take the terminal over."""
+    return sys.platform != "linux" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+
+
+def open_browser(url: str) -> None:
+    """Open a browser, which may load the page from this very process."""
+    import threading
+    import webbrowser
+
+    # Some return when the window is closed.
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
 def span(seconds: float) -> str:
     """Write a duration in words: its two largest units."""
     whole = int(abs(seconds))

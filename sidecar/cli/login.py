@@ -205,7 +205,9 @@ class _Login:
         authorization = self._authorization(redirect_uri)
         page = loopback.Loopback(authorization, redirect_uri)
         async with self._http, _serving(page, listening):
-            opened = _open(page.start_url)
+            opened = common.is_graphical()
+            if opened:
+                common.open_browser(page.start_url)
             click.echo(
                 f"{'A browser opens. Should none appear, open this' if opened else 'Open this in a browser'} on this "
                 f"machine, and consent:\n\n  {authorization.url}\n\n"
@@ -252,7 +254,9 @@ class _Login:
 
         request = SeedRequest(seeding, origin=LOGIN, since=self._since)
         plant = partial(planting.plant, self._config, self._settings, self._name, request)
-        reply = await deputy.insistently(partial(anyio.to_thread.run_sync, plant), partial(click.echo, err=True))
+        reply = await deputy.insistently(
+            partial(anyio.to_thread.run_sync, plant), partial(click.echo, err=True)
+        )
         self._warn_of_scopes(seeding, asked)
         if self._chosen.revoke_old and not reply.aside:
             await self._end_old()
@@ -341,21 +345,6 @@ async def _serving(page: Any, listening: Any) -> AsyncIterator[None]:
             yield
         finally:
             tasks.cancel_scope.cancel()
-
-
-def _open(url: str) -> bool:
-    """Open a browser where there may be one that doesn't take the terminal over; tell whether that was tried."""
-    import os
-    import threading
-    import webbrowser
-
-    graphical = sys.platform != "linux" or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    )
-    if graphical:
-        # Some return when the window is closed, and it is this process that it loads its first page from.
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    return graphical
 
 
 def _with_port(redirect_uri: str, port: str = "") -> str:

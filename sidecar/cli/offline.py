@@ -26,7 +26,9 @@ Reply = TypeVar("Reply")
 
 def refresh(config: Path, name: str, rejected: str | None) -> RefreshReply:
     """Refresh one token here; see `deputy.refresh`."""
-    return _quietly(partial(deputy.refresh, _alone(config, name), name, rejected, partial(click.echo, err=True)))
+    return _quietly(
+        partial(deputy.refresh, _alone(config, name), name, rejected, partial(click.echo, err=True))
+    )
 
 
 def seed(config: Path, name: str, request: SeedRequest) -> SeedReply:

@@ -54,8 +54,8 @@ def token(name: str, config: Path, *, as_json: bool) -> None:
 
 
 def _from_store(settings: Settings, name: str, absence: TemporarilyUnavailable) -> ShownToken:
-    from sidecar.server.client import ShownToken
     from sidecar import links
+    from sidecar.server.client import ShownToken
     from sidecar.standing import consent
 
     again = consent(name, links.page(settings.console.url, name))

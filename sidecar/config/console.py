@@ -10,7 +10,15 @@ from sidecar.config.context import Context
 from sidecar.config.contradictions import is_loopback
 from sidecar.config.settings import ConsoleProxy, ConsoleSettings, Settings
 
-_NEVER_FROM_A_PROXY = {"authorization", "connection", "content-length", "content-type", "cookie", "host", "origin"}
+_NEVER_FROM_A_PROXY = {
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "host",
+    "origin",
+}
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -23,17 +31,21 @@ def check(settings: Settings, context: Context) -> None:
         _signed_in_by_a_proxy(console, console.proxy, context)
     else:
         _signed_in_by_a_link(console, context)
-    if console.session == 0:
+    if not console.session:
         context.error(("console", "session"), "is 0; it must be longer")
     if context.given(("console",)) and settings.store.scheme == "memory":
-        text = "can't read a store that is in the daemon's memory; write `store: sqlite:///PATH`, or remove it"
+        text = (
+            "can't read a store that is in the daemon's memory; write `store: sqlite:///PATH`, or remove it"
+        )
         context.error(("console",), text)
 
 
 def _listening(console: ConsoleSettings, context: Context) -> None:
     place = ("console", "host")
     if not re.fullmatch(r"[A-Za-z0-9.:%_-]+", console.host) or re.fullmatch(r"[^:]+:[0-9]+", console.host):
-        context.error(place, "is no host name or address; write it like 127.0.0.1 or ::, and the port under `port`")
+        context.error(
+            place, "is no host name or address; write it like 127.0.0.1 or ::, and the port under `port`"
+        )
     elif console.proxy is None and not is_loopback(console.host):
         text = (
             f"would let everybody who reaches {console.host} see the page; name the proxy that signs people in under "
@@ -51,7 +63,11 @@ def _url(console: ConsoleSettings, context: Context) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         parts, host = urlsplit(""), None
-    if host is None or parts.scheme not in {"http", "https"} or not re.fullmatch(r"[\x21-\x7E]+", console.url):
+    if (
+        host is None
+        or parts.scheme not in {"http", "https"}
+        or not re.fullmatch(r"[\x21-\x7E]+", console.url)
+    ):
         context.error(place, "is no URL; write it like https://tokens.example.com")
     elif parts.username is not None or parts.path or parts.query or parts.fragment:
         text = "must be no more than scheme, host and port; give the console a host name of its own"
@@ -74,7 +90,9 @@ def _proxy(proxy: ConsoleProxy, context: Context) -> None:
             context.error(where, text)
             continue
         if network.prefixlen == 0:
-            context.error(where, "is everybody, who could say that they are anybody; name the proxy's own address")
+            context.error(
+                where, "is everybody, who could say that they are anybody; name the proxy's own address"
+            )
     for key in ("user_header", "groups_header"):
         header = getattr(proxy, key)
         if header is None:
@@ -82,7 +100,9 @@ def _proxy(proxy: ConsoleProxy, context: Context) -> None:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header):
             context.error((*place, key), "is no header's name; write it like X-Forwarded-Email")
         elif header.lower() in _NEVER_FROM_A_PROXY:
-            context.error((*place, key), "says something else in every request; name the header that the proxy sets")
+            context.error(
+                (*place, key), "says something else in every request; name the header that the proxy sets"
+            )
     if proxy.groups_header is not None and proxy.groups_header.lower() == proxy.user_header.lower():
         context.error((*place, "groups_header"), "is `user_header` too; name the header that has the groups")
 
@@ -112,5 +132,7 @@ def _signed_in_by_a_link(console: ConsoleSettings, context: Context) -> None:
         text = "needs a proxy that says who people are; add `console.proxy`, or remove it"
         context.error(("console", "operators"), text)
     if console.secret_file is not None:
-        text = "is of no use without `console.proxy`: a new start ends all sessions of one-time links; remove it"
+        text = (
+            "is of no use without `console.proxy`: a new start ends all sessions of one-time links; remove it"
+        )
         context.error(("console", "secret_file"), text)

@@ -67,7 +67,11 @@ class Engine(Protocol):
         ...
 
 
-def control_app(engine: Engine, emit: Callable[[Event], None]) -> Starlette:
+def _unheard(_event: Event) -> None:
+    """Nobody keeps a record."""
+
+
+def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Starlette:
     """Build the application. `emit` hears who asked for what, and what it came to."""
 
     async def audited(request: Request, what: str, work: Awaitable[_Reply]) -> _Reply:
