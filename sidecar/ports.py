@@ -383,6 +383,8 @@ class Seeding(msgspec.Struct, frozen=True):
     """The client that it was given to; empty: not known, so that it counts as the configured one's."""
     endpoint: str = ""
     """Origin of the token endpoint that gave it; empty: not known."""
+    account: str = ""
+    """Who consented, as the provider's ID token told; empty: not known."""
 
     @property
     def fingerprint(self) -> str:

@@ -7,13 +7,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar import schedule
-from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
+from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.events import TokenView
     from sidecar.ports import Mark
     from sidecar.profile import Profile
     from sidecar.tokens import Record
+
+DEADLINES = {
+    DeadlineRule.TOLD: ": the refresh token's end, as the provider or the seed named it",
+    DeadlineRule.CONFIGURED: ": refresh_token_ttl, counted from the consent",
+    DeadlineRule.PROFILE: ": so long do this provider's grants last from the consent, whatever happens",
+    DeadlineRule.IDLE: ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
+    DeadlineRule.LIVING: (
+        ", unless a refresh succeeds before: this access token is exchanged for the next while it lives"
+    ),
+}
+"""What a deadline follows from, in words."""
 
 UNREADABLE_FOR = 15 * 60.0
 """Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""

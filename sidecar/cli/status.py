@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 BAR = 10
 """Characters."""
 
-DEADLINES = {
-    "told": ": the refresh token's end, as the provider or the seed named it",
-    "configured": ": refresh_token_ttl, counted from the consent",
-    "profile": ": so long do this provider's grants last from the consent, whatever happens",
-    "idle": ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
-    "living": ", unless a refresh succeeds before: this access token is exchanged for the next while it lives",
-}
-"""What a deadline follows from (`DeadlineRule`), in words."""
-
 FAILING = {"misconfigured", "unpersisted"}
 
 
@@ -136,9 +127,12 @@ def _outputs(token: dict[str, Any]) -> str:
 
 def deadline(at: float, rule: str) -> str:
     """Say by when a human has to consent again, and what that follows from."""
+    from sidecar.standing import DEADLINES
+    from sidecar.tokens import DeadlineRule
+
     left, moment = at - time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
     when = f"by {moment}, in {common.span(left)}" if left > 0 else f"since {moment}"
-    return f"a human must consent again {when}{DEADLINES[rule]}"
+    return f"a human must consent again {when}{DEADLINES[DeadlineRule(rule)]}"
 
 
 def _remarks(document: dict[str, Any]) -> list[str]:

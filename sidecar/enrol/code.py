@@ -8,6 +8,8 @@ import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import msgspec
+
 from sidecar.enrol import id_token
 from sidecar.enrol.provider import problem
 from sidecar.errors import ConsentFailed, ConsentRefused, TemporarilyUnavailable
@@ -124,9 +126,10 @@ class Authorization:
             }
         )
         seeding = provider.seeding(answer, self.scopes)
-        if self._nonce:
-            id_token.check(answer, provider, nonce=self._nonce)
-        return seeding
+        if not self._nonce:
+            return seeding
+        account = id_token.check(answer, provider, nonce=self._nonce)
+        return msgspec.structs.replace(seeding, account=account)
 
     def _check_issuer(self, told: str | None) -> None:
         """Compare who says that it answers (RFC 9207 §2.4): else one provider's code could be sent to another."""
