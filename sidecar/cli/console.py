@@ -73,7 +73,7 @@ def console(config: Path, *, only_link: bool, no_browser: bool) -> None:
         page.unlink(missing_ok=True)
 
 
-def _announce(page: Path | None, url: str, way_in: Door | None) -> None:
+def _announce(page: Path | None, way_in: Door | None) -> None:
     if way_in is None:
         return
     link = way_in.link()

@@ -113,10 +113,10 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
-async def serve(loaded: Loaded, announce: Callable[[str, door.Door | None], None]) -> None:
+async def serve(loaded: Loaded, announce: Callable[[door.Door | None], None]) -> None:
     """Answer until SIGTERM or SIGINT, and see home what somebody consented to. Raises `SidecarError`.
 
-    `announce` is told the URL, and the way in where no proxy signs people in, once there is somebody to answer.
+    `announce` is told the way in, where no proxy signs people in, once there is somebody to answer.
     """
     settings, clock = loaded.settings, SystemClock()
     app.harden()
@@ -140,7 +140,7 @@ async def serve(loaded: Loaded, announce: Callable[[str, door.Door | None], None
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 await serving.start(server.run)
                 _log.info("the console answers", url=url)
-                announce(url, built.door)
+                announce(built.door)
                 async for signum in signals:
                     _log.info(f"stopping on {signum.name}")
                     break

@@ -88,12 +88,13 @@ class Site:
         self._askers, self._actors, self._refusals = askers, actors, refusals
         self._emit = emit
         self._session = session
+        self.routes: list[Route] = []
 
     def app(self) -> Starlette:
         """Build the application."""
         user, operator = partial(self._page, Role.USER), partial(self._page, Role.OPERATOR)
         act, run = partial(self._action, Role.USER), partial(self._action, Role.OPERATOR)
-        routes = [
+        self.routes = [
             Route("/", user(self.overview)),
             Route("/tokens/{name:path}", operator(self.token)),
             Route("/results/{id}", user(self.result)),
@@ -104,12 +105,12 @@ class Site:
             Route("/static/{name}", self._static),
         ]
         if self._access.can_sign_out:
-            routes += [
+            self.routes += [
                 Route("/sign-in", self.sign_in),
                 Route("/sign-out", act(self.sign_out), methods=["POST"]),
             ]
         handlers = {HTTPException: _no_such_page, SidecarError: _failed, Exception: _crashed}
-        app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        app = Starlette(routes=self.routes, exception_handlers=handlers)  # type: ignore[arg-type]
         # It would build an address out of what the browser says.
         app.router.redirect_slashes = False
         return app
