@@ -29,6 +29,7 @@ from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnav
 from sidecar.escrow import Escrow
 from sidecar.events import Delivered, Event, TokenView, TurnEnded, Warned
 from sidecar.observers import fan_out
+from sidecar.observers.audit import AuditObserver
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
 from sidecar.observers.termination import TerminationLog
@@ -101,6 +102,7 @@ class House:
             self.config_state,
             LogObserver(clock),
             TerminationLog(),
+            AuditObserver(clock, settings.audit.file),
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)
@@ -182,7 +184,7 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
             await tasks.start(_signals, house.engine, renewing, name="signals")
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
-                server(control_app(house.engine), control, worker="control").run, name="control"
+                server(control_app(house.engine, house.emit), control, worker="control").run, name="control"
             )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, name="reload")

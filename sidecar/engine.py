@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from sidecar import config, contents
+from sidecar import config, contents, links
 from sidecar.enrol import revocation
 from sidecar.enrol.provider import Provider
 from sidecar.errors import (
@@ -69,6 +69,8 @@ FIXED = (
         "server",
         "control",
         "log",
+        "audit",
+        "console.url",
         "max_workers",
     ),
     "allow_insecure_http",
@@ -119,6 +121,7 @@ def make_setup(
         dead_grace=token.dead_grace,
         refresh_token_ttl=token.refresh_token_ttl,
         refresh_without_store=token.refresh_without_store,
+        page=links.page(settings.console.url, name),
     )
 
 

@@ -214,3 +214,20 @@ class Warned(Event, frozen=True):
     place: str
     reason: str
     token: str = ""
+
+
+class Audited(Event, frozen=True):
+    """Somebody asked for something that changes a token, or for a session."""
+
+    who: str
+    """As whom they are signed in, or `uid 1000` for a command on this machine; empty: nobody is."""
+    what: str
+    """sign-in | sign-out | consent | seed | refresh | revoke | reload | request."""
+    outcome: str
+    """begun | done | aside | failed | refused."""
+    token: str = ""
+    fingerprint: str = ""
+    """Of the token that came of it."""
+    reason: str = ""
+    origin: str = ""
+    """The address that it came from."""

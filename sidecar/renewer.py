@@ -41,7 +41,7 @@ from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
 from sidecar.setup import Setup, Surroundings
-from sidecar.standing import CONSENT, Troubles, fallen_back, missing_scopes, remedy, standing, with_record
+from sidecar.standing import Troubles, consent, fallen_back, missing_scopes, remedy, standing, with_record
 from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -332,7 +332,11 @@ class Renewer:
         if verdict is OutcomeClass.DEAD:
             self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
-            emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD)))
+            emit(
+                GrantDied(
+                    setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD, setup.page)
+                )
+            )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
             self._did.append(f"refreshed to generation {record.generation}")
@@ -422,7 +426,7 @@ class Renewer:
         marks = [await self._publisher.mark(), *await self.courier.marks()]
         mark = max((mark for mark in marks if mark is not None), key=attrgetter("issued_at"), default=None)
         if mark is not None and rotation.behind(record, mark):
-            self._fallen_back = fallen_back(self.setup.name, record, mark)
+            self._fallen_back = fallen_back(self.setup.name, record, mark, self.setup.page)
 
     async def _clear_unsent(self) -> None:
         """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
@@ -628,7 +632,7 @@ class Renewer:
             )
         return (
             f"the refresh token belongs to {bound}, but {says} names {wanted}, where it is not sent; correct the "
-            f"configuration, or {CONSENT.format(name)}; {rebind}"
+            f"configuration, or {consent(name, self.setup.page)}; {rebind}"
         )
 
     def _may_be_spent(self, record: Record | None) -> bool:
@@ -680,7 +684,7 @@ class Renewer:
             dead_grace=setup.dead_grace,
             grant_state=state,
             reason=reason,
-            remedy=remedy(setup.name, state),
+            remedy=remedy(setup.name, state, setup.page),
             min_validity=self._times().min_validity,
             next_wake=self._next_wake,
             unpersisted=ledger.overdue,

@@ -38,6 +38,8 @@ class Setup(msgspec.Struct, frozen=True):
     dead_grace: float | None = None
     refresh_token_ttl: float | None = None
     refresh_without_store: bool = False
+    page: str = ""
+    """The URL of its page in the console; empty: there is no console."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sidecar import __version__, schedule
+from sidecar import __version__, links, schedule
 from sidecar.cli import common
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
@@ -65,7 +65,7 @@ async def view(settings: Settings, name: str, held: Held | None, clock: SystemCl
         dead_grace=token.dead_grace,
         grant_state=state,
         reason=reason,
-        remedy=remedy(name, state),
+        remedy=remedy(name, state, links.page(settings.console.url, name)),
         min_validity=schedule.timing_of(record, policy, profile).min_validity,
         outputs=(*await Publisher(name, files, _ignore).views(), *others),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config import contradictions, document, durability, surroundings
+from sidecar.config import console, contradictions, document, durability, surroundings
 from sidecar.config.context import Context
 from sidecar.config.decode import decode
 from sidecar.config.mounts import Mounts
@@ -49,11 +49,13 @@ def load(
     *,
     env: Mapping[str, str] = os.environ,
     disk: bool = True,
+    publishes: bool = True,
     also: Callable[[Settings, Context], None] | None = None,
 ) -> Loaded:
     """Read, expand and check a configuration file.
 
     `disk=False` leaves out what depends on this machine: which files exist, and who may read and write them.
+    `publishes=False` leaves out seeds and outputs alone: for a process that neither reads nor writes them.
     `also` reports what layers above know to be wrong, so that it comes out in the same run.
     Raises `ConfigError` with every problem, each beginning with the file's name and place.
     """
@@ -68,14 +70,22 @@ def load(
     context = Context(absolute, decoded.tree, report, env, disk)
     settings = resolve(decoded.file, context)
     contradictions.check(settings, context)
+    console.check(settings, context)
     mounts = Mounts.read() if disk else Mounts({})
     durability.check(settings, mounts, context)
     if disk:
-        surroundings.check(settings, mounts, context)
+        surroundings.check(settings if publishes else _silent(settings), mounts, context)
     if also is not None:
         also(settings, context)
     report.check()
     return Loaded(settings, report.warnings, context)
+
+
+def _silent(settings: Settings) -> Settings:
+    tokens = {
+        name: msgspec.structs.replace(token, seed=None, outputs=()) for name, token in settings.tokens.items()
+    }
+    return msgspec.structs.replace(settings, tokens=tokens)
 
 
 def _read(path: Path) -> bytes:

@@ -76,10 +76,18 @@ def check(settings: Settings, context: Context) -> None:
 
 
 def _scopes(token: TokenSettings, steps: Steps, context: Context) -> None:
-    for index, scope in enumerate(token.scopes):
+    _scope_list(token.scopes, steps, context)
+    for number, output in enumerate(token.outputs):
+        _scope_list(output.scopes, (*steps, "outputs", number), context)
+
+
+def _scope_list(scopes: tuple[str, ...], steps: Steps, context: Context) -> None:
+    for index, scope in enumerate(scopes):
         place = (*steps, "scopes", index)
-        if scope in token.scopes[:index]:
-            context.error(place, f"is the same scope as scopes[{token.scopes.index(scope)}]; remove one")
+        if not context.given(place):
+            continue  # an output's, which the token took over: that is where it is told of
+        if scope in scopes[:index]:
+            context.error(place, f"is the same scope as scopes[{scopes.index(scope)}]; remove one")
         if not re.fullmatch(r"[\x21\x23-\x5B\x5D-\x7E]+", scope):  # RFC 6749 §3.3
             context.error(
                 place, "is no single scope; write one scope per list item, without spaces or quotes"

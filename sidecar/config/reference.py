@@ -58,6 +58,10 @@ _SECTIONS = {
     "ServerSettings": ("`server`", "server"),
     "ControlSettings": ("`control`", "control"),
     "LogSettings": ("`log`", "log"),
+    "AuditSettings": ("`audit`", "audit"),
+    "ConsoleSettings": ("`console`", "console"),
+    "ConsoleProxy": ("`console.proxy`", "proxy"),
+    "Operators": ("`console.operators`", "operators"),
 }
 """Group → its heading, and how a table refers to it; in the order of the page."""
 

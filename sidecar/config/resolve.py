@@ -14,6 +14,7 @@ from sidecar.config.context import Context
 from sidecar.config.decode import absolute
 from sidecar.config.settings import (
     ConfigFile,
+    ConsoleSettings,
     ControlSettings,
     Duration,
     OutputTarget,
@@ -54,6 +55,8 @@ def resolve(file: ConfigFile, context: Context) -> Settings:
         server=file.server,
         control=ControlSettings(mode=file.control.mode, group=_numeric(file.control.group)),
         log=file.log,
+        audit=file.audit,
+        console=_console(file.console),
         allow_volatile_store=file.allow_volatile_store,
         allow_insecure_http=file.allow_insecure_http,
         max_workers=file.max_workers,
@@ -81,7 +84,14 @@ def _in_plain_types(token: TokenSettings) -> TokenSettings:
     outputs = tuple(_output_with_numeric_ids(output) for output in token.outputs)
     members = {name: getattr(token, name) for name in token.__struct_fields__}
     spans = {name: float(value) for name, value in members.items() if isinstance(value, Duration)}
-    return msgspec.structs.replace(token, outputs=outputs, **spans)
+    readers = dict.fromkeys(scope for output in outputs for scope in output.scopes)
+    scopes = (*token.scopes, *(scope for scope in readers if scope not in token.scopes))
+    return msgspec.structs.replace(token, outputs=outputs, scopes=scopes, **spans)
+
+
+def _console(console: ConsoleSettings) -> ConsoleSettings:
+    url = console.url.rstrip("/") if console.url else None
+    return msgspec.structs.replace(console, url=url, session=float(console.session))
 
 
 def _output_with_numeric_ids(output: OutputTarget) -> OutputTarget:

@@ -234,6 +234,8 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     """Files only: group name or numeric id."""
     required: bool | None = None
     """Whether the token is unready without it; by default files are required, and others are not."""
+    scopes: tuple[str, ...] = ()
+    """What its readers need: a consent asks for these too, beside the token's own."""
     adopt: bool = False
     """Files only: take over what the application refreshes by itself; needs `include_refresh_token`."""
     include_refresh_token: bool = False
@@ -462,6 +464,55 @@ class LogSettings(Group, frozen=True, kw_only=True):
     """By default `console` on a terminal and `json` elsewhere."""
 
 
+class ConsoleProxy(Group, frozen=True, kw_only=True):
+    """A reverse proxy that signs people in, such as oauth2-proxy, and says in a header who they are."""
+
+    addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Addresses and networks (`10.0.0.7`, `10.1.0.0/16`) that its requests come from; others are turned away."""
+    user_header: str = "X-Forwarded-Email"
+    """The header that names who is signed in. The proxy has to replace whatever a browser sends under it."""
+    groups_header: str | None = None
+    """The header with their groups, separated by commas, such as `X-Forwarded-Groups`."""
+
+
+class Operators(Group, frozen=True, kw_only=True):
+    """Who may see and renew every token; everybody else that the proxy signs in may connect accounts of their own."""
+
+    users: tuple[str, ...] = ()
+    """As the proxy names them; `"*"` means everybody whom it lets through."""
+    groups: tuple[str, ...] = ()
+    """Groups of the proxy's `groups_header`."""
+
+
+class ConsoleSettings(Group, frozen=True, kw_only=True):
+    """`token-sidecar console`, the web page for operators and for users who connect accounts of their own."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    """The address to listen on; others than the loopback need `proxy`."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 9641
+    """0 takes any free port."""
+    url: str | None = None
+    """Where browsers reach it, such as `https://tokens.example.com`, without a path. Providers send them back to
+    `URL/callback/PROVIDER`, which has to be registered there, and alerts lead to `URL/tokens/NAME`. By default the
+    address that is listened on."""
+    proxy: ConsoleProxy | None = None
+    """Who signs people in. Without it, whoever opens the link that the command prints is signed in, once."""
+    operators: Operators = Operators()
+    """Which of the people that the proxy signs in are operators."""
+    secret_file: Path | None = None
+    """At least 32 random bytes to sign sessions and forms with, so that they outlive a restart; by default new ones at
+    each start. Only the console reads it."""
+    session: Duration = msgspec.field(default_factory=lambda: Duration(8 * 3600))
+    """How long somebody stays signed in."""
+
+
+class AuditSettings(Group, frozen=True, kw_only=True):
+    """The record of who did what: sign-ins, consents, seeds, refreshes on request, revocations."""
+
+    file: Path | None = None
+    """JSON lines are appended here; by default they go to the log. Daemon and console may share it."""
+
+
 class ConfigFile(Group, frozen=True, kw_only=True):
     """The configuration file as it is written."""
 
@@ -481,6 +532,10 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """The control socket in `state_dir`."""
     log: LogSettings = LogSettings()
     """Logging."""
+    audit: AuditSettings = AuditSettings()
+    """The record of who did what."""
+    console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
+    """`token-sidecar console`: the web page."""
     providers: dict[Name, ProviderSettings] = {}
     """Profiles of your own by name, or changes to built-in ones."""
     defaults: TokenSettings | None = None
@@ -514,6 +569,8 @@ class Settings(Group, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
+    console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     allow_volatile_store: bool = False
     allow_insecure_http: bool = False
     max_workers: int = 8

@@ -53,6 +53,11 @@ class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: str | None = None
     """The lineage that was there when the consent began; see `Renewer.plant`."""
 
+    @property
+    def deed(self) -> str:
+        """What it is called in the record of who did what."""
+        return "consent" if self.origin == LOGIN else "seed"
+
 
 class RefreshReply(msgspec.Struct, frozen=True):
     """What came of a refresh."""

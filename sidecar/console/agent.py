@@ -1,0 +1,147 @@
+"""What the console does for people: it reads records from the store, and acts through the daemon or in its place."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from sidecar import deputy, records
+from sidecar.enrol.code import Authorization
+from sidecar.enrol.provider import Provider
+from sidecar.errors import SidecarError, UsageError
+from sidecar.grants.discovery import Issuers
+from sidecar.server.client import NotRunning
+from sidecar.server.wire import LOGIN, SeedRequest, UnknownToken
+from sidecar.standing import missing_scopes
+from sidecar.tokens import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from sidecar.clients.http import HttpClient
+    from sidecar.clock import Clock
+    from sidecar.config import Loaded
+    from sidecar.config.settings import TokenSettings
+    from sidecar.ports import Seeding
+    from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply
+
+Reply = TypeVar("Reply")
+
+
+class Agent:
+    """Reads and acts for one configuration."""
+
+    def __init__(self, loaded: Loaded, http: HttpClient, clock: Clock) -> None:
+        """`http` is open for as long as this is used."""
+        self.loaded = loaded
+        self.settings = loaded.settings
+        self.now = clock.wall
+        self._http = http
+        self._issuers = Issuers(http, loaded.settings.state_dir, clock)
+        self._acting = anyio.Lock()
+
+    # Reading
+
+    def token(self, name: str) -> TokenSettings:
+        """Return a token's settings. Raises `UnknownToken`."""
+        found = self.settings.tokens.get(name)
+        if found is None:
+            raise UnknownToken("the configuration has no such token")
+        return found
+
+    async def records(self, names: Iterable[str]) -> dict[str, Record | None]:
+        """Read records from the store; None where there is none yet. Raises `StoreError`."""
+        async with records.open_existing(self.settings) as store:
+            if store is None:
+                return dict.fromkeys(names)
+            held = {name: await store.load(self._key(name)) for name in names}
+        return {name: found.record if found is not None else None for name, found in held.items()}
+
+    async def record(self, name: str) -> Record | None:
+        """Read one record. Raises `StoreError`."""
+        return (await self.records([name]))[name]
+
+    async def live(self) -> dict[str, Any]:
+        """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us."""
+        try:
+            document = await anyio.to_thread.run_sync(deputy.control(self.settings).status)
+        except SidecarError:
+            return {}
+        tokens: dict[str, Any] = document.get("tokens", {})
+        return tokens
+
+    def _key(self, name: str) -> str:
+        return f"{self.settings.namespace}/{name}"
+
+    # Consents
+
+    def provider_of(self, name: str) -> str:
+        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2)."""
+        return self.settings.provider_names[name] if isinstance(self.token(name).provider, str) else name
+
+    async def authorization(self, name: str, redirect_uri: str, state: str) -> tuple[Authorization, str, str]:
+        """Prepare a request for consent: itself, the provider's name, and the lineage that it is to replace.
+
+        Raises `UsageError` where there is nothing to consent to, `StoreError` before a human is bothered for nothing,
+        and what `Provider.locate` raises.
+        """
+        settings, profile = self.token(name), self.settings.profiles[name]
+        if not profile.needs_refresh_token:
+            raise UsageError(
+                f"{name}: the grant {profile.grant} needs no human, so there is nothing to consent to"
+            )
+        record = await self.record(name)
+        provider = Provider(name, settings, profile, self._http, self._issuers)
+        await provider.locate("authorization_url")
+        scopes = provider.scopes(record.granted if record is not None else ())
+        authorization = Authorization(provider, redirect_uri=redirect_uri, scopes=scopes, state=state)
+        return authorization, provider.title, record.lineage if record is not None else ""
+
+    async def store(
+        self, name: str, seeding: Seeding, asked: tuple[str, ...], since: str, tell: Callable[[str], None]
+    ) -> tuple[SeedReply, str]:
+        """Put a consent where it is safe, and say what came of it; `tell` hears why it takes long.
+
+        Raises `SidecarError` once that has failed for `deputy.STORE_PATIENCE`.
+        """
+        request = SeedRequest(seeding, origin=LOGIN, since=since)
+        reply = await deputy.insistently(partial(self._seed, name, request), tell)
+        missing = missing_scopes(Record(lineage="", access=seeding.access), asked)
+        lacks = f" Not granted, although asked for: {' '.join(missing)}." if missing else ""
+        return reply, f"{reply.message}.{lacks}"
+
+    async def _seed(self, name: str, request: SeedRequest) -> SeedReply:
+        return await self._done(
+            partial(deputy.control(self.settings).seed, name, request),
+            lambda: deputy.seed(self._alone(name), name, request),
+        )
+
+    # The rest
+
+    async def refresh(self, name: str, tell: Callable[[str], None]) -> RefreshReply:
+        """Refresh now. Raises `SidecarError`."""
+        return await self._done(
+            partial(deputy.control(self.settings).refresh, name),
+            lambda: deputy.refresh(self._alone(name), name, None, tell),
+        )
+
+    async def revoke(self, name: str) -> RevokeReply:
+        """End a grant at its provider. Raises `SidecarError`."""
+        return await self._done(
+            partial(deputy.control(self.settings).revoke, name),
+            lambda: deputy.revoke(self._alone(name), name),
+        )
+
+    async def _done(self, ask_daemon: Callable[[], Reply], do: Callable[[], Awaitable[Reply]]) -> Reply:
+        try:
+            return await anyio.to_thread.run_sync(ask_daemon)
+        except NotRunning:
+            # One at a time: what follows holds the lock of `state_dir`.
+            async with self._acting:
+                return await do()
+
+    def _alone(self, name: str) -> Loaded:
+        return deputy.alone(self.loaded, name, publishes=False)
