@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import msgspec
 
-from sidecar import schedule
+from sidecar import links, schedule
 from sidecar.console.charts import OVER, Chart, Meter, chart, meter
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
@@ -155,11 +154,6 @@ class Place(msgspec.Struct, frozen=True):
     ok: bool
 
 
-def page_of(name: str) -> str:
-    """Return the path of a token's page."""
-    return "/tokens/" + "/".join(quote(part, safe="") for part in name.split("/", 1))
-
-
 class Stand:
     """How one token stands; draws nothing before it is asked to."""
 
@@ -277,7 +271,7 @@ class Stand:
         history = record.history if record is not None else ()
         return Row(
             name=self.name,
-            page=page_of(self.name),
+            page=links.token(self.name),
             provider=title(self.profile),
             account=self.account,
             level=self.level,
