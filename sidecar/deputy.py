@@ -129,6 +129,8 @@ async def _refresh(
     async with app.open_house(loaded) as house:
         await house.engine.start()
         turned, renewing = house.ended_turns, anyio.CancelScope()
+        # Out of the tasks' block errors come as a group.
+        reply: RefreshReply | SidecarError
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(house.renew, renewing)
             try:
@@ -138,9 +140,13 @@ async def _refresh(
                 reply = await auditing(outcome, house.emit, who=ME, what="refresh", token=renewer.setup.name)
                 if renewer.unpersisted:
                     tell("the store does not take the new refresh token yet; trying until it does")
+            except SidecarError as error:
+                reply = error
             finally:
                 renewing.cancel()
-        return reply
+    if isinstance(reply, SidecarError):
+        raise reply
+    return reply
 
 
 async def _outcome(house: House, renewer: Renewer, refused: str, known: Record | None) -> RefreshReply:

@@ -27,8 +27,8 @@ EVERYBODY = "*"
 
 SESSION, LINK = "session", "link"
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-"""What a proxy adds to a request."""
+_FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
+"""How the headers begin that a proxy adds to a request."""
 
 
 class Visitor(msgspec.Struct, frozen=True):
@@ -160,7 +160,7 @@ class LinkAccess:
 
     def visitor(self, request: Request) -> Visitor | None:
         """Say who asks. Raises `Refused`."""
-        if any(name in request.headers for name in _FORWARDED):
+        if any(name.startswith(_FORWARDED) for name in request.headers):
             raise Refused(
                 403,
                 "Not this way",

@@ -59,7 +59,7 @@ class Flows:
     def begin(self, nonce: str, flow: Flow) -> None:
         """Wait for an answer."""
         own = [known for known, other in self._open.items() if other.session == flow.session]
-        for known in own[: len(own) - MOST_OF_ONE + 1]:
+        for known in own[: max(0, len(own) - MOST_OF_ONE + 1)]:
             del self._open[known]
         while len(self._open) >= MOST:
             self._open.popitem(last=False)

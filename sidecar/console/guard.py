@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LONGEST_URL = 8 * 1024
 """Bytes of path and query; the codes of some providers have two thousand."""
+LONGEST_HEADERS = 32 * 1024
+"""Bytes of all headers; a proxy may send a few thousand."""
 
 LIVEZ = "/livez"
 
@@ -80,3 +82,5 @@ class Guard:
             )
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_URL:
             raise Refused(414, "Too long", "No address of the console is as long as this one.")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEADERS:
+            raise Refused(431, "Too long", "The request has more headers than a browser sends.")

@@ -30,7 +30,7 @@ from sidecar.server.serve import HttpServer, bind_tcp, url_of
 from sidecar.testing import ProviderConfig, Simulator
 
 SECRET = "sim-cs-0123456789abcdef0123"
-CALLBACKS = ("corp", "evil")
+CALLBACKS = ("corp", "evil", "issuer")
 PUBLIC = "https://tokens.example.test"
 """Where browsers believe the console behind the proxy to be."""
 USER_HEADER, GROUPS_HEADER = "X-Forwarded-Email", "X-Forwarded-Groups"
@@ -292,7 +292,12 @@ def configuration(folder: Path, corp: Simulator, evil: Simulator, **members: Any
         "state_dir": str(folder / "state"),
         "store": f"sqlite://{folder}/store.db",
         "providers": {"corp": provider(corp, "Corp"), "evil": provider(evil, "<b>Evil</b>")},
-        "tokens": {**{name: token(name, "corp") for name in NAMES}, "evil": token("evil", "evil")},
+        "tokens": {
+            **{name: token(name, "corp") for name in NAMES},
+            "evil": token("evil", "evil"),
+            "issuer": token("issuer", "corp")
+            | {"provider": {**provider(corp, "Corp"), "issuer": "https://corp.example"}},
+        },
         **members,
     }
     path.write_bytes(msgspec.json.encode(document))  # which is YAML too
@@ -384,11 +389,14 @@ def running(
 
 
 @pytest.fixture(autouse=True)
-def _unhurried(request: pytest.FixtureRequest) -> None:
-    """Let each test that has the consoles begin with full limits."""
-    if "world" in request.fixturenames:
-        world: World = request.getfixturevalue("world")
+def _unhurried(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let each test that has the consoles begin with full limits, and at the machine's own time."""
+    world: World | None = request.getfixturevalue("world") if "world" in request.fixturenames else None
+    if world is not None:
         world.clock.monotonic_ahead += 3600.0
+    yield
+    if world is not None:
+        world.clock.wall_ahead = 0.0
 
 
 def routes(place: Place) -> list[tuple[str, str]]:
