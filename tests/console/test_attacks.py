@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -659,10 +660,9 @@ def test_refusals_do_not_fill_the_audit_log(world: World) -> None:
 # Secrets
 
 
-def test_no_secret_is_in_any_address_page_or_header(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_in_any_address_page_or_header(world: World, lines: io.StringIO) -> None:
     """From the click to the token's page, no code, token or client secret is anywhere but on its way to its owner."""
     token = world.new_token()
-    caplog.set_level("DEBUG")
     for browser in (world.operator(), Browser(world.local).sign_in()):
         answer = browser.back(browser.begin(token))
         code = query_of(answer)["code"]
@@ -673,7 +673,7 @@ def test_no_secret_is_in_any_address_page_or_header(world: World, caplog: pytest
             page.text,
             browser.get(f"/tokens/{token}").text,
             browser.get("/").text,
-            caplog.text,
+            lines.getvalue(),
         ]
         assert (reply.status, reply.text, reply.header("referrer-policy")) == (303, "", "no-referrer")
         assert not [text for text in shown if "sim-" in text.replace("sim-client", "")]
