@@ -56,6 +56,10 @@ class Meter(msgspec.Struct, frozen=True):
     """Where a reader's minimum is, of 100."""
 
 
+OVER = Meter(0.0, "bad")
+"""Nothing is left."""
+
+
 class Bar(msgspec.Struct, frozen=True):
     """One turn."""
 

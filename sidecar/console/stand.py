@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import msgspec
 
-from sidecar import schedule
-from sidecar.console.charts import Chart, Meter, chart, meter
+from sidecar import links, schedule
+from sidecar.console.charts import OVER, Chart, Meter, chart, meter
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
 from sidecar.events import TokenView
@@ -101,6 +100,8 @@ class Row(msgspec.Struct, frozen=True):
     level: Level
     state: GrantState
     badge: str
+    badge_level: Level
+    """The state's own; a deadline or an output may want more attention."""
     access: Access
     chart: Chart
     deadline: Deadline | None
@@ -119,6 +120,8 @@ class Due(msgspec.Struct, frozen=True):
 
     row: Row
     what: str
+    lead: str
+    """What `when` is the time of, where that isn't when to do it."""
     when: Moment | None
     meter: Meter | None
     urgent: bool
@@ -145,13 +148,10 @@ class Place(msgspec.Struct, frozen=True):
     """An output or a hook."""
 
     name: str
-    words: str
+    badge: str
+    problem: str
+    """Why it failed; empty: it did not."""
     ok: bool
-
-
-def page_of(name: str) -> str:
-    """Return the path of a token's page."""
-    return "/tokens/" + "/".join(quote(part, safe="") for part in name.split("/", 1))
 
 
 class Stand:
@@ -256,15 +256,14 @@ class Stand:
         """Say what a human has to do."""
         row, view = self.row(), self.view
         if _OF_STATE.get(view.grant_state) is Level.ACT:
-            return Due(row, _TO_DO[view.grant_state], row.access.ends, row.access.meter, urgent=True)
-        deadline = row.deadline
-        return Due(
-            row,
-            "Consent again",
-            deadline.ends if deadline else None,
-            deadline.meter if deadline else None,
-            urgent=deadline is not None and (deadline.soon or deadline.passed),
-        )
+            lead = "its token ended" if row.access.state is AccessState.EXPIRED else "its token ends"
+            what = _TO_DO[view.grant_state]
+            return Due(row, what, lead, row.access.ends, row.access.meter, urgent=True)
+        end = row.deadline
+        if end is None:
+            return Due(row, "Consent again", "", None, None, urgent=True)
+        lead = "the grant should have ended" if end.passed else ""
+        return Due(row, "Consent again", lead, end.ends, end.meter, urgent=end.soon)
 
     def row(self) -> Row:
         """Draw what the overview shows."""
@@ -272,12 +271,13 @@ class Stand:
         history = record.history if record is not None else ()
         return Row(
             name=self.name,
-            page=page_of(self.name),
+            page=links.token(self.name),
             provider=title(self.profile),
             account=self.account,
             level=self.level,
             state=view.grant_state,
             badge=STATES[view.grant_state],
+            badge_level=_OF_STATE.get(view.grant_state, Level.WATCH),
             access=self._access(),
             chart=chart(history, self.now),
             deadline=self._drawn_deadline(),
@@ -301,7 +301,11 @@ class Stand:
         return Access(state, words, moment(view.expires_at, self.now), drawn)
 
     def _drawn_deadline(self) -> Deadline | None:
-        end, record = self._deadline, self.record
+        end, record, died = self._deadline, self.record, self.view.dead_since
+        if died is not None:
+            return Deadline(
+                moment(died, self.now), "this grant is dead", passed=True, soon=True, moves=False, meter=OVER
+            )
         if end is None or record is None or record.refresh is None:
             return None
         left = end.at - self.now
@@ -385,11 +389,11 @@ class Stand:
         """Tell how outputs and hooks are doing, as far as the daemon knows."""
         for output in self.view.outputs:
             current = bool(output.fingerprint) and output.fingerprint == self.view.fingerprint
-            words = output.problem or ("holds the present token" if current else "not the present token")
-            yield Place(output.output, words, ok=current and not output.problem)
+            badge = "failed" if output.problem else "current" if current else "not current"
+            yield Place(output.output, badge, output.problem or "", ok=current and not output.problem)
         for hook in self.view.hooks:
-            words = hook.problem or ("still to be run" if hook.pending else "done")
-            yield Place(hook.hook, words, ok=not hook.problem)
+            badge = "failed" if hook.problem else "to be run" if hook.pending else "done"
+            yield Place(hook.hook, badge, hook.problem or "", ok=not hook.problem)
 
 
 _TO_DO = {

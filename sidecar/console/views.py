@@ -277,7 +277,7 @@ def _filters(asked: Asked, counts: Counter[Level], due: int) -> tuple[Filter, ..
         ("Need a human", Level.ACT, counts[Level.ACT], "bad"),
         ("To watch", Level.WATCH, counts[Level.WATCH], "warn"),
         ("Fine", Level.FINE, counts[Level.FINE], "ok"),
-        ("With a deadline", "due", due, ""),
+        ("Now or by a date", "due", due, ""),
     )
     return tuple(
         Filter(words, asked.href(show=str(show), page=1), count, asked.show == show, kind)

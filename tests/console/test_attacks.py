@@ -479,7 +479,11 @@ def test_users_are_no_operators(world: World) -> None:
             reply = user.post(path, csrf=form_token, token="t00", set="t00", account="x")
             assert reply.status == 403, path
             assert "operators alone" in reply.text
+        elif method == "GET":
+            page = user.get(path)
+            assert "t00" not in page.text, path
     assert user.get("/tokens/t00").status == 403
+    assert (user.get("/").status, user.get("/").location) == (303, "/accounts")
 
 
 @pytest.mark.parametrize(
