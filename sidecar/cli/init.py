@@ -146,6 +146,9 @@ def _write(found: Source, token: str, *, system_wide: bool) -> str:
             f"    provider: {found.provider}\n    client:\n{found.client}",
             _SEED.format(token=token) if found.profile.needs_refresh_token else "",
             _OWN.get(found.profile.grant.value, ""),
+            _SCOPES.format(scope=_SCOPE_OF.get(found.provider, "SCOPE"))
+            if found.profile.authorization_url
+            else "",
             _GOOGLE if found.provider == "google" else "",
             _OUTPUTS.format(file=file),
         )
@@ -191,6 +194,14 @@ _OWN = {
     installation: "12345678"
 """,
 }
+
+_SCOPES = """\
+    # What `login` asks the user to consent to; most providers want at least one. Without this line it is
+    # what the grant has now.
+    # scopes: [{scope}]
+"""
+
+_SCOPE_OF = {"google": "https://www.googleapis.com/auth/gmail.send"}
 
 _SEED = """\
     # The refresh token: `token-sidecar login {token}` gets one. Or give yours once with

@@ -31,6 +31,7 @@ from sidecar.server.serve import HttpServer, bind_tcp, url_of
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from socket import socket
 
     from starlette.types import ASGIApp
 
@@ -120,8 +121,16 @@ async def serve(loaded: Loaded, announce: Callable[[door.Door | None], None]) ->
     """
     settings, clock = loaded.settings, SystemClock()
     app.harden()
-    emit = fan_out([AuditObserver(clock, settings.audit.file)])
     sock = bind_tcp(settings.console.host, settings.console.port)
+    with sock:
+        await _serve_on(sock, loaded, clock, announce)
+
+
+async def _serve_on(
+    sock: socket, loaded: Loaded, clock: Clock, announce: Callable[[door.Door | None], None]
+) -> None:
+    settings = loaded.settings
+    emit = fan_out([AuditObserver(clock, settings.audit.file)])
     url = origin(settings.console.url or url_of(sock))
     async with (
         HttpClient(clock, allow_insecure_http=settings.allow_insecure_http) as http,

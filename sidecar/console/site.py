@@ -96,6 +96,7 @@ class Site:
         act, run = partial(self._action, Role.USER), partial(self._action, Role.OPERATOR)
         self.routes = [
             Route("/", user(self.overview)),
+            Route("/accounts", user(self.accounts)),
             Route("/tokens/{name:path}", operator(self.token)),
             Route("/results/{id}", user(self.result)),
             Route("/callback/{provider}", user(self.callback)),
@@ -227,6 +228,8 @@ class Site:
 
     async def overview(self, request: Request, visitor: Visitor) -> Response:
         """Show every token."""
+        if not visitor.operator:
+            return _sent_on("/accounts")
         agent = self._agent
         found = await agent.records(agent.settings.tokens)
         view = views.overview(
@@ -237,6 +240,15 @@ class Site:
             asked=views.asked(request.query_params),
         )
         return HTMLResponse(pages.overview(self._frame(visitor), view))
+
+    async def accounts(self, _request: Request, visitor: Visitor) -> Response:
+        """Show a user's own accounts."""
+        return HTMLResponse(
+            pages.accounts(
+                self._frame(visitor),
+                views.accounts(self._agent.settings, visitor.user, {}, self._agent.now()),
+            )
+        )
 
     async def token(self, request: Request, visitor: Visitor) -> Response:
         """Show one token."""

@@ -51,6 +51,16 @@ def test_every_profile_becomes_a_valid_configuration(
     assert output.read_text(encoding="utf-8").count("# ") > 8
 
 
+def test_the_scopes_of_a_consent_are_a_line_away(credentials: Path, tmp_path: Path) -> None:
+    """Google refuses a consent without scopes, so that the configuration shows where they go."""
+    output = tmp_path / "tokens.yaml"
+    assert cli.main(["init", str(credentials), "-o", str(output), "--name", "gmail"]) == 0
+    output.write_text(output.read_text(encoding="utf-8").replace("# scopes:", "scopes:"), encoding="utf-8")
+
+    [scope] = config.load(output, disk=False).settings.tokens["gmail"].scopes
+    assert scope.endswith("gmail.send")
+
+
 def test_the_configuration_runs_as_the_next_steps_say(
     credentials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,11 @@
-"""One console of each kind for all tests of a process, over real HTTP on the loopback, before two simulated providers."""
+"""One console of each kind for all tests of a process, over real HTTP on the loopback, and two simulated providers."""
 
 from __future__ import annotations
 
 import html
 import http.client
+import io
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import msgspec
 import pytest
+import structlog
 
 from sidecar.clients.http import HttpClient
 from sidecar.clock import SystemClock
@@ -25,6 +28,7 @@ from sidecar.console import serve
 from sidecar.console.guard import Guard
 from sidecar.console.site import Site
 from sidecar.events import Audited, Event
+from sidecar.observers import log
 from sidecar.pulse import Heartbeats, Pulse
 from sidecar.server.serve import HttpServer, bind_tcp, url_of
 from sidecar.testing import ProviderConfig, Simulator
@@ -264,7 +268,7 @@ class World:
 
     def operator(self, user: str = OPERATOR) -> Browser:
         """Give the browser of an operator behind the proxy."""
-        return Browser(self.proxied, user=user)
+        return Browser(self.proxied, user=user, groups="" if user == OPERATOR else "token-operators")
 
 
 NAMES = [f"t{number:02}" for number in range(60)]
@@ -386,6 +390,19 @@ def running(
     finally:
         stop[0]()
         thread.join(PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[io.StringIO]:
+    """Catch whatever is logged, at the lowest level: no test may find a secret in it."""
+    caught, root = io.StringIO(), logging.getLogger()
+    handlers, level = root.handlers, root.level
+    log.configure("debug", "json", caught)
+    yield caught
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers, root.level = handlers, level
+    assert not re.search("sim-(at|rt|cs)", caught.getvalue())
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -478,7 +479,11 @@ def test_users_are_no_operators(world: World) -> None:
             reply = user.post(path, csrf=form_token, token="t00", set="t00", account="x")
             assert reply.status == 403, path
             assert "operators alone" in reply.text
+        elif method == "GET":
+            page = user.get(path)
+            assert "t00" not in page.text, path
     assert user.get("/tokens/t00").status == 403
+    assert (user.get("/").status, user.get("/").location) == (303, "/accounts")
 
 
 @pytest.mark.parametrize(
@@ -659,10 +664,9 @@ def test_refusals_do_not_fill_the_audit_log(world: World) -> None:
 # Secrets
 
 
-def test_no_secret_is_in_any_address_page_or_header(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_in_any_address_page_or_header(world: World, lines: io.StringIO) -> None:
     """From the click to the token's page, no code, token or client secret is anywhere but on its way to its owner."""
     token = world.new_token()
-    caplog.set_level("DEBUG")
     for browser in (world.operator(), Browser(world.local).sign_in()):
         answer = browser.back(browser.begin(token))
         code = query_of(answer)["code"]
@@ -673,7 +677,7 @@ def test_no_secret_is_in_any_address_page_or_header(world: World, caplog: pytest
             page.text,
             browser.get(f"/tokens/{token}").text,
             browser.get("/").text,
-            caplog.text,
+            lines.getvalue(),
         ]
         assert (reply.status, reply.text, reply.header("referrer-policy")) == (303, "", "no-referrer")
         assert not [text for text in shown if "sim-" in text.replace("sim-client", "")]

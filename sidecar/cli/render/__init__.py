@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from sidecar.cli.options import examples
-from sidecar.cli.render.options import Wish, readers_option, sidecar_options
-from sidecar.cli.render.workloads import Workload, WorkloadType
+from sidecar.cli.render.options import Wish, Workload, WorkloadType, readers_option, sidecar_options
 from sidecar.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,15 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from sidecar.cli.options import PROGRAM, config_option
 from sidecar.cli.render.names import LONGEST, fitting
-
-if TYPE_CHECKING:
-    from sidecar.cli.render.workloads import Workload
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -41,6 +38,38 @@ class Wish(NamedTuple):
 
 
 DEFAULTS = Wish()
+
+
+KINDS = {
+    "deployment": ("apps/v1", "Deployment"),
+    "statefulset": ("apps/v1", "StatefulSet"),
+    "daemonset": ("apps/v1", "DaemonSet"),
+    "job": ("batch/v1", "Job"),
+    "cronjob": ("batch/v1", "CronJob"),
+}
+
+
+class Workload(NamedTuple):
+    """What runs the pods."""
+
+    api: str
+    kind: str
+    name: str
+
+
+class WorkloadType(click.ParamType[Workload]):
+    """`KIND/NAME`, as kubectl takes it."""
+
+    name = "workload"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Workload:
+        """Read it."""
+        if isinstance(value, Workload):
+            return value
+        kind, slash, name = str(value).partition("/")
+        if kind.lower() not in KINDS or not slash or not name:
+            self.fail(f"{value!r} is no KIND/NAME with one of {', '.join(KINDS)}", param, ctx)
+        return Workload(*KINDS[kind.lower()], name)
 
 
 class Mount(click.ParamType[tuple[str, str]]):

@@ -2,43 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import click
-
-from sidecar.cli.render.options import Wish
+from sidecar.cli.render.options import Wish, Workload
 from sidecar.cli.render.shape import Json, Shape
-
-KINDS = {
-    "deployment": ("apps/v1", "Deployment"),
-    "statefulset": ("apps/v1", "StatefulSet"),
-    "daemonset": ("apps/v1", "DaemonSet"),
-    "job": ("batch/v1", "Job"),
-    "cronjob": ("batch/v1", "CronJob"),
-}
-
-
-class Workload(NamedTuple):
-    """What runs the pods."""
-
-    api: str
-    kind: str
-    name: str
-
-
-class WorkloadType(click.ParamType[Workload]):
-    """`KIND/NAME`, as kubectl takes it."""
-
-    name = "workload"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Workload:
-        """Read it."""
-        if isinstance(value, Workload):
-            return value
-        kind, slash, name = str(value).partition("/")
-        if kind.lower() not in KINDS or not slash or not name:
-            self.fail(f"{value!r} is no KIND/NAME with one of {', '.join(KINDS)}", param, ctx)
-        return Workload(*KINDS[kind.lower()], name)
 
 
 def part(workload: Workload, containers: tuple[str, ...], parts: Shape, namespace: str = "") -> Json:
