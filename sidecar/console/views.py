@@ -132,7 +132,8 @@ class Account(msgspec.Struct, frozen=True):
 
     set: str
     provider: str
-    level: Level
+    kind: str
+    """How the words look: a `Level`, or idle."""
     words: str
     """Connected, not connected, or has to be connected again, and why."""
     connected: bool
@@ -306,7 +307,7 @@ def _account(settings: Settings, name: str, user: str, record: Record | None, no
     return Account(
         set=name,
         provider=row.provider,
-        level=stand.level,
+        kind="idle" if state is GrantState.UNSEEDED else stand.level,
         words=words,
         connected=connected,
         account=record.account if record is not None else "",

@@ -21,7 +21,7 @@ LARGEST = 150_000
 
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><include>/etc/fonts/fonts.conf</include>
-<match target="pattern"><test qual="any" name="family"><string>sans</string></test>
+<match target="pattern"><test qual="any" name="family"><string>sans-serif</string></test>
 <edit name="family" mode="prepend" binding="strong"><string>Inter</string></edit></match></fontconfig>
 """
 """Has the browser take Inter for what is simply sans-serif; see fonts-conf(5)."""

@@ -186,14 +186,15 @@ def test_a_link_signs_in_once(deployment: Deployment, visit: MakeVisit) -> None:
 
 
 def test_a_proxys_header_signs_in(deployment: Deployment, visit: MakeVisit) -> None:
-    """An operator sees every token, and without the header nobody gets in."""
+    """An operator sees every token, others see none, and without the header nobody gets in."""
     seen = {}
-    for user in (OPERATOR, ""):
+    for user in (OPERATOR, "mallory@example.com", ""):
         window = visit(deployment.proxied.url, extra_http_headers={USER_HEADER: user} if user else {})
         window.page.goto(deployment.proxied.url)
         seen[user] = window.page.locator("body").inner_text()
     assert "gmail" in seen[OPERATOR]
     assert OPERATOR in seen[OPERATOR]
+    assert "gmail" not in seen["mallory@example.com"]
     assert "gmail" not in seen[""]
 
 
