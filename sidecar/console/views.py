@@ -16,7 +16,7 @@ from sidecar.console.charts import KINDS, NAMES
 from sidecar.console.stand import Deadline, Due, Group, Level, Live, Place, Row, Stand
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
-from sidecar.tokens import GrantState
+from sidecar.tokens import GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -247,7 +247,7 @@ def _past(turn: Turn, now: float) -> Past:
         when=moment(turn.at, now),
         outcome=NAMES[turn.outcome],
         kind=KINDS[turn.outcome],
-        reason=turn.reason,
+        reason=turn.reason or ("a new access token" if turn.outcome is OutcomeClass.SUCCESS else ""),
         generation=turn.generation,
         took=span(turn.duration),
     )

@@ -56,9 +56,12 @@ class Visit:
         self.context.on("console", self._said)
         self.context.on("weberror", lambda error: self.problems.append(str(error.error)))
         self.context.on("request", self._asked)
-        self.context.on(
-            "requestfailed", lambda request: self.problems.append(f"{request.url}: {request.failure}")
-        )
+        self.context.on("requestfailed", self._failed)
+
+    def _failed(self, request: Request) -> None:
+        # What a page had begun to load when somebody left it is given up.
+        if request.failure != "net::ERR_ABORTED":
+            self.problems.append(f"{request.url}: {request.failure}")
 
     def _said(self, message: ConsoleMessage) -> None:
         # An answer of ours that says no is told there, too.
@@ -83,8 +86,10 @@ def hang(written: dict[str, str], page: Page) -> None:
 
     def answer(route: Route) -> None:
         name = route.request.url.removeprefix(f"{GALLERY}/")
-        if name == "static/console.css":
-            route.fulfill(body=pages.style(), headers={**HEADERS, "content-type": "text/css"})
+        static = name.removeprefix("static/")
+        if static in pages.STATIC:
+            kind = {"content-type": pages.STATIC[static]}
+            route.fulfill(body=pages.static(static), headers={**HEADERS, **kind})
         else:
             # Where the page that leads on would lead to is nowhere.
             html = written[name].replace('http-equiv="refresh"', 'name="led-on"')
