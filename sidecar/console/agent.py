@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import anyio.to_thread
 from sidecar import deputy, records
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
-from sidecar.errors import SidecarError, UnknownToken, UsageError
+from sidecar.errors import SidecarError, UnknownToken, Unlisted, UsageError
 from sidecar.grants.discovery import Issuers
 from sidecar.server.client import NotRunning
 from sidecar.server.wire import LOGIN, SeedRequest
@@ -60,8 +61,10 @@ class Agent:
                 return dict.fromkeys(settings.tokens)
             names = [*settings.tokens]
             for of in settings.sets:
-                found = (settings.name_of(key) for key in await store.keys(settings.prefix_of(of)))
-                names += [name for name in found if name is not None and name.startswith(f"{of}/")]
+                # A right that is lacking hides the accounts; each is found by its name all the same.
+                with suppress(Unlisted):
+                    found = (settings.name_of(key) for key in await store.keys(settings.prefix_of(of)))
+                    names += [name for name in found if name is not None and name.startswith(f"{of}/")]
             return await _loaded(store, {name: settings.key_of(name) for name in names})
 
     async def records(self, names: Iterable[str]) -> dict[str, Record | None]:
