@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
-import msgspec
 from msgspec.structs import replace
 
 from sidecar import app, records
@@ -46,11 +45,11 @@ def alone(loaded: Loaded, name: str, *, publishes: bool = True) -> Loaded:
 
     `publishes=False` leaves out its outputs, hooks and seed too: they are for the daemons that have them.
     """
-    token = loaded.settings.tokens[name]
+    settings = loaded.settings.only(name)
     if not publishes:
-        token = replace(token, outputs=(), after_refresh=(), seed=None)
-    settings = replace(loaded.settings, tokens={name: token})
-    return msgspec.structs.replace(loaded, settings=settings, warnings=())
+        token = replace(settings.tokens[name], outputs=(), after_refresh=(), seed=None)
+        settings = replace(settings, tokens={name: token})
+    return replace(loaded, settings=settings, warnings=())
 
 
 async def refresh(
@@ -119,7 +118,7 @@ async def _record(settings: Settings, name: str) -> Record | None:
     if settings.store.scheme == "memory":
         return None
     async with records.open_existing(settings) as store:
-        held = await store.load(f"{settings.namespace}/{name}") if store is not None else None
+        held = await store.load(settings.key_of(name)) if store is not None else None
     return held.record if held is not None else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,6 +55,11 @@ class Troubles(msgspec.Struct, frozen=True):
     """Whether the answer to the record's attempt is overdue."""
 
 
+def quoted(token: str) -> str:
+    """Write a token's name for a command line: an account's is somebody else's text, and is pasted into a shell."""
+    return shlex.quote(token)
+
+
 def standing(
     record: Record | None, troubles: Troubles, *, needs_refresh_token: bool, now: float
 ) -> tuple[GrantState, str]:
@@ -96,11 +102,9 @@ def _of_record(record: Record, troubles: Troubles, now: float) -> tuple[GrantSta
 
 def consent(token: str, page: str = "") -> str:
     """Say what a human does where only a human can help. `page`: the URL of the token's page in the console, if any."""
-    at = f"{page} or " if page else ""
-    return (
-        f"consent again: {at}token-sidecar login {token}, or give a new refresh token: "
-        f"token-sidecar seed {token} --file FILE"
-    )
+    name, at = quoted(token), f"{page} or " if page else ""
+    seed = f"token-sidecar seed {name} --file FILE"
+    return f"consent again: {at}token-sidecar login {name}, or give a new refresh token: {seed}"
 
 
 def remedy(token: str, state: GrantState, page: str = "") -> str:
@@ -149,7 +153,7 @@ def fallen_back(token: str, record: Record | None, mark: Mark, page: str = "") -
     return (
         f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
         "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, "
-        f"{again}, or dare it: token-sidecar refresh {token}"
+        f"{again}, or dare it: token-sidecar refresh {quoted(token)}"
     )
 
 

@@ -1,7 +1,7 @@
 """From the configuration file to `Settings`, or to every problem of it, one line each.
 
 The way through: text → document.py (a tree with places) → decode.py (`ConfigFile`) → resolve.py (`Settings`)
-→ contradictions.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
+→ contradictions.py, sets.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
 leaves it out and goes on, so that one run names everything. What the seeds and secrets named here hold is not
 looked at: that is for the layers that read them.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config import console, contradictions, document, durability, surroundings
+from sidecar.config import console, contradictions, document, durability, sets, surroundings
 from sidecar.config.context import Context
 from sidecar.config.decode import decode
 from sidecar.config.mounts import Mounts
 from sidecar.config.report import Report
 from sidecar.config.resolve import resolve
-from sidecar.config.settings import Settings
+from sidecar.config.settings import Settings, TokenSettings
 from sidecar.errors import ConfigError
 
 __all__ = ["DEFAULT_PATH", "Loaded", "Settings", "default_path", "load"]
@@ -71,6 +71,7 @@ def load(
     settings = resolve(decoded.file, context)
     contradictions.check(settings, context)
     console.check(settings, context)
+    sets.check(settings, context)
     mounts = Mounts.read() if disk else Mounts({})
     durability.check(settings, mounts, context)
     if disk:
@@ -82,10 +83,10 @@ def load(
 
 
 def _silent(settings: Settings) -> Settings:
-    tokens = {
-        name: msgspec.structs.replace(token, seed=None, outputs=()) for name, token in settings.tokens.items()
-    }
-    return msgspec.structs.replace(settings, tokens=tokens)
+    def silent(entries: dict[str, TokenSettings]) -> dict[str, TokenSettings]:
+        return {name: msgspec.structs.replace(one, seed=None, outputs=()) for name, one in entries.items()}
+
+    return msgspec.structs.replace(settings, tokens=silent(settings.tokens), sets=silent(settings.sets))
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,22 +12,25 @@ import anyio.to_thread
 from sidecar import deputy, records
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import SidecarError, UnknownToken, Unlisted, UsageError
 from sidecar.grants.discovery import Issuers
 from sidecar.server.client import NotRunning
-from sidecar.server.wire import LOGIN, SeedRequest, UnknownToken
+from sidecar.server.wire import LOGIN, SeedRequest
 from sidecar.standing import missing_scopes
 from sidecar.tokens import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from sidecar.clients.http import HttpClient
     from sidecar.clock import Clock
     from sidecar.config import Loaded
-    from sidecar.config.settings import TokenSettings
-    from sidecar.ports import Seeding
+    from sidecar.config.settings import Resolved
+    from sidecar.ports import Seeding, Store
     from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply
+
+LOADS = 16
+"""Records that are loaded at the same time."""
 
 Reply = TypeVar("Reply")
 
@@ -45,20 +49,29 @@ class Agent:
 
     # Reading
 
-    def token(self, name: str) -> TokenSettings:
-        """Return a token's settings. Raises `UnknownToken`."""
-        found = self.settings.tokens.get(name)
-        if found is None:
-            raise UnknownToken("the configuration has no such token")
-        return found
+    def token(self, name: str) -> Resolved:
+        """Return what the configuration says of a token. Raises `UnknownToken`."""
+        return self.settings.resolve(name)
+
+    async def everything(self) -> dict[str, Record | None]:
+        """Read the records of all plain tokens and of all accounts that have one. Raises `StoreError`."""
+        settings = self.settings
+        async with records.open_existing(settings) as store:
+            if store is None:
+                return dict.fromkeys(settings.tokens)
+            names = [*settings.tokens]
+            for of in settings.sets:
+                # A right that is lacking hides the accounts; each is found by its name all the same.
+                with suppress(Unlisted):
+                    found = (settings.name_of(key) for key in await store.keys(settings.prefix_of(of)))
+                    names += [name for name in found if name is not None and name.startswith(f"{of}/")]
+            return await _loaded(store, {name: settings.key_of(name) for name in names})
 
     async def records(self, names: Iterable[str]) -> dict[str, Record | None]:
         """Read records from the store; None where there is none yet. Raises `StoreError`."""
+        keys = {name: self.settings.resolve(name).key for name in names}
         async with records.open_existing(self.settings) as store:
-            if store is None:
-                return dict.fromkeys(names)
-            held = {name: await store.load(self._key(name)) for name in names}
-        return {name: found.record if found is not None else None for name, found in held.items()}
+            return await _loaded(store, keys) if store is not None else dict.fromkeys(keys)
 
     async def record(self, name: str) -> Record | None:
         """Read one record. Raises `StoreError`."""
@@ -73,14 +86,30 @@ class Agent:
         tokens: dict[str, Any] = document.get("tokens", {})
         return tokens
 
-    def _key(self, name: str) -> str:
-        return f"{self.settings.namespace}/{name}"
-
     # Consents
+
+    def own(self, of: str, user: str) -> str:
+        """Name the token of a user's own account. Raises `UnknownToken` where users can't bring their own."""
+        if of not in self.enrolling:
+            raise UnknownToken(f"users can't connect accounts of their own to {of[:300]!r}")
+        return self.member(of, user)
+
+    def member(self, of: str, account: str) -> str:
+        """Name the token of an account. Raises `UnknownToken`, and `ConfigError` for what can't be an account."""
+        if of not in self.settings.sets:
+            raise UnknownToken(f"no set of tokens is called {of[:300]!r}")
+        return self.settings.resolve(f"{of}/{account}").name
+
+    @property
+    def enrolling(self) -> list[str]:
+        """Name the sets that users may connect their own accounts to."""
+        sets = self.settings.sets.items()
+        return [name for name, one in sets if one.for_each is not None and one.for_each.enrolment]
 
     def provider_of(self, name: str) -> str:
         """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2)."""
-        return self.settings.provider_names[name] if isinstance(self.token(name).provider, str) else name
+        found = self.token(name)
+        return found.provider if isinstance(found.settings.provider, str) else found.of_set or name
 
     async def authorization(self, name: str, redirect_uri: str, state: str) -> tuple[Authorization, str, str]:
         """Prepare a request for consent: itself, the provider's name, and the lineage that it is to replace.
@@ -88,7 +117,8 @@ class Agent:
         Raises `UsageError` where there is nothing to consent to, `StoreError` before a human is bothered for nothing,
         and what `Provider.locate` raises.
         """
-        settings, profile = self.token(name), self.settings.profiles[name]
+        found = self.token(name)
+        settings, profile = found.settings, found.profile
         if not profile.needs_refresh_token:
             raise UsageError(
                 f"{name}: the grant {profile.grant} needs no human, so there is nothing to consent to"
@@ -145,3 +175,33 @@ class Agent:
 
     def _alone(self, name: str) -> Loaded:
         return deputy.alone(self.loaded, name, publishes=False)
+
+
+async def _loaded(store: Store, keys: Mapping[str, str]) -> dict[str, Record | None]:
+    """Load records by their keys, several at a time: each is a way to the store and back."""
+    found: dict[str, Record | None] = dict.fromkeys(keys)
+    limit = anyio.CapacityLimiter(LOADS)
+
+    async def load(name: str, key: str) -> None:
+        async with limit:
+            held = await store.load(key)
+        found[name] = held.record if held is not None else None
+
+    problem: SidecarError | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            for name, key in keys.items():
+                tasks.start_soon(load, name, key)
+    except* SidecarError as group:
+        problem = next(_leaves(group))
+    if problem is not None:
+        raise problem
+    return found
+
+
+def _leaves(group: BaseExceptionGroup[SidecarError]) -> Iterator[SidecarError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -20,9 +20,15 @@ from sidecar.console.flows import Flow
 from sidecar.console.refusal import Refused
 from sidecar.console.results import Job
 from sidecar.enrol.code import NotOurs, members
-from sidecar.errors import ConsentRefused, SidecarError, TemporarilyUnavailable, UsageError
+from sidecar.errors import (
+    ConfigError,
+    ConsentRefused,
+    SidecarError,
+    TemporarilyUnavailable,
+    UnknownToken,
+    UsageError,
+)
 from sidecar.events import Audited
-from sidecar.server.wire import UnknownToken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -100,6 +106,9 @@ class Site:
             Route("/results/{id}", user(self.result)),
             Route("/callback/{provider}", user(self.callback)),
             Route("/consent", run(self.consent), methods=["POST"]),
+            Route("/add", run(self.add), methods=["POST"]),
+            Route("/connect", act(self.connect), methods=["POST"]),
+            Route("/disconnect", act(self.disconnect), methods=["POST"]),
             Route("/refresh", run(self.refresh), methods=["POST"]),
             Route("/revoke", run(self.revoke), methods=["POST"]),
             Route("/static/{name}", self._static),
@@ -208,6 +217,7 @@ class Site:
             operator=visitor.operator,
             csrf=self._signer.sign(FORM, visitor.session),
             sign_out=self._access.can_sign_out,
+            enrolment=bool(self._agent.enrolling),
         )
 
     def _audit(
@@ -230,7 +240,7 @@ class Site:
         if not visitor.operator:
             return _sent_on("/accounts")
         agent = self._agent
-        found = await agent.records(agent.settings.tokens)
+        found = await agent.everything()
         view = views.overview(
             agent.settings,
             found,
@@ -242,12 +252,12 @@ class Site:
 
     async def accounts(self, _request: Request, visitor: Visitor) -> Response:
         """Show a user's own accounts."""
-        return HTMLResponse(
-            pages.accounts(
-                self._frame(visitor),
-                views.accounts(self._agent.settings, visitor.user, {}, self._agent.now()),
-            )
-        )
+        agent = self._agent
+        names = {of: agent.own(of, visitor.user) for of in agent.enrolling}
+        found = await agent.records(names.values())
+        records = {of: found[name] for of, name in names.items()}
+        view = views.accounts(agent.settings, visitor.user, records, agent.now())
+        return HTMLResponse(pages.accounts(self._frame(visitor), view))
 
     async def token(self, request: Request, visitor: Visitor) -> Response:
         """Show one token."""
@@ -280,6 +290,16 @@ class Site:
         """Send the browser to the provider."""
         name = form.get("token", "")
         return await self._consent(request, visitor, name, "consent", links.token(name))
+
+    async def add(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
+        """Send the browser to the provider for an account that a set doesn't have yet."""
+        name = self._agent.member(form.get("set", ""), form.get("account", "").strip())
+        return await self._consent(request, visitor, name, "consent", links.token(name))
+
+    async def connect(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
+        """Send a user to the provider for an account of their own."""
+        name = self._agent.own(form.get("set", ""), visitor.user)
+        return await self._consent(request, visitor, name, "connect", "/accounts")
 
     async def _consent(self, request: Request, visitor: Visitor, name: str, what: str, back: str) -> Response:
         agent = self._agent
@@ -374,6 +394,11 @@ class Site:
         self._agent.token(name)
         return self._revoked(request, visitor, name, "revoke", links.token(name))
 
+    async def disconnect(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
+        """End the grant of a user's own account."""
+        name = self._agent.own(form.get("set", ""), visitor.user)
+        return self._revoked(request, visitor, name, "disconnect", "/accounts")
+
     def _revoked(self, request: Request, visitor: Visitor, name: str, what: str, back: str) -> Response:
         job = Job(visitor.session, what, name, back)
 
@@ -458,7 +483,7 @@ def _failed(_request: Request, error: SidecarError) -> Response:
             return HTMLResponse(
                 pages.message("No such token", "The configuration has no token of this name."), 404
             )
-        case UsageError():
+        case UsageError() | ConfigError():
             return HTMLResponse(pages.message("Not possible", f"{error}."), 400)
         case _:
             away = error.exit_code == TemporarilyUnavailable.exit_code

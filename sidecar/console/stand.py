@@ -178,14 +178,14 @@ class Stand:
     def __init__(
         self, settings: Settings, name: str, record: Record | None, now: float, live: Live | None
     ) -> None:
-        plain = name.partition("/")[0]
+        found = settings.resolve(name)
         self.name = name
         self.now = now
         self.record = record
-        self.token = settings.tokens[plain]
-        self.profile: Profile = settings.profiles[plain]
+        self.token = found.settings
+        self.profile: Profile = found.profile
         self._deadline = schedule.deadline(record, self.profile, self.token.refresh_token_ttl)
-        stored = self._stored(settings.provider_names[plain])
+        stored = self._stored(found.provider)
         told = msgspec.convert(live, TokenView) if live else None
         self.from_daemon = told is not None
         self.view = stored if told is None else _merged(stored, told)

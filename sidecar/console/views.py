@@ -288,9 +288,8 @@ def _filters(asked: Asked, counts: Counter[Level], due: int) -> tuple[Filter, ..
 
 def _sets(settings: Settings, records: Mapping[str, Record | None]) -> Iterator[AddTo]:
     members = Counter(name.partition("/")[0] for name in records if "/" in name)
-    for name, one in settings.tokens.items():
-        source = getattr(one, "for_each", None)
-        if source is not None and getattr(source, "store", None) is not None:
+    for name, one in settings.sets.items():
+        if one.for_each is not None and one.for_each.sql is None:
             yield AddTo(name, title(settings.profiles[name]), members[name])
 
 

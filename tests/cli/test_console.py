@@ -211,3 +211,19 @@ def test_no_door_is_left_in_a_directory_of_somebody_else(tmp_path: Path, place: 
     place.write()
     assert main(["console", "--no-browser", "-c", str(place.config)]) == 1
     assert not [path for path in theirs.iterdir() if "console" in path.name]
+
+
+def test_the_daemon_names_the_page(place: Place) -> None:
+    """With `console.url` a daemon that waits for a consent says where it is given, and so does the status."""
+    place.document["console"] = {"url": "http://127.0.0.1:9641"}
+    place.write()
+    page = "http://127.0.0.1:9641/tokens/gmail"
+
+    once = place.run("run", "--once", "--wait", "20s")
+    status = json.loads(place.run("status", "--json").stdout)
+    token = place.run("token", "gmail")
+
+    assert once.returncode == 3
+    assert f"consent again: {page} or token-sidecar login gmail" in once.stderr
+    assert page in status["tokens"]["gmail"]["remedy"]
+    assert page in token.stderr

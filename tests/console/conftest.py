@@ -291,7 +291,7 @@ def configuration(folder: Path, corp: Simulator, evil: Simulator, **members: Any
         client = {"id": "sim-client", "secret": SECRET}
         return {"provider": provider, "client": client, "scopes": ["mail.read"], "outputs": outputs}
 
-    path = folder / "config.yaml"
+    path, known = folder / "config.yaml", {**provider(corp, "Corp"), "issuer": "https://corp.example"}
     document = {
         "state_dir": str(folder / "state"),
         "store": f"sqlite://{folder}/store.db",
@@ -299,8 +299,9 @@ def configuration(folder: Path, corp: Simulator, evil: Simulator, **members: Any
         "tokens": {
             **{name: token(name, "corp") for name in NAMES},
             "evil": token("evil", "evil"),
-            "issuer": token("issuer", "corp")
-            | {"provider": {**provider(corp, "Corp"), "issuer": "https://corp.example"}},
+            "issuer": token("issuer", "corp") | {"provider": known},
+            "people": token("people/{account}", "corp") | {"for_each": {"enrolment": True}},
+            "staff": token("staff/{account}", "corp") | {"for_each": {}},
         },
         **members,
     }

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sidecar import config
-from sidecar.config.settings import Settings
+from sidecar.config.settings import ForEach, Settings
 from sidecar.console import pages, views
 from sidecar.events import HookView, OutputView, TokenView
 from sidecar.standing import Troubles, remedy, standing, with_record
@@ -54,7 +54,11 @@ def settings(folder: Path) -> Settings:
     """Write the configuration, and load it."""
     path = folder / "config.yaml"
     path.write_text(CONFIGURATION.replace("STATE", str(folder / "state")), encoding="utf-8")
-    return config.load(path).settings
+    loaded = config.load(path).settings
+    # Sets of the same names, whose members they would be.
+    of = ForEach(enrolment=True)
+    sets = {name: replace(loaded.tokens[name], for_each=of) for name in ("calendar", "gmail-westside", "crm")}
+    return replace(loaded, sets=sets)
 
 
 def record(
