@@ -178,14 +178,15 @@ class Stand:
     def __init__(
         self, settings: Settings, name: str, record: Record | None, now: float, live: Live | None
     ) -> None:
-        found = settings.resolve(name)
+        # Of ten thousand accounts nobody puts the names into the settings, which here say nothing of the account.
+        entry = name if name in settings.tokens else name.partition("/")[0]
         self.name = name
         self.now = now
         self.record = record
-        self.token = found.settings
-        self.profile: Profile = found.profile
+        self.token = settings.tokens.get(entry) or settings.sets[entry]
+        self.profile: Profile = settings.profiles[entry]
         self._deadline = schedule.deadline(record, self.profile, self.token.refresh_token_ttl)
-        stored = self._stored(found.provider)
+        stored = self._stored(settings.provider_names[entry])
         told = msgspec.convert(live, TokenView) if live else None
         self.from_daemon = told is not None
         self.view = stored if told is None else _merged(stored, told)
