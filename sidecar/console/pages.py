@@ -67,9 +67,14 @@ def sign_in(text: str = "") -> str:
     return _rendered("sign_in.html", frame=None, text=text)
 
 
-def style() -> bytes:
-    """Return the style sheet."""
-    return resources.files(__package__).joinpath("static", "console.css").read_bytes()
+STATIC = {"console.css": "text/css", "icon.svg": "image/svg+xml"}
+"""What pages load beside themselves, and its media type."""
+
+
+@cache
+def static(name: str) -> bytes:
+    """Return one of `STATIC`."""
+    return resources.files(__package__).joinpath("static", name).read_bytes()
 
 
 _TITLES = {

@@ -48,7 +48,6 @@ BODY_LIMIT = 4 * 1024
 MOST_FIELDS = 8
 FORM = "form"
 FORM_TYPE = "application/x-www-form-urlencoded"
-STATIC = {"console.css": "text/css"}
 
 _log = structlog.get_logger("sidecar.console")
 
@@ -280,9 +279,10 @@ class Site:
 
     async def _static(self, request: Request) -> Response:
         name: str = request.path_params["name"]
-        if name not in STATIC:
+        if name not in pages.STATIC:
             raise HTTPException(404)
-        return Response(pages.style(), media_type=STATIC[name], headers={"cache-control": "max-age=300"})
+        kind = pages.STATIC[name]
+        return Response(pages.static(name), media_type=kind, headers={"cache-control": "max-age=300"})
 
     # Consents
 

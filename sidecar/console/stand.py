@@ -126,6 +126,11 @@ class Due(msgspec.Struct, frozen=True):
     meter: Meter | None
     urgent: bool
 
+    @property
+    def consent(self) -> bool:
+        """Tell whether a consent is what is wanted, and can be asked for here."""
+        return self.row.consents and self.row.state is not GrantState.MISCONFIGURED
+
 
 class Fact(msgspec.Struct, frozen=True):
     """A line of a token's page."""

@@ -16,7 +16,7 @@ from sidecar.console.charts import KINDS, NAMES
 from sidecar.console.stand import Deadline, Due, Group, Level, Live, Place, Row, Stand
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
-from sidecar.tokens import GrantState
+from sidecar.tokens import GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,7 +132,8 @@ class Account(msgspec.Struct, frozen=True):
 
     set: str
     provider: str
-    level: Level
+    kind: str
+    """How the words look: a `Level`, or idle."""
     words: str
     """Connected, not connected, or has to be connected again, and why."""
     connected: bool
@@ -246,7 +247,7 @@ def _past(turn: Turn, now: float) -> Past:
         when=moment(turn.at, now),
         outcome=NAMES[turn.outcome],
         kind=KINDS[turn.outcome],
-        reason=turn.reason,
+        reason=turn.reason or ("a new access token" if turn.outcome is OutcomeClass.SUCCESS else ""),
         generation=turn.generation,
         took=span(turn.duration),
     )
@@ -305,7 +306,7 @@ def _account(settings: Settings, name: str, user: str, record: Record | None, no
     return Account(
         set=name,
         provider=row.provider,
-        level=stand.level,
+        kind="idle" if state is GrantState.UNSEEDED else stand.level,
         words=words,
         connected=connected,
         account=record.account if record is not None else "",

@@ -77,7 +77,7 @@ def record(
         endpoint="https://id.example",
     )
     for turn in range(turns):
-        outcome, reason = (failed or {}).get(turn, (OutcomeClass.SUCCESS, "refreshed"))
+        outcome, reason = (failed or {}).get(turn, (OutcomeClass.SUCCESS, ""))
         took = 0.16 + (turn * 7919 % 31) / 100
         made = made.remember(Turn(issued - (turns - 1 - turn) * 2650, outcome, reason, turn + 1, took))
     return made

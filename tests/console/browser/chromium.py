@@ -13,10 +13,15 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import sync_playwright
 
+from sidecar.console import pages
+from sidecar.console.guard import HEADERS
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route
 
 PROGRAM = os.environ.get("TOKEN_SIDECAR_CHROMIUM") or shutil.which("chromium")
+GALLERY = "https://console.test"
+"""Where the pages are that nobody serves."""
 AXE = Path(sys.prefix) / "axe.min.js"
 PATIENCE = 30_000.0
 """Milliseconds until something that should be on a page counts as missing; the machine may be busy."""
@@ -51,9 +56,12 @@ class Visit:
         self.context.on("console", self._said)
         self.context.on("weberror", lambda error: self.problems.append(str(error.error)))
         self.context.on("request", self._asked)
-        self.context.on(
-            "requestfailed", lambda request: self.problems.append(f"{request.url}: {request.failure}")
-        )
+        self.context.on("requestfailed", self._failed)
+
+    def _failed(self, request: Request) -> None:
+        # What a page had begun to load when somebody left it is given up.
+        if request.failure != "net::ERR_ABORTED":
+            self.problems.append(f"{request.url}: {request.failure}")
 
     def _said(self, message: ConsoleMessage) -> None:
         # An answer of ours that says no is told there, too.
@@ -71,6 +79,23 @@ class Visit:
         """End it. Fails where something went wrong."""
         self.context.close()
         assert not self.problems, self.problems
+
+
+def hang(written: dict[str, str], page: Page) -> None:
+    """Let a browser's page find these pages below `GALLERY`, with the console's own headers."""
+
+    def answer(route: Route) -> None:
+        name = route.request.url.removeprefix(f"{GALLERY}/")
+        static = name.removeprefix("static/")
+        if static in pages.STATIC:
+            kind = {"content-type": pages.STATIC[static]}
+            route.fulfill(body=pages.static(static), headers={**HEADERS, **kind})
+        else:
+            # Where the page that leads on would lead to is nowhere.
+            html = written[name].replace('http-equiv="refresh"', 'name="led-on"')
+            route.fulfill(body=html, headers={**HEADERS, "content-type": "text/html; charset=utf-8"})
+
+    page.route(f"{GALLERY}/**", answer)
 
 
 def violations(page: Page, *rules: str) -> list[str]:

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from sidecar.console import pages
-from sidecar.console.guard import HEADERS
 from tests.console import gallery
 from tests.console.browser import chromium
-from tests.console.browser.chromium import Visit
+from tests.console.browser.chromium import GALLERY, Visit
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Route
+    from playwright.sync_api import Browser, Page
 
     from sidecar.config.settings import Settings
 
-ORIGIN = "https://console.test"
 DESKTOP, PHONE, SMALLEST = (1280, 800), (360, 740), (320, 568)
 """WCAG 2.2 1.4.10 asks for no scrolling sideways down to 320 pixels."""
 
@@ -37,19 +34,9 @@ def written(settings: Settings) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def window(browser: Browser, written: dict[str, str]) -> Iterator[Page]:
-    """Open a window in which the pages are, with the console's own headers."""
-
-    def answer(route: Route) -> None:
-        name = route.request.url.removeprefix(f"{ORIGIN}/")
-        if name == "static/console.css":
-            route.fulfill(body=pages.style(), headers={**HEADERS, "content-type": "text/css"})
-        else:
-            # Where the page that leads on would lead to is nowhere.
-            html = written[name].replace('http-equiv="refresh"', 'name="led-on"')
-            route.fulfill(body=html, headers={**HEADERS, "content-type": "text/html; charset=utf-8"})
-
-    visit = Visit(browser, ORIGIN)
-    visit.page.route(f"{ORIGIN}/**", answer)
+    """Open a window in which the pages are."""
+    visit = Visit(browser, GALLERY)
+    chromium.hang(written, visit.page)
     yield visit.page
     visit.close()
 
@@ -60,7 +47,7 @@ def show(window: Page, name: str, size: tuple[int, int] = DESKTOP, *, dark: bool
     scheme: Literal["dark", "light"] = "dark" if dark else "light"
     window.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     window.set_viewport_size({"width": size[0], "height": size[1]})
-    window.goto(f"{ORIGIN}/{name}")
+    window.goto(f"{GALLERY}/{name}")
 
 
 @pytest.mark.usefixtures("axe")

@@ -127,7 +127,7 @@ def test_pages_keep_to_the_content_security_policy(written: dict[str, str]) -> N
         for tag, attributes in page.elements:
             assert not any(name.startswith("on") or name == "style" for name in attributes), attributes
             if tag == "link":
-                assert attributes["href"] == "/static/console.css"
+                assert attributes["href"] in {f"/static/{name}" for name in pages.STATIC}
         for index, (tag, attributes) in enumerate(page.elements):
             if tag == "form" and attributes["method"] == "post":
                 action = attributes["action"] or ""
@@ -152,6 +152,30 @@ def test_pages_are_documents(written: dict[str, str]) -> None:
         assert len(ids) == len(set(ids))
     titles = {re.findall("<title>(.*)</title>", page)[0] for page in written.values()}
     assert len(titles) == len(written)
+
+
+def test_fields_have_labels_and_tables_keep_their_roles(written: dict[str, str]) -> None:
+    """A placeholder is no label; and some browsers forget what a table is once its rows are drawn as cards."""
+    roles = {"table": "table", "thead": "rowgroup", "tbody": "rowgroup", "tr": "row", "td": "cell"}
+    for page in map(Outline, written.values()):
+        labelled = {attributes["for"] for tag, attributes in page.elements if tag == "label"}
+        for tag, attributes in page.elements:
+            if tag == "input" and attributes.get("type") != "hidden":
+                assert attributes["id"] in labelled
+            if tag in roles:
+                assert attributes["role"] == roles[tag]
+            if tag == "th":
+                scope = {"rowheader": "row", "columnheader": "col"}[str(attributes["role"])]
+                assert attributes["scope"] == scope
+
+
+def test_only_what_is_connected_can_be_disconnected(written: dict[str, str]) -> None:
+    """Of the three services in the gallery one is."""
+    forms = [
+        attributes["action"] for tag, attributes in Outline(written["accounts"]).elements if tag == "form"
+    ]
+    assert forms.count("/disconnect") == 1
+    assert forms.count("/connect") == 3
 
 
 def test_no_page_holds_a_secret(written: dict[str, str]) -> None:

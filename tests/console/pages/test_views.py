@@ -137,16 +137,16 @@ def test_a_query_that_makes_no_sense_is_harmless(
 
 def test_ten_thousand_accounts_are_paged_on_the_server(settings: Settings) -> None:
     """Each page has its fifty, none is lost between two, and only what is shown is drawn."""
-    crowd = gallery.crowd(record("calendar"), 10_000)
+    crowd = gallery.crowd(record("calendar"), 9_990)
     began = time.thread_time()
     first = views.overview(settings, crowd, NOW)
     assert time.thread_time() - began < 5
-    assert (first.total, len(first.rows), len(first.due), first.more_due) == (10_000, 50, 8, 9_992)
+    assert (first.total, len(first.rows), len(first.due), first.more_due) == (9_990, 50, 8, 9_982)
     assert (first.pager.pages, first.pager.previous, first.pager.next) == (200, "", "/?page=2")
     last = views.overview(settings, crowd, NOW, asked=views.Asked(page=200))
-    assert (last.pager.first, last.pager.last, last.pager.next) == (9_951, 10_000, "")
-    assert last.rows[-1].name == "calendar/user-09999@example.com"
-    assert last.rows[-1].page == "/tokens/calendar/user-09999%40example.com"
+    assert (last.pager.first, last.pager.last, last.pager.next) == (9_951, 9_990, "")
+    assert last.rows[-1].name == "calendar/user-09989@example.com"
+    assert last.rows[-1].page == "/tokens/calendar/user-09989%40example.com"
     [found] = views.overview(settings, crowd, NOW, asked=views.Asked(q="user-07777")).rows
     assert found.account == "user-07777@example.com"
 
