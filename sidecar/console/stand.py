@@ -172,12 +172,20 @@ class Stand:
         "profile",
         "record",
         "token",
+        "unreadable",
         "view",
     )
 
     def __init__(
-        self, settings: Settings, name: str, record: Record | None, now: float, live: Live | None
+        self,
+        settings: Settings,
+        name: str,
+        record: Record | None,
+        now: float,
+        live: Live | None = None,
+        unreadable: str = "",
     ) -> None:
+        """`unreadable`: why there is no record although the store holds something."""
         # Of ten thousand accounts nobody puts the names into the settings, which here say nothing of the account.
         entry = name if name in settings.tokens else name.partition("/")[0]
         self.name = name
@@ -189,7 +197,12 @@ class Stand:
         stored = self._stored(settings.provider_names[entry])
         told = msgspec.convert(live, TokenView) if live else None
         self.from_daemon = told is not None
-        self.view = stored if told is None else _merged(stored, told)
+        if unreadable:
+            # What stands in the reason is what to do about it, too.
+            state = GrantState.MISCONFIGURED
+            stored = msgspec.structs.replace(stored, grant_state=state, reason=unreadable, remedy="")
+        self.unreadable = bool(unreadable)
+        self.view = stored if told is None or unreadable else _merged(stored, told)
         self.consents = self.profile.needs_refresh_token and bool(
             self.profile.authorization_url or self.profile.issuer
         )
@@ -263,7 +276,7 @@ class Stand:
         row, view = self.row(), self.view
         if _OF_STATE.get(view.grant_state) is Level.ACT:
             lead = "its token ended" if row.access.state is AccessState.EXPIRED else "its token ends"
-            what = _TO_DO[view.grant_state]
+            what = "Look after its record" if self.unreadable else _TO_DO[view.grant_state]
             return Due(row, what, lead, row.access.ends, row.access.meter, urgent=True)
         end = row.deadline
         if end is None:

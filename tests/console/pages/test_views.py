@@ -163,6 +163,23 @@ def test_the_daemon_has_its_say_until_the_store_moved_on(settings: Settings) -> 
     assert views.token(settings, "calendar", newer, NOW, live=told).row.state is GrantState.OK
 
 
+def test_a_record_that_cannot_be_read_hides_no_other(
+    settings: Settings, held: dict[str, Record | None]
+) -> None:
+    """It is no missing grant: its reason and what to do are told, and a human is called."""
+    damaged = {**held, "calendar": None}
+    view = views.overview(
+        settings, damaged, NOW, unreadable={"calendar": "its record is damaged; restore it"}
+    )
+    [row] = [row for row in view.rows if row.name == "calendar"]
+    assert (row.level, row.state, len(view.rows)) == (Level.ACT, GrantState.MISCONFIGURED, len(held))
+    assert row.error is not None
+    assert (row.error.text, row.error.remedy) == ("its record is damaged; restore it", "")
+    [due] = [one for one in view.due if one.row.name == "calendar"]
+    assert (due.what, due.consent) == ("Look after its record", False)
+    assert "calendar" not in [one.name for one in view.ungranted]
+
+
 def test_the_account_is_who_consented_else_the_member(settings: Settings) -> None:
     """A set's member is called by its account, and what the provider told comes before that."""
     name = "mailboxes/alice@example.com"

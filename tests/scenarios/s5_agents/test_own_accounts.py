@@ -124,7 +124,9 @@ def test_a_user_takes_their_grant_back(console: Place, daemon: Daemon, simulator
     assert "is revoked" in alice.get(reply.location).text
     assert not simulator.provider.is_live(token)
     assert simulator.provider.is_live(credentials(theirs).token)
-    daemon.wait_until(lambda: daemon.status("google/alice@example.test")["grant_state"] == "dead", "it is dead")
+    daemon.wait_until(
+        lambda: daemon.status("google/alice@example.test")["grant_state"] == "dead", "it is dead"
+    )
     assert daemon.status("google/bob@example.test")["grant_state"] == "ok"
 
 
