@@ -96,7 +96,7 @@ def build(
         signer=signer,
         flows=Flows(signer),
         jobs=Jobs(start),
-        askers=Limit(clock.monotonic, burst=120, per_minute=240),
+        askers=Limit(clock.monotonic, burst=60, per_minute=240),
         actors=Limit(clock.monotonic, burst=20, per_minute=30),
         refusals=Limit(clock.monotonic, burst=20, per_minute=10),
         emit=emit,

@@ -132,11 +132,13 @@ class Site:
         """Make the endpoint of a page."""
 
         async def endpoint(request: Request) -> Response:
+            visitor = None
             try:
-                visitor = self._admitted(request, role)
-                return self._with_cookie(await handle(request, visitor), visitor)
+                visitor = self._visitor(request)
+                admitted = _admitted(visitor, role)
+                return self._with_cookie(await handle(request, admitted), admitted)
             except Refused as refused:
-                return self._turned_away(request, refused)
+                return self._turned_away(request, visitor, refused)
 
         return endpoint
 
@@ -146,14 +148,16 @@ class Site:
         """Make the endpoint of what changes something."""
 
         async def endpoint(request: Request) -> Response:
+            visitor = None
             try:
-                visitor = self._admitted(request, role)
+                visitor = self._visitor(request)
+                admitted = _admitted(visitor, role)
                 self._check_origin(request)
                 form = await _form(request)
-                self._check_form(form, visitor)
-                return await handle(request, visitor, form)
+                self._check_form(form, admitted)
+                return await handle(request, admitted, form)
             except Refused as refused:
-                return self._turned_away(request, refused)
+                return self._turned_away(request, visitor, refused)
 
         return endpoint
 
@@ -162,14 +166,6 @@ class Site:
         name = f"user {visitor.user}" if visitor is not None else asker(address_of(request))
         if not self._askers.admits(name):
             raise Refused(429, "Too fast", "There were too many requests. Wait a minute.")
-        return visitor
-
-    def _admitted(self, request: Request, role: Role) -> Visitor:
-        visitor = self._visitor(request)
-        if visitor is None:
-            raise Refused(401, "Not signed in", "")
-        if role is Role.OPERATOR and not visitor.operator:
-            raise Refused(403, "Not for you", "This is for operators alone: see console.operators.")
         return visitor
 
     def _check_origin(self, request: Request) -> None:
@@ -191,10 +187,10 @@ class Site:
                 403, "Too old", "The page that this was sent from is too old, or another's. Load it again."
             )
 
-    def _turned_away(self, request: Request, refused: Refused) -> Response:
+    def _turned_away(self, request: Request, visitor: Visitor | None, refused: Refused) -> Response:
         if self._refusals.admits(asker(address_of(request))):
             reason = f"{request.method} {refused.status}: {refused.text or refused.title}"
-            self._audit(request, None, "request", "refused", reason=reason)
+            self._audit(request, visitor, "request", "refused", reason=reason)
         if refused.status == 401 and self._access.can_sign_out:  # noqa: PLR2004
             return HTMLResponse(pages.sign_in(refused.text), refused.status)
         return HTMLResponse(pages.message(refused.title, refused.text), refused.status)
@@ -422,7 +418,7 @@ class Site:
         try:
             self._visitor(request)
         except Refused as refused:
-            return self._turned_away(request, refused)
+            return self._turned_away(request, None, refused)
         key = request.query_params.get("key", "")
         visitor = access.sign_in(key)
         if visitor is None:
@@ -442,6 +438,14 @@ class Site:
             self._cookies.name, path="/", secure=self._cookies.secure, httponly=True, samesite="lax"
         )
         return response
+
+
+def _admitted(visitor: Visitor | None, role: Role) -> Visitor:
+    if visitor is None:
+        raise Refused(401, "Not signed in", "")
+    if role is Role.OPERATOR and not visitor.operator:
+        raise Refused(403, "Not for you", "This is for operators alone: see console.operators.")
+    return visitor
 
 
 def _sent_on(path: str, headers: dict[str, str] | None = None) -> Response:

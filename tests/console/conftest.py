@@ -347,9 +347,16 @@ def _provider() -> Simulator:
 def running(
     folder: Path, corp: Simulator, evil: Simulator, clock: Clock, *, url: str | None, **members: Any
 ) -> Iterator[Place]:
-    """Run a console in a thread of its own."""
+    """Run a console with the tests' own configuration."""
     folder.mkdir()
-    loaded = serve.load(configuration(folder, corp, evil, **members))
+    with console_on(configuration(folder, corp, evil, **members), clock, url=url) as place:
+        yield place
+
+
+@contextmanager
+def console_on(config: Path, clock: Clock, *, url: str | None) -> Iterator[Place]:
+    """Run a console in a thread of its own. `url` is where browsers believe it to be; None: where it is."""
+    loaded = serve.load(config)
     sock = bind_tcp("127.0.0.1", 0)
     listening = url_of(sock)
     audited: list[Audited] = []

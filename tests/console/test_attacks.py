@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -479,6 +480,7 @@ def test_users_are_no_operators(world: World) -> None:
             reply = user.post(path, csrf=form_token, token="t00", set="t00", account="x")
             assert reply.status == 403, path
             assert "operators alone" in reply.text
+            assert world.proxied.last_audited("request").who == "user@example.test"
         elif method == "GET":
             page = user.get(path)
             assert "t00" not in page.text, path
@@ -685,6 +687,21 @@ def test_no_secret_is_in_any_address_page_or_header(world: World, lines: io.Stri
         assert not [
             event for event in (*world.local.audited, *world.proxied.audited) if "sim-" in repr(event)
         ]
+
+
+def test_no_server_log_has_an_address(world: World) -> None:
+    """Whatever somebody switches on, no line of the web server names a path: there are codes and keys in some."""
+    heard = io.StringIO()
+    logger, handler = logging.getLogger("uvicorn.access"), logging.StreamHandler(heard)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        Browser(world.local).get(world.local.link())
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert heard.getvalue() == ""
 
 
 def test_every_answer_has_the_security_headers(world: World) -> None:

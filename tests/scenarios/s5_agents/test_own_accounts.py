@@ -1,4 +1,4 @@
-"""Users of an agent framework connect their own accounts, and its toolkits find the files: a real daemon, a console, HTTP."""
+"""Users of an agent framework connect their own accounts, and its toolkits find the files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import google.oauth2.credentials
 import pytest
 
 from sidecar.testing import faults
-from tests.console.conftest import USER_HEADER, Browser, Clock, Place, running
+from tests.console.conftest import USER_HEADER, Browser, Clock, Place, console_on
 from tests.e2e.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def console(daemon: Daemon) -> Iterator[Place]:
     """Run the daemon, and a console beside it."""
     daemon.launch()
     daemon.wait_until(lambda: daemon.answers("/livez"), "it runs")
-    with running(daemon.path, Clock(), url=URL) as place:
+    with console_on(daemon.path, Clock(), url=URL) as place:
         yield place
 
 
@@ -88,7 +88,7 @@ def credentials(path: Path) -> Any:
 def test_users_connect_and_every_toolkit_has_its_file(
     console: Place, daemon: Daemon, simulator: Simulator, record_property: Any
 ) -> None:
-    """One consent for all toolkits; the files are there within ten seconds, for each user their own, and go on living."""
+    """One consent for all toolkits; the files are there within ten seconds, each user's own, and live on."""
     alice, bob = Browser(console, user="alice@example.test"), Browser(console, user="bob@example.test")
     began = time.monotonic()
     assert "starts anew from this consent" in connect(alice).text
