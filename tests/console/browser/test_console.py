@@ -83,7 +83,7 @@ def deployment(
     make_simulator: MakeSimulator, make_daemon: MakeDaemon, run_logs: Path
 ) -> Iterator[Deployment]:
     """Run all of it."""
-    uris = tuple(f"http://127.0.0.1/callback/{name}" for name in ("gmail", "calendar"))
+    uris = tuple(f"http://127.0.0.1/callback/{name}" for name in ("gmail", "calendar", "mailboxes"))
     simulator = make_simulator(redirect_uris=uris)
     first, second = make_daemon(), make_daemon()
     at = simulator.url
@@ -98,6 +98,10 @@ def deployment(
     for replica in (first, second):
         replica.config["store"] = first.config["store"]
         replica.change("calendar", seed=None, required=False)
+        (replica.out / "own").mkdir()
+        members = {**replica.config["tokens"]["calendar"], "for_each": {"enrolment": True}}
+        members["outputs"] = [{"file": str(replica.out / "own" / "{account}.json"), "format": "gmail-sdk"}]
+        replica.config["tokens"]["mailboxes"] = members
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -268,6 +272,43 @@ def test_a_token_gets_its_first_grant(deployment: Deployment, operator: Visit) -
     assert deployment.simulator.provider.is_live(deployment.replicas[0].published("calendar"))
     page.goto(deployment.local.url)
     assert page.get_by_role("button", name="Authorize calendar", exact=True).count() == 0
+
+
+def test_an_account_is_added_to_a_set(deployment: Deployment, operator: Visit) -> None:
+    """An operator names it, consents, and its token is published under its name."""
+    page, published = operator.page, deployment.replicas[0].output("own/bob@example.com")
+    page.goto(deployment.local.url)
+    page.get_by_label("Account to add to mailboxes").fill("bob@example.com")
+    page.keyboard.press("Enter")
+    assert settled(page) == "Authorized"
+    wait_until(published.exists, what="it is published")
+    page.goto(f"{deployment.local.url}/?q=BOB")
+    row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="mailboxes/bob@example.com"))
+    assert "ok" in row.inner_text()
+
+
+@pytest.mark.usefixtures("axe")
+def test_a_user_connects_an_account_and_takes_it_back(deployment: Deployment, visit: MakeVisit) -> None:
+    """Whoever the proxy signs in sees their own services alone; connected is published, and disconnected is over."""
+    window = visit(
+        deployment.proxied.url, deployment.simulator.url, extra_http_headers={USER_HEADER: "ana@example.com"}
+    )
+    page, replica = window.page, deployment.replicas[1]
+    page.goto(deployment.proxied.url)
+    assert heading(page) == "Connect your account"
+    assert page.get_by_text("gmail").count() == page.get_by_text("bob@example.com").count() == 0
+    page.get_by_role("button", name="Connect mailboxes").click()
+    assert settled(page) == "Authorized"
+    wait_until(replica.output("own/ana@example.com").exists, what="it is published")
+    mine = replica.published("own/ana@example.com")
+
+    page.goto(deployment.proxied.url)
+    assert page.get_by_text("connected", exact=True).count() == 1
+    assert not chromium.violations(page)
+    page.get_by_text("Disconnect", exact=True).first.click()
+    page.get_by_role("button", name="Disconnect mailboxes").click()
+    assert settled(page) == "Disconnected"
+    assert not deployment.simulator.provider.is_live(mine)
 
 
 def test_a_refusal_is_told(deployment: Deployment, operator: Visit) -> None:
