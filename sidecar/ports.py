@@ -6,7 +6,7 @@ adapter to what is written here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ import msgspec
 from sidecar.tokens import AccessToken, Record, RefreshToken, fingerprint
 
 if TYPE_CHECKING:
+    from sidecar.errors import RecordUnreadable
     from sidecar.events import Event
 
 
@@ -166,6 +167,19 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
 
     async def delete(self, key: str, *, expected: str) -> None:
         """Remove the record if its version is still `expected`; raises `Conflict` otherwise."""
+        ...
+
+
+@runtime_checkable
+class SupportsMany(Protocol):
+    """A store in which many records are read at the price of one."""
+
+    async def load_many(self, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+        """Return the records that are there, and why one of them can't be read; raises `StoreError`.
+
+        Each is as `load` would return it, and together they are as of one moment. A few hundred are meant to be
+        asked for at once.
+        """
         ...
 
 

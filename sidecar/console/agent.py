@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -12,15 +13,16 @@ import anyio.to_thread
 from sidecar import deputy, records
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
-from sidecar.errors import SidecarError, UnknownToken, Unlisted, UsageError
+from sidecar.errors import RecordUnreadable, SidecarError, UnknownToken, Unlisted, UsageError
 from sidecar.grants.discovery import Issuers
+from sidecar.ports import Held, SupportsMany
 from sidecar.server.client import NotRunning
 from sidecar.server.wire import LOGIN, SeedRequest
 from sidecar.standing import missing_scopes
 from sidecar.tokens import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
     from sidecar.clients.http import HttpClient
     from sidecar.clock import Clock
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from sidecar.ports import Seeding, Store
     from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply
 
+AT_ONCE = 500
+"""Records in one question: some megabytes."""
 LOADS = 16
-"""Records that are loaded at the same time."""
+"""Questions at the same time, where each is for one record."""
 
 Reply = TypeVar("Reply")
 
@@ -53,25 +57,33 @@ class Agent:
         """Return what the configuration says of a token. Raises `UnknownToken`."""
         return self.settings.resolve(name)
 
-    async def everything(self) -> dict[str, Record | None]:
-        """Read the records of all plain tokens and of all accounts that have one. Raises `StoreError`."""
+    async def everything(self) -> tuple[dict[str, Record | None], dict[str, str]]:
+        """Read the records of all plain tokens and of all accounts that have one. Raises `StoreError`.
+
+        The second part says of which token the record can't be read, and why: one must not hide the others.
+        """
         settings = self.settings
-        async with records.open_existing(settings) as store:
+        async with records.open_existing(self.settings) as store:
             if store is None:
-                return dict.fromkeys(settings.tokens)
+                return dict.fromkeys(settings.tokens), {}
             names = [*settings.tokens]
             for of in settings.sets:
                 # A right that is lacking hides the accounts; each is found by its name all the same.
                 with suppress(Unlisted):
                     found = (settings.name_of(key) for key in await store.keys(settings.prefix_of(of)))
                     names += [name for name in found if name is not None and name.startswith(f"{of}/")]
-            return await _loaded(store, {name: settings.key_of(name) for name in names})
+            keys = {name: settings.key_of(name) for name in names}
+            held = await _loaded(store, keys.values())
+        told = {name: held.get(key) for name, key in keys.items()}
+        unreadable = {name: str(one) for name, one in told.items() if isinstance(one, RecordUnreadable)}
+        return {name: one.record if isinstance(one, Held) else None for name, one in told.items()}, unreadable
 
     async def records(self, names: Iterable[str]) -> dict[str, Record | None]:
         """Read records from the store; None where there is none yet. Raises `StoreError`."""
         keys = {name: self.settings.resolve(name).key for name in names}
         async with records.open_existing(self.settings) as store:
-            return await _loaded(store, keys) if store is not None else dict.fromkeys(keys)
+            held = await _loaded(store, keys.values()) if store is not None else {}
+        return {name: _readable(held.get(key)) for name, key in keys.items()}
 
     async def record(self, name: str) -> Record | None:
         """Read one record. Raises `StoreError`."""
@@ -179,21 +191,42 @@ class Agent:
         return deputy.alone(self.loaded, name, publishes=False)
 
 
-async def _loaded(store: Store, keys: Mapping[str, str]) -> dict[str, Record | None]:
-    """Load records by their keys, several at a time: each is a way to the store and back."""
-    found: dict[str, Record | None] = dict.fromkeys(keys)
+def _readable(held: Held | RecordUnreadable | None) -> Record | None:
+    if isinstance(held, RecordUnreadable):
+        raise held
+    return held.record if held is not None else None
+
+
+async def _loaded(store: Store, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+    """Load what is there, as many at once as the store can: each question is a way there and back."""
+    if isinstance(store, SupportsMany):
+        found: dict[str, Held | RecordUnreadable] = {}
+        left = iter(keys)
+        while some := list(islice(left, AT_ONCE)):
+            found |= await store.load_many(some)
+        return found
+    return await _loaded_singly(store, keys)
+
+
+async def _loaded_singly(store: Store, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+    found: dict[str, Held | RecordUnreadable] = {}
     limit = anyio.CapacityLimiter(LOADS)
 
-    async def load(name: str, key: str) -> None:
-        async with limit:
-            held = await store.load(key)
-        found[name] = held.record if held is not None else None
+    async def load(key: str) -> None:
+        try:
+            async with limit:
+                held = await store.load(key)
+        except RecordUnreadable as error:
+            found[key] = error
+        else:
+            if held is not None:
+                found[key] = held
 
     problem: SidecarError | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            for name, key in keys.items():
-                tasks.start_soon(load, name, key)
+            for key in keys:
+                tasks.start_soon(load, key)
     except* SidecarError as group:
         problem = next(_leaves(group))
     if problem is not None:

@@ -236,12 +236,13 @@ class Site:
         if not visitor.operator:
             return _sent_on("/accounts")
         agent = self._agent
-        found = await agent.everything()
+        found, unreadable = await agent.everything()
         view = views.overview(
             agent.settings,
             found,
             agent.now(),
             live=await agent.live(),
+            unreadable=unreadable,
             asked=views.asked(request.query_params),
         )
         return HTMLResponse(pages.overview(self._frame(visitor), view))

@@ -172,23 +172,37 @@ class Stand:
         "profile",
         "record",
         "token",
+        "unreadable",
         "view",
     )
 
     def __init__(
-        self, settings: Settings, name: str, record: Record | None, now: float, live: Live | None
+        self,
+        settings: Settings,
+        name: str,
+        record: Record | None,
+        now: float,
+        live: Live | None = None,
+        unreadable: str = "",
     ) -> None:
-        found = settings.resolve(name)
+        """`unreadable`: why there is no record although the store holds something."""
+        # Of ten thousand accounts nobody puts the names into the settings, which here say nothing of the account.
+        entry = name if name in settings.tokens else name.partition("/")[0]
         self.name = name
         self.now = now
         self.record = record
-        self.token = found.settings
-        self.profile: Profile = found.profile
+        self.token = settings.tokens.get(entry) or settings.sets[entry]
+        self.profile: Profile = settings.profiles[entry]
         self._deadline = schedule.deadline(record, self.profile, self.token.refresh_token_ttl)
-        stored = self._stored(found.provider)
+        stored = self._stored(settings.provider_names[entry])
         told = msgspec.convert(live, TokenView) if live else None
         self.from_daemon = told is not None
-        self.view = stored if told is None else _merged(stored, told)
+        if unreadable:
+            # What stands in the reason is what to do about it, too.
+            state = GrantState.MISCONFIGURED
+            stored = msgspec.structs.replace(stored, grant_state=state, reason=unreadable, remedy="")
+        self.unreadable = bool(unreadable)
+        self.view = stored if told is None or unreadable else _merged(stored, told)
         self.consents = self.profile.needs_refresh_token and bool(
             self.profile.authorization_url or self.profile.issuer
         )
@@ -262,7 +276,7 @@ class Stand:
         row, view = self.row(), self.view
         if _OF_STATE.get(view.grant_state) is Level.ACT:
             lead = "its token ended" if row.access.state is AccessState.EXPIRED else "its token ends"
-            what = _TO_DO[view.grant_state]
+            what = "Look after its record" if self.unreadable else _TO_DO[view.grant_state]
             return Due(row, what, lead, row.access.ends, row.access.meter, urgent=True)
         end = row.deadline
         if end is None:

@@ -184,10 +184,18 @@ def overview(
     now: float,
     *,
     live: Mapping[str, Live] | None = None,
+    unreadable: Mapping[str, str] | None = None,
     asked: Asked = Asked(),  # noqa: B008 - frozen
 ) -> Overview:
-    """Show what of all tokens is asked for; only what is shown is drawn."""
-    stands = [Stand(settings, name, record, now, (live or {}).get(name)) for name, record in records.items()]
+    """Show what of all tokens is asked for; only what is shown is drawn.
+
+    `unreadable`: names of tokens → why their records can't be read.
+    """
+    told, broken = live or {}, unreadable or {}
+    stands = [
+        Stand(settings, name, record, now, told.get(name), broken.get(name, ""))
+        for name, record in records.items()
+    ]
     stands.sort(key=lambda stand: (_ORDER[stand.level], stand.name))
     waiting = sorted((stand for stand in stands if stand.is_due), key=lambda stand: stand.urgency)
     counts = Counter(stand.level for stand in stands)
@@ -294,7 +302,7 @@ def _sets(settings: Settings, records: Mapping[str, Record | None]) -> Iterator[
 
 
 def _account(settings: Settings, name: str, user: str, record: Record | None, now: float) -> Account:
-    stand = Stand(settings, f"{name}/{user}", record, now, None)
+    stand = Stand(settings, f"{name}/{user}", record, now)
     row, state = stand.row(), stand.view.grant_state
     connected = bool(stand.view.refresh_fingerprint) and state is not GrantState.DEAD
     words = {

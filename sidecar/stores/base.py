@@ -16,6 +16,8 @@ from sidecar.seal.layout import is_key_id
 from sidecar.tokens import SCHEMA_VERSION, Record, decode_record, encode_record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sidecar.ports import Sealer
 
 
@@ -59,10 +61,7 @@ class RecordStore(ABC):
     async def load(self, key: str) -> Held | None:
         """See `Store.load`."""
         blob = await self._load_blob(key)
-        if blob is None:
-            return None
-        record, key_id = self._opened(key, blob)
-        return Held(record, _tagged(blob.version, key_id), blob.lease_left, key_id)
+        return self._opened(key, blob) if blob is not None else None
 
     async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
         """See `Store.write`."""
@@ -81,14 +80,25 @@ class RecordStore(ABC):
         await self._sealed(key, held.record, wanted, expected=held.version, lease=held.lease_left)
         return True
 
-    def _opened(self, key: str, blob: Blob) -> tuple[Record, str]:
+    def _all_opened(self, blobs: Mapping[str, Blob]) -> dict[str, Held | RecordUnreadable]:
+        """Do what `SupportsMany.load_many` says, with what an adapter found."""
+        found: dict[str, Held | RecordUnreadable] = {}
+        for key, blob in blobs.items():
+            try:
+                found[key] = self._opened(key, blob)
+            except RecordUnreadable as error:
+                found[key] = error
+        return found
+
+    def _opened(self, key: str, blob: Blob) -> Held:
         try:
             data, key_id = self._sealer.open(blob.data or b"", _purpose(key))
         except SealError as error:
             raise RecordUnreadable(
                 f"the store {self._place}: {error.reason}; it is left untouched: {error.remedy}"
             ) from None
-        return read_blob(data, key=key, place=self._place), key_id
+        record = read_blob(data, key=key, place=self._place)
+        return Held(record, _tagged(blob.version, key_id), blob.lease_left, key_id)
 
     async def _sealed(
         self, key: str, record: Record, key_id: str, *, expected: str | None, lease: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from sidecar.clients.postgres import Fault, Postgres
     from sidecar.clock import Clock
-    from sidecar.ports import Sealer, Store
+    from sidecar.errors import RecordUnreadable
+    from sidecar.ports import Held, Sealer, Store
 
 MIGRATIONS = (
     """
@@ -90,6 +91,8 @@ class Statements:
             "greatest(0, extract(epoch FROM lease_until - clock_timestamp()))::float8 AS lease_left "
             f"FROM (SELECT 1) AS always LEFT JOIN {records} ON key = $1"
         )
+        # The same of many: the one row without a key is there where no other is.
+        self.load_many = self.load.replace("key = $1", "key = ANY($1)").replace(" version,", " key, version,")
         self.create = (
             f"INSERT INTO {records} (key, version, blob, lease_until) "
             f"VALUES ($1, $2, $3, {LEASE.format('$4')}) ON CONFLICT (key) DO NOTHING {DURABLE}"
@@ -172,11 +175,18 @@ class PostgresStore(RecordStore):
 
     async def _load_blob(self, key: str) -> Blob | None:
         [row] = await self._fetch(self._sql.load, key)
+        return self._found(row)
+
+    async def load_many(self, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+        """See `SupportsMany.load_many`."""
+        rows = await self._fetch(self._sql.load_many, list(keys))
+        found = {row["key"]: self._found(row) for row in rows}
+        return self._all_opened({key: blob for key, blob in found.items() if blob is not None})
+
+    def _found(self, row: Any) -> Blob | None:
         if row["standby"]:
             raise self._fault(postgres.Fault(*postgres.FAULTS["25006"], sqlstate="25006"))
-        if row["version"] is None:
-            return None
-        return Blob(row["blob"], row["version"], row["lease_left"])
+        return Blob(row["blob"], row["version"], row["lease_left"]) if row["version"] is not None else None
 
     async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
         version = secrets.token_hex(8)

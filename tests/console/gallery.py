@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sidecar import config
-from sidecar.config.settings import ForEach, Settings
+from sidecar.config.settings import Settings
 from sidecar.console import pages, views
 from sidecar.events import HookView, OutputView, TokenView
 from sidecar.standing import Troubles, remedy, standing, with_record
@@ -47,6 +47,9 @@ tokens:
   billing:
     provider: {{title: Billing, token_url: "https://id.billing.example/token", grant: client_credentials}}
     {_CLIENT}
+  mailboxes: {{provider: google, {_CLIENT}, refresh_token_ttl: 7d, for_each: {{enrolment: true}}}}
+  calendars: {{provider: google, {_CLIENT}, refresh_token_ttl: 7d, for_each: {{enrolment: true}}}}
+  crm-users: {{provider: {{issuer: "https://sso.corp.example"}}, {_CLIENT}, for_each: {{enrolment: true}}}}
 """
 
 
@@ -54,11 +57,7 @@ def settings(folder: Path) -> Settings:
     """Write the configuration, and load it."""
     path = folder / "config.yaml"
     path.write_text(CONFIGURATION.replace("STATE", str(folder / "state")), encoding="utf-8")
-    loaded = config.load(path).settings
-    # Sets of the same names, whose members they would be.
-    of = ForEach(enrolment=True)
-    sets = {name: replace(loaded.tokens[name], for_each=of) for name in ("calendar", "gmail-westside", "crm")}
-    return replace(loaded, sets=sets)
+    return config.load(path).settings
 
 
 def record(
@@ -149,15 +148,24 @@ def live(of: Settings, name: str, held: Record | None) -> dict[str, Any]:
     return document
 
 
+def with_members(held: dict[str, Record | None]) -> dict[str, Record | None]:
+    """Add a few accounts of a set."""
+    own = {
+        name: record(name, left=2000 + 90 * len(name), consented=3 * DAY)
+        for name in ("ana", "björn", "chloé")
+    }
+    return {**held, **{f"mailboxes/{name}@example.com": one for name, one in own.items()}}
+
+
 def crowd(of: Record, count: int) -> dict[str, Record | None]:
     """Make a set's members, all alike."""
-    return {f"calendar/user-{number:05}@example.com": of for number in range(count)}
+    return {f"mailboxes/user-{number:05}@example.com": of for number in range(count)}
 
 
 def written(of: Settings) -> Iterator[tuple[str, str]]:
     """Write every page that there is; gives a name and the HTML."""
     held = records()
-    yield "overview", pages.overview(FRAME, views.overview(of, held, NOW))
+    yield "overview", pages.overview(FRAME, views.overview(of, with_members(held), NOW))
     gmail = held["gmail-westside"]
     spoken = live(of, "gmail-westside", gmail)
     yield "token", pages.token(FRAME, views.token(of, "gmail-westside", gmail, NOW, live=spoken))
@@ -168,7 +176,7 @@ def written(of: Settings) -> Iterator[tuple[str, str]]:
     assert calendar is not None
     many = {**held, **crowd(calendar, 120)}
     yield "second-page", pages.overview(FRAME, views.overview(of, many, NOW, asked=views.Asked(page=2)))
-    own = {"calendar": calendar, "gmail-westside": gmail, "crm": None}
+    own = {"calendars": calendar, "mailboxes": gmail, "crm-users": None}
     user = pages.Frame("dana@example.com", operator=False, csrf="proof", enrolment=True)
     yield "accounts", pages.accounts(user, views.accounts(of, "dana@example.com", own, NOW))
     url = "https://accounts.google.example/o/oauth2/v2/auth?response_type=code&state=signed"

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Conflict, RecordUnreadable, StoreError
-from sidecar.ports import Grade, SupportsDiagnosis, SupportsProbe
+from sidecar.ports import Grade, SupportsDiagnosis, SupportsMany, SupportsProbe
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
 
 if TYPE_CHECKING:
@@ -388,6 +388,25 @@ async def test_an_unreadable_record_is_left_untouched(backend: Backend, store: S
     assert blob == await backend.get_blob(KEY)
     assert await store.keys() == [KEY, "ns/good"]
     assert (await held(store, "ns/good")).record == RECORD
+
+
+async def test_many_are_read_as_one_is(backend: Backend, store: Store) -> None:
+    """Where a store can do it at once: what is not there is left out, and one that is damaged hides no other."""
+    await store.write(KEY, RECORD, expected=None, lease=1000)
+    await store.write("ns/b", OTHER, expected=None)
+    await backend.put_blob("ns/bad", UNREADABLE["half"])
+    if not isinstance(store, SupportsMany):
+        return
+    found = await store.load_many([KEY, "ns/bad", "ns/b", "ns/none", "ns/b"])
+    assert isinstance(found["ns/bad"], RecordUnreadable)
+    assert "ns/bad" in str(found.pop("ns/bad"))
+    assert set(found) == {KEY, "ns/b"}
+    for key, one in found.items():
+        alone = await held(store, key)
+        assert not isinstance(one, RecordUnreadable)
+        assert (one.record, one.version, one.sealed_with) == (alone.record, alone.version, alone.sealed_with)
+        assert (one.lease_left > 900) == (key == KEY)
+    assert await store.load_many([]) == {}
 
 
 async def test_a_record_of_a_newer_version_says_so(backend: Backend, store: Store) -> None:

@@ -71,7 +71,7 @@ def test_a_narrow_table_is_a_table_still(window: Page) -> None:
     """Where rows are drawn as cards, a screen reader finds rows, cells and their headings all the same."""
     show(window, "overview", PHONE)
     table = window.get_by_role("table", name="Every token")
-    assert table.get_by_role("row").count() == 10
+    assert table.get_by_role("row").count() == 13
     assert table.get_by_role("columnheader", include_hidden=True).count() == 5
     row = table.get_by_role("row").filter(has=window.get_by_role("rowheader", name="gmail-westside"))
     assert row.get_by_role("cell").count() == 4

@@ -80,13 +80,13 @@ def cases(settings: Settings) -> Iterator[tuple[Callable[..., str], Any]]:
     calendar = held["calendar"]
     assert calendar is not None
     many = {**held, **gallery.crowd(calendar, 120)}
-    yield pages.overview, views.overview(settings, held, NOW)
+    yield pages.overview, views.overview(settings, gallery.with_members(held), NOW)
     yield pages.overview, views.overview(settings, many, NOW, asked=views.Asked(q="a", show="due", page=2))
     yield pages.overview, views.overview(settings, held, NOW, asked=views.Asked(q="nothing"))
     for name, record in held.items():
         spoken = gallery.live(settings, name, record)
         yield pages.token, views.token(settings, name, record, NOW, live=spoken)
-    own = {"calendar": calendar, "gmail-westside": held["gmail-westside"], "crm": None}
+    own = {"calendars": calendar, "mailboxes": held["gmail-westside"], "crm-users": None}
     yield pages.accounts, views.accounts(settings, "dana@example.com", own, NOW)
     for done, worked in ((False, False), (True, False), (True, True)):
         yield pages.result, views.Result("consent", "a", done, worked, "text", "/tokens/a")

@@ -145,8 +145,8 @@ def test_ten_thousand_accounts_are_paged_on_the_server(settings: Settings) -> No
     assert (first.pager.pages, first.pager.previous, first.pager.next) == (200, "", "/?page=2")
     last = views.overview(settings, crowd, NOW, asked=views.Asked(page=200))
     assert (last.pager.first, last.pager.last, last.pager.next) == (9_951, 9_990, "")
-    assert last.rows[-1].name == "calendar/user-09989@example.com"
-    assert last.rows[-1].page == "/tokens/calendar/user-09989%40example.com"
+    assert last.rows[-1].name == "mailboxes/user-09989@example.com"
+    assert last.rows[-1].page == "/tokens/mailboxes/user-09989%40example.com"
     [found] = views.overview(settings, crowd, NOW, asked=views.Asked(q="user-07777")).rows
     assert found.account == "user-07777@example.com"
 
@@ -163,9 +163,26 @@ def test_the_daemon_has_its_say_until_the_store_moved_on(settings: Settings) -> 
     assert views.token(settings, "calendar", newer, NOW, live=told).row.state is GrantState.OK
 
 
+def test_a_record_that_cannot_be_read_hides_no_other(
+    settings: Settings, held: dict[str, Record | None]
+) -> None:
+    """It is no missing grant: its reason and what to do are told, and a human is called."""
+    damaged = {**held, "calendar": None}
+    view = views.overview(
+        settings, damaged, NOW, unreadable={"calendar": "its record is damaged; restore it"}
+    )
+    [row] = [row for row in view.rows if row.name == "calendar"]
+    assert (row.level, row.state, len(view.rows)) == (Level.ACT, GrantState.MISCONFIGURED, len(held))
+    assert row.error is not None
+    assert (row.error.text, row.error.remedy) == ("its record is damaged; restore it", "")
+    [due] = [one for one in view.due if one.row.name == "calendar"]
+    assert (due.what, due.consent) == ("Look after its record", False)
+    assert "calendar" not in [one.name for one in view.ungranted]
+
+
 def test_the_account_is_who_consented_else_the_member(settings: Settings) -> None:
     """A set's member is called by its account, and what the provider told comes before that."""
-    name = "calendar/alice@example.com"
+    name = "mailboxes/alice@example.com"
     held = record("calendar")
     assert views.token(settings, name, held, NOW).row.account == "alice@example.com"
     told = replace(held, account="alice@work.example")
@@ -176,10 +193,10 @@ def test_a_user_sees_their_own_accounts_in_plain_words(
     settings: Settings, held: dict[str, Record | None]
 ) -> None:
     """Connected, not connected, or to be connected again; and only what is connected can be disconnected."""
-    own = {"crm": None, "calendar": held["calendar"], "gmail-westside": held["gmail-westside"]}
+    own = {"crm-users": None, "calendars": held["calendar"], "mailboxes": held["gmail-westside"]}
     shown = views.accounts(settings, "dana@example.com", own, NOW)
     assert [(one.set, one.words, one.connected, one.act) for one in shown.accounts] == [
-        ("calendar", "connected", True, "Connect again"),
-        ("crm", "not connected", False, "Connect"),
-        ("gmail-westside", "has to be connected again", False, "Connect again"),
+        ("calendars", "connected", True, "Connect again"),
+        ("crm-users", "not connected", False, "Connect"),
+        ("mailboxes", "has to be connected again", False, "Connect again"),
     ]
