@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -13,7 +14,7 @@ from sidecar.enrol.code import Authorization
 from sidecar.errors import StoreError, TemporarilyUnavailable
 from sidecar.testing import faults
 from sidecar.testing.config import new_secret
-from tests.console.conftest import OPERATOR, Browser, World, query_of
+from tests.console.conftest import OPERATOR, PUBLIC, Browser, World, query_of, running
 
 
 def test_a_consent_is_stored_and_shown(world: World) -> None:
@@ -223,6 +224,46 @@ def test_groups_make_operators(world: World) -> None:
     """Somebody is an operator by name or by one of their groups."""
     assert Browser(world.proxied, user="g@example.test", groups="a, token-operators").get("/").status == 200
     assert Browser(world.proxied, user="g@example.test", groups="a,b").get("/tokens/t00").status == 403
+
+
+def test_a_daemon_that_does_not_know_a_token_is_told_of_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is sent to consent to what the running daemon would not take."""
+
+    def status(*_arguments: Any) -> Any:
+        return {"tokens": {"another": {}}}
+
+    browser = world.operator()
+    csrf = browser.csrf()
+    monkeypatch.setattr("sidecar.server.client.ControlClient.status", status)
+    reply = browser.post("/consent", csrf=csrf, token="t00")
+
+    assert reply.status == 400
+    assert "reload it first" in reply.text
+
+
+def test_a_secret_of_ones_own_outlives_a_restart(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With `secret_file` a page that was open before a restart works after it; without, it is too old."""
+    folder = tmp_path_factory.mktemp("restarted")
+    secret = folder / "secret"
+    secret.write_bytes(os.urandom(48))
+    secret.chmod(0o600)
+    behind = {"url": PUBLIC, "proxy": {"addresses": ["127.0.0.1"]}, "operators": {"users": [OPERATOR]}}
+    for given, status in (({"secret_file": str(secret)}, 404), ({}, 403)):
+        first = running(
+            folder / f"{status}-1", world.corp, world.evil, world.clock, url=PUBLIC, console=behind | given
+        )
+        with first as console:
+            browser = Browser(console, user=OPERATOR)
+            csrf = browser.csrf()
+        again = running(
+            folder / f"{status}-2", world.corp, world.evil, world.clock, url=PUBLIC, console=behind | given
+        )
+        with again as browser.place:
+            assert browser.post("/refresh", csrf=csrf, token="none").status == status
 
 
 def test_the_daemon_is_asked_where_one_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_every_release_accepts_them(manifests: dict[str, Any]) -> None:
 
 def test_they_fit_together(manifests: dict[str, Any], tmp_path: Path) -> None:
     """Labels, ports and paths of one are those that the others name, and the configuration is right."""
-    [text] = [block for block in blocks() if "\nconsole:" in block]
+    text = next(block for block in blocks() if "\nconsole:" in block)
     file = tmp_path / "config.yaml"
     # Its store's URL is in a file that this machine doesn't have.
     file.write_text(

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import google.oauth2.credentials
 import pytest
+from agno.tools.google.auth import AuthConfig
+from agno.tools.google.calendar import GoogleCalendarTools
+from agno.tools.google.gmail import GmailTools
 
 from sidecar.testing import faults
 from tests.console.conftest import USER_HEADER, Browser, Clock, Place, console_on
@@ -38,17 +40,16 @@ def daemon(daemon: Daemon, simulator: Simulator) -> Daemon:
         },
         seed=None,
         for_each={"enrolment": True},
-        scopes=["openid-like"],
         outputs=[
             {
                 "file": str(daemon.out / "gmail" / "{account}.json"),
                 "format": "google-authorized-user",
-                "scopes": ["gmail.readonly", "gmail.send"],
+                "scopes": GmailTools.default_scopes,
             },
             {
                 "file": str(daemon.out / "calendar" / "{account}.json"),
                 "format": "google-authorized-user",
-                "scopes": ["calendar.readonly", "gmail.readonly"],
+                "scopes": [*GoogleCalendarTools.default_scopes, GmailTools.default_scopes[0]],
             },
         ],
     )
@@ -81,8 +82,9 @@ def connect(browser: Browser) -> Any:
 
 
 def credentials(path: Path) -> Any:
-    """Read a file as the toolkits do."""
-    return google.oauth2.credentials.Credentials.from_authorized_user_file(str(path))  # type: ignore[no-untyped-call]
+    """Read a file as the framework's own toolkits do; they refuse one that lacks their scopes or isn't valid."""
+    kind = GmailTools if path.parent.name == "gmail" else GoogleCalendarTools
+    return kind(token_path=str(path), auth=AuthConfig(interactive=False))._resolve_creds()
 
 
 def test_users_connect_and_every_toolkit_has_its_file(
@@ -103,8 +105,8 @@ def test_users_connect_and_every_toolkit_has_its_file(
     assert {one.token for one in read} == {read[0].token}
     assert all(simulator.provider.is_live(one.token) for one in (*read, credentials(theirs)))
     assert credentials(theirs).token != read[0].token
-    [asked] = {tuple(sorted(json.loads(file.read_text())["scopes"])) for file in files}
-    assert asked == ("calendar.readonly", "gmail.readonly", "gmail.send", "openid-like")
+    [granted] = {frozenset(json.loads(file.read_text())["scopes"]) for file in files}
+    assert granted == {*GmailTools.default_scopes, *GoogleCalendarTools.default_scopes}
     daemon.control.refresh("google/alice@example.test")
     wait_until(lambda: credentials(files[0]).token != read[0].token, what="a refresh reaches it")
 
