@@ -210,6 +210,19 @@ async def test_a_pasted_answer_is_judged_like_another(desk: Desk) -> None:
         (await desk.ask()).pasted("sim-rt-code-1/2")
 
 
+@pytest.mark.parametrize("place", ["javascript:alert(1)//example", "file:///etc/passwd", "provider.example"])
+async def test_an_issuers_document_sends_nobody_off_the_web(make_desk: MakeDesk, place: str) -> None:
+    """A browser is led to web addresses alone, whatever the issuer publishes."""
+    desk = make_desk(msgspec.structs.replace(ISSUER, authorization_url=""))
+    desk.wire.documents["/.well-known/openid-configuration"] = {
+        "issuer": BASE,
+        "token_endpoint": f"{BASE}/token",
+        "authorization_endpoint": place,
+    }
+    with pytest.raises(ConsentFailed, match="authorization endpoint of .* is no web address"):
+        await desk.ask()
+
+
 async def test_mixed_up_providers_are_noticed(make_desk: MakeDesk) -> None:
     """An answer that names another issuer, or none though this one promised to, is refused with its code (RFC 9207)."""
     desk = make_desk(ISSUER, issuer="https://attacker.example")
