@@ -15,7 +15,6 @@ import pytest
 
 from tests.e2e import child, matrix
 from tests.e2e.conftest import EAGER, PROJECT, wait_until
-from tests.e2e.forks import listening
 from tests.e2e.kubernetes import Secrets
 from tests.e2e.matrix import CELLS, OUTCOMES, Cell, Column, Facts, outcome_of, render
 
@@ -67,23 +66,16 @@ def store_of(
 def test_the_matrix_is_what_its_page_claims(
     make_daemon: MakeDaemon,
     make_simulator: MakeSimulator,
-    home: Path,
     store_of: StoreOf,
 ) -> None:
     """Whatever the point, store, restart and provider: a killed daemon's grant comes out as the page says."""
 
     def run(cell: Cell) -> Facts:
-        return measured(cell, make, make_simulator, store_of(cell))
+        return measured(cell, make_daemon, make_simulator, store_of(cell))
 
     # Those that wait longest begin first.
     order = CELLS[::-1]
-    with listening(home / "forks") as forks, ThreadPoolExecutor(AT_A_TIME) as threads:
-
-        def make() -> Daemon:
-            daemon = make_daemon()
-            daemon.forks = forks
-            return daemon
-
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
         results = dict(zip(order, threads.map(run, order), strict=True))
 
     assert {cell: facts for cell, facts in results.items() if outcome_of(facts) not in OUTCOMES} == {}
