@@ -37,7 +37,18 @@ PROJECT = Path(__file__).parents[1]
 REQUEST = 1 << 17
 """Bytes that a request has at most: arguments and environment."""
 
-BESIDE = ("tests.e2e.child", "uvicorn.protocols.http.h11_impl", "watchfiles", "asyncio", "trio")
+BESIDE = (
+    "anyio._backends._asyncio",
+    "anyio._core._signals",
+    "asyncio",
+    "encodings.idna",
+    "httpcore2",
+    "tests.e2e.child",
+    "truststore",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.h11_impl",
+    "watchfiles",
+)
 """What processes import on their way, beside all that is ours."""
 
 
