@@ -328,9 +328,6 @@ def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:
     for place, name in [*named, *(((*steps, "table"), part) for part in cell.relation)]:
         if not name or "\0" in name or len(name.encode(errors="replace")) > _IDENTIFIER_BYTES:
             context.error(place, f"is no name that a database has: of 1 to {_IDENTIFIER_BYTES} bytes")
-    for name, value in cell.where.items():
-        if "\0" in str(value):
-            context.error((*steps, "where", name), "has a NUL character in it, which no column can hold")
 
 
 def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> None:
