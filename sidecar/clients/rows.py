@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -56,6 +57,8 @@ TEXTS = "S"
 NOW = {"timestamp": "now() AT TIME ZONE 'UTC'", "timestamptz": "now()"}
 """How the present is written. A time without a zone is UTC: the session's own zone is the client's, and nobody's."""
 
+ABOUT_THE_TABLE = {"22", "23", "25", "42", "55"}
+"""Classes of SQLSTATE (PostgreSQL, appendix A); the others are of the server or of the network."""
 REFUSALS = {
     "22001": ("the token is too long for {column}", "ALTER TABLE {table} ALTER {column} TYPE text"),
     "22P02": ("a value of `where` is none of its column's type", "correct `where`"),
@@ -124,6 +127,7 @@ class Row:
     def __init__(self, database: Postgres, cell: SqlCell) -> None:
         """Take where it is; nothing happens yet."""
         self._database = database
+        self._cell = cell
         self._table = ".".join(map(quoted, cell.relation))
         self._column = cell.column
         self._keys = tuple(cell.where)
@@ -134,9 +138,10 @@ class Row:
         self._layout: Layout | None = None
 
     @property
-    def place(self) -> str:
-        """Hosts and database, for messages."""
-        return self._database.target.place
+    def name(self) -> str:
+        """Where it is, as a URL: no two rows or columns share one, whatever they are called."""
+        column = f"{quote(self._cell.table, safe='')}/{quote(self._cell.column, safe='')}"
+        return f"sql:{self._database.target.place}/{column}?{urlencode(self._cell.where)}"
 
     async def is_json(self) -> bool:
         """Tell whether the column takes JSON alone."""
@@ -290,7 +295,7 @@ class Row:
             return await self._database.fetch(statement, *arguments)
         except Fault as fault:
             refused = fault
-        if not refused.sqlstate:
+        if refused.sqlstate[:2] not in ABOUT_THE_TABLE:
             raise refused
         # The table, or what the role may do there, is not what it was; looking again may tell better what is wrong.
         self._layout = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import quote, urlencode
 
 from sidecar import formats
 from sidecar.clients.postgres import Fault
@@ -43,7 +42,7 @@ class TableOutput:
         self, target: OutputTarget, place: SqlOutput, row: Row, *, state_dir: Path, clock: Clock
     ) -> None:
         """See `sidecar.outputs.open_remote_output`."""
-        self.id = f"sql:{row.place}/{quote(place.table)}/{quote(place.column)}?{urlencode(place.where)}"
+        self.id = row.name
         self.required = target.is_required
         self._target = target
         self._place = place
@@ -67,7 +66,7 @@ class TableOutput:
             self._fail(fault)
 
     async def _put(self, publication: Publication, text: str) -> bool:
-        content = self._comparable(text, is_json=await self._row.is_json())
+        content = self._ours(text, is_json=await self._row.is_json())
         for _ in range(RACES):
             found = await self._get()
             seen = await self._content(found)
@@ -123,19 +122,17 @@ class TableOutput:
     async def _content(self, found: Found | None) -> bytes:
         if found is None or not found.content:
             return b""
-        return self._comparable(found.content, is_json=await self._row.is_json())
+        content = _in_one_way(found.content) if await self._row.is_json() else None
+        return content or found.content.encode()
 
-    def _comparable(self, text: str, *, is_json: bool) -> bytes:
-        """Write JSON in one way, since the database keeps its own."""
-        if is_json:
-            try:
-                text = json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False)
-            except (ValueError, RecursionError):
-                raise Fault(
-                    f"the column takes JSON, and the format `{self._format.name}` as configured is none",
-                    "write `format: json`, or name a text column",
-                ) from None
-        return text.encode()
+    def _ours(self, text: str, *, is_json: bool) -> bytes:
+        content = _in_one_way(text) if is_json else text.encode()
+        if content is None:
+            raise Fault(
+                f"the column takes JSON, and the format `{self._format.name}` as configured is none",
+                "write `format: json`, or name a text column",
+            )
+        return content
 
     def _is_later(self, found: Found, content: bytes, ours: Publication) -> bool:
         """Tell whether another daemon published a later token than ours, as far as the row tells."""
@@ -156,3 +153,11 @@ class TableOutput:
 
     def _fail(self, fault: Fault) -> NoReturn:
         raise OutputError(f"{self.id}: {fault}") from None
+
+
+def _in_one_way(text: str) -> bytes | None:
+    """Write JSON so that it can be compared, since the database keeps it in its own way; None: it is none."""
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
 
 from sidecar.clients.postgres import Fault
 from sidecar.errors import SeedError
@@ -20,8 +19,7 @@ class RowSeed(PolledSeed):
 
     def __init__(self, source: SeedSource, place: SqlCell, row: Row, *, clock: Clock, living: bool) -> None:
         """See `sidecar.seeds.open_seed`."""
-        where = f"{quote(place.table)}/{quote(place.column)}?{urlencode(place.where)}"
-        super().__init__(f"sql:{row.place}/{where}", source, named=place.column, clock=clock, living=living)
+        super().__init__(row.name, source, named=place.column, clock=clock, living=living)
         self._row = row
 
     async def _fetch(self) -> bytes | None:

@@ -477,6 +477,22 @@ async def test_what_does_not_fit_is_told_with_the_way_out(
     assert await site.value("SELECT count(*) FROM oauth_tokens") == 0
 
 
+@pytest.mark.parametrize("kind", ["varchar(4)", "char(4)"])
+async def test_a_key_is_never_cut_to_another_ones(site: Site, make: Make, kind: str) -> None:
+    """A value longer than its column names no row, instead of the one that begins like it."""
+    await site.sql(
+        f"CREATE TABLE t (account {kind} UNIQUE, token text)", "INSERT INTO t VALUES ('west', NULL), ('x', NULL)"
+    )
+    place = {"table": "t", "column": "token", "updated_column": None}
+
+    with pytest.raises(OutputError, match="no row matches"):
+        await site.open(**place, where={"account": "westside"}, mode="update").publish(make())
+    with pytest.raises(OutputError, match="too long"):
+        await site.open(**place, where={"account": "westside"}).publish(make())
+    assert await site.open(**place, where={"account": "x"}).publish(make())
+    assert await site.sql("SELECT account::text FROM t WHERE token IS NOT NULL") == [("x",)]
+
+
 async def test_more_than_one_row_is_an_error(site: Site, make: Make) -> None:
     """A token is never written to whichever row comes first."""
     await site.sql(f"INSERT INTO tenants (name, gmail_account) VALUES ('Twin', '{ACCOUNT}')")
