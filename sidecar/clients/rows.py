@@ -214,7 +214,7 @@ class Row:
         except Fault as fault:
             if fault.sqlstate != "42501":
                 raise
-        role = self._database.target.user or "ROLE"
+        role = quoted(self._database.target.user or "ROLE")
         schema = self._table.partition('".')[0].removesuffix('"') + '"'
         raise Fault(
             f"{role} may not look into the schema {schema}", f"GRANT USAGE ON SCHEMA {schema} TO {role}"

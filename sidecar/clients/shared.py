@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+import anyio
+
 from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,8 +67,10 @@ class SharedClients:
         """Close what was opened."""
         if self._kubernetes is not None:
             await self._kubernetes.__aexit__(*reason)
-        for database in self._databases.values():
-            await database.close()
+        # At once: each may have to wait for a call that is not answered.
+        async with anyio.create_task_group() as tasks:
+            for database in self._databases.values():
+                tasks.start_soon(database.close)
 
 
 def _read(path: Path) -> str:

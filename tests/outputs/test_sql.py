@@ -402,7 +402,7 @@ async def test_a_closed_schema_is_told_as_the_line_that_opens_it(site: Site, mak
         await output.publish(make())
 
     grant = str(caught.value).rpartition("; ")[2]
-    assert grant == f'GRANT USAGE ON SCHEMA "app" TO {role}'
+    assert grant == f'GRANT USAGE ON SCHEMA "app" TO "{role}"'
     await site.sql(grant)
     assert await output.publish(make())
 
@@ -481,9 +481,10 @@ async def test_what_does_not_fit_is_told_with_the_way_out(
 async def test_a_key_is_never_cut_to_another_ones(site: Site, make: Make, kind: str) -> None:
     """A value longer than its column names no row, instead of the one that begins like it."""
     await site.sql(
-        f"CREATE TABLE t (account {kind} UNIQUE, token text)", "INSERT INTO t VALUES ('west', NULL), ('x', NULL)"
+        f"CREATE TABLE t (account {kind} UNIQUE, token text)",
+        "INSERT INTO t VALUES ('west', NULL), ('x', NULL)",
     )
-    place = {"table": "t", "column": "token", "updated_column": None}
+    place: dict[str, Any] = {"table": "t", "column": "token", "updated_column": None}
 
     with pytest.raises(OutputError, match="no row matches"):
         await site.open(**place, where={"account": "westside"}, mode="update").publish(make())
