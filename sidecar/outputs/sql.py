@@ -140,13 +140,16 @@ class TableOutput:
         if not content or self._index.find(digest(content)) is not None:
             return False
         try:
-            theirs = self._format.decode(content).access(written_at=found.updated or now, by_receiver=True)
+            # Without a time of the update a life in seconds tells no end, and counted from now it would never pass.
+            theirs = self._format.decode(content).access(
+                written_at=found.updated or 0.0, by_receiver=found.updated is not None
+            )
         except FormatError:
             return False
         if theirs is None:
             return False
         if theirs.expiry_source is ExpirySource.ASSUMED:
-            return found.updated is not None and found.updated > access.issued_at
+            return (found.updated or 0.0) > access.issued_at
         if theirs.expires_at is None or access.expires_at is None or access.ttl is None:
             return False
         return access.expires_at < theirs.expires_at <= now + PLAUSIBLE * access.ttl

@@ -270,6 +270,20 @@ async def test_the_time_of_the_update_tells_where_a_format_does_not(site: Site, 
     assert await slow.publish(make(3))
 
 
+@pytest.mark.parametrize("layout", [{"format": "raw"}, {"fields": {"access_token": "t", "expires_in": "i"}}])
+async def test_a_layout_without_any_time_keeps_nobody_from_publishing(
+    site: Site, make: Make, layout: dict[str, Any]
+) -> None:
+    """What tells neither its end nor when it was written can't be told from an older token, and is replaced."""
+    options: dict[str, Any] = {"format": "json", "updated_column": None, **layout}
+    await site.open(state="gone", **options).publish(make(1))
+    site.clock.now += 60
+
+    assert await site.open(state="new", **options).publish(make(2))
+
+    assert make(2).access.value in await site.value("SELECT token_json FROM oauth_tokens")
+
+
 async def test_a_token_from_the_far_future_is_nobodys(site: Site, make: Make) -> None:
     """No daemon of this grant can have published what lives for years: it is replaced, not waited for."""
     token = json.dumps({"access_token": "sim-at-somebody-elses-token", "expires_at": ISSUED_AT + 1e9})
