@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar import formats
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
+from sidecar.config.contradictions import cells
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants.client import ClientIdentity
 from sidecar.seal import open_sealer
@@ -36,6 +37,7 @@ def check(settings: Settings, context: Context) -> None:
                     context.error(steps, problem)
     _store(settings, context)
     _libraries(settings, context)
+    _databases(settings, context)
     if context.disk:
         _keys(settings, context)
         _clients(settings, context)
@@ -56,6 +58,16 @@ def _libraries(settings: Settings, context: Context) -> None:
     for steps in _in_clusters(settings):
         try:
             _ = SharedClients().kubernetes
+        except ConfigError as error:
+            context.error(steps, str(error))
+
+
+def _databases(settings: Settings, context: Context) -> None:
+    for steps, cell in cells(settings):
+        if context.report.spoilt(context.mark(steps).label) or (cell.url_file and not context.disk):
+            continue
+        try:
+            SharedClients().database(cell.url, cell.url_file)
         except ConfigError as error:
             context.error(steps, str(error))
 
