@@ -104,8 +104,8 @@ class House:
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)
-        workers = max(1, min(settings.max_workers, len(settings.tokens)))
-        self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=workers)
+        workers = settings.max_workers if settings.sets else min(settings.max_workers, len(settings.tokens))
+        self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=max(1, workers))
         escrow = Escrow(state.escrow, sealer)
         escrow.prepare()
         around = Surroundings(clock, store, escrow, state.instance, self.emit, random.SystemRandom().random)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def check(settings: Settings, context: Context) -> None:
     """Report what is wrong inside the files that are named, and with the formats of outputs."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for index, output in enumerate(token.outputs):
             steps = ("tokens", name, "outputs", index)
             if not context.report.spoilt(context.mark(steps).label):
@@ -74,7 +74,7 @@ def _databases(settings: Settings, context: Context) -> None:
 
 def _in_clusters(settings: Settings) -> Iterator[Steps]:
     """Go through all that is to be found in a Kubernetes cluster, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is not None and token.seed.kubernetes_secret is not None:
             yield "tokens", name, "seed", "kubernetes_secret"
         for index, output in enumerate(token.outputs):
@@ -97,7 +97,7 @@ def _keys(settings: Settings, context: Context) -> None:
 
 
 def _clients(settings: Settings, context: Context) -> None:
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name, "client")
         profile = settings.profiles.get(name)
         if profile is None or context.report.spoilt(context.mark(steps).label):
@@ -111,9 +111,11 @@ def _clients(settings: Settings, context: Context) -> None:
 
 def _seeds(settings: Settings, context: Context) -> None:
     owners: dict[str, str] = {}
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name, "seed")
-        if token.seed is None or token.seed.file is None or context.report.spoilt(context.mark(steps).label):
+        if token.seed is None or token.seed.file is None or token.for_each is not None:
+            continue
+        if context.report.spoilt(context.mark(steps).label):
             continue
         profile = settings.profiles.get(name)
         try:

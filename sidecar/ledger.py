@@ -61,6 +61,7 @@ class Ledger:
         "_key",
         "_looked_at",
         "_mine",
+        "_missing_since",
         "_store",
         "_token",
         "_unmoved_since",
@@ -78,6 +79,7 @@ class Ledger:
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
+        self._missing_since: float | None = None
         self._mine = False
         """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
@@ -137,15 +139,17 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self, *, hold: float = 0.0) -> None:
+    async def sync(self, *, hold: float = 0.0, absence: float = 0.0) -> None:
         """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
 
         `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
-        no attempt, which everybody sees.
+        no attempt, which everybody sees. `absence`: seconds for which a record that is missing altogether is not
+        written again, but is a `StoreError`.
         """
         await self.settle()
         stored = await self._store.load(self._key)
         known = self._held
+        self._mourn(stored, absence)
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
             self.distrust()
@@ -250,6 +254,18 @@ class Ledger:
             else:
                 return outcome
         raise Conflict("the record is changed by others faster than this daemon can commit to it")
+
+    def _mourn(self, stored: Held | None, absence: float) -> None:
+        if stored is not None or self._held is None:
+            self._missing_since = None
+            return
+        now = self._clock.boot()
+        since = self._missing_since = now if self._missing_since is None else self._missing_since
+        if now - since < absence:
+            raise StoreError(
+                f"the record {self._key} is not in the store any more; if its account is not gone, it is written again "
+                f"after {absence:g} s"
+            )
 
     def _watch(self, stored: Held | None) -> None:
         now, known = self._clock.boot(), self._held

@@ -160,8 +160,8 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
         """
         ...
 
-    async def keys(self) -> list[str]:
-        """List all keys, sorted."""
+    async def keys(self, prefix: str = "") -> list[str]:
+        """List all keys that begin so, sorted. Raises `Unlisted` where that right is lacking."""
         ...
 
     async def delete(self, key: str, *, expected: str) -> None:
@@ -337,6 +337,18 @@ class Output(Protocol):
 
 
 @runtime_checkable
+class SupportsWithdrawal(Protocol):
+    """An output that can be taken away again, because its account is gone."""
+
+    def withdraw(self) -> str:
+        """Remove what we published there; what anybody else wrote is left.
+
+        Returns why something is left there, in words; empty: nothing of ours is. Never raises.
+        """
+        ...
+
+
+@runtime_checkable
 class RemoteOutput(Output, Protocol):
     """An output behind a network, which may keep everybody waiting who asks it.
 
@@ -371,6 +383,24 @@ class Hook(Protocol):
         May be called again for the same occasion. May be cancelled where it takes too long. Raises `HookError`,
         naming place, reason and way out.
         """
+        ...
+
+
+class Accounts(Protocol):
+    """A place that knows who the accounts of a set are."""
+
+    id: str
+    """For messages: what it is."""
+
+    async def names(self) -> list[str]:
+        """List the names of all accounts there are now, in any order, whatever they look like.
+
+        Comes back within seconds. Raises `AccountsError` and `StoreError`, naming place, reason and way out.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what is held open; never raises."""
         ...
 
 

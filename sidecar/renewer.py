@@ -41,7 +41,16 @@ from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
 from sidecar.setup import Setup, Surroundings
-from sidecar.standing import CONSENT, Troubles, fallen_back, missing_scopes, remedy, standing, with_record
+from sidecar.standing import (
+    Troubles,
+    consent,
+    fallen_back,
+    missing_scopes,
+    quoted,
+    remedy,
+    standing,
+    with_record,
+)
 from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -76,6 +85,7 @@ class Renewer:
         "_forced",
         "_found_dead",
         "_intake",
+        "_leaving",
         "_ledger",
         "_missing",
         "_next_wake",
@@ -117,6 +127,8 @@ class Renewer:
         self._did: list[str] = []
         self._unread = True
         """Whether answers may be there that this profile has not looked at."""
+        self._leaving: Callable[[], None] | None = None
+        """Takes note that nothing of this token is under way any more; None: it stays."""
 
     # The flow
 
@@ -126,6 +138,8 @@ class Renewer:
         `late` is called when an answer does not come within the deadline: the turn goes on, but should no longer
         occupy a worker.
         """
+        if self._leaving is not None:
+            return await self._leave(self._leaving)
         self._take_over()
         self._read_again()
         self._did = []
@@ -149,7 +163,7 @@ class Renewer:
                 or self._store_trouble
                 or self._ledger.unread >= self._poll_interval()
             ):
-                await self._ledger.sync(hold=self._hold())
+                await self._ledger.sync(hold=self._hold(), absence=self.setup.absence)
                 self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
@@ -470,6 +484,29 @@ class Renewer:
         """Work by another configuration from the next turn on; what is owed to the store stays owed."""
         self._successor = setup
 
+    def leave(self, gone: Callable[[], None]) -> None:
+        """Go with the account: at the next turn, which is to be asked for, once nothing is owed to the store.
+
+        `gone` is called then. A turn that is under way ends as it would have, with its call and its commit.
+        """
+        self._leaving = gone
+
+    def stay(self) -> None:
+        """Go on after all: the account is back."""
+        self._leaving = None
+
+    async def _leave(self, gone: Callable[[], None]) -> Wake:
+        try:
+            await self._ledger.settle()
+        except StoreError:
+            debt = self._ledger.debt
+            at = self._around.clock.wall() + (debt.retry_delay() if debt is not None else STORE_RETRY)
+            return Wake(at, urgency=at)
+        for problem in self._publisher.withdraw():
+            self._around.emit(Warned("output", problem, self.setup.name))
+        gone()
+        return Wake(float("inf"), urgency=float("inf"))
+
     def _take_over(self) -> None:
         if self._successor is not None:
             self.setup, self._successor, self._blank = self._successor, None, None
@@ -620,7 +657,7 @@ class Renewer:
     def _told_of_move(self, bound: str, wanted: str) -> str:
         name, grant = self.setup.name, self.setup.grant
         says = f"the configuration with the issuer {grant.issuer}" if grant.issuer else "the configuration"
-        rebind = f"if both are yours, stop the daemon and run: token-sidecar store rebind {name}"
+        rebind = f"if both are yours, stop the daemon and run: token-sidecar store rebind {quoted(name)}"
         if self.record is not None and self.record.refresh is None:
             return (
                 f"the token was got at {bound}, but {says} names {wanted}, where no secret is sent; "
@@ -628,7 +665,7 @@ class Renewer:
             )
         return (
             f"the refresh token belongs to {bound}, but {says} names {wanted}, where it is not sent; correct the "
-            f"configuration, or {CONSENT.format(name)}; {rebind}"
+            f"configuration, or {consent(name)}; {rebind}"
         )
 
     def _may_be_spent(self, record: Record | None) -> bool:
@@ -687,6 +724,8 @@ class Renewer:
             found_dead=bool(self._found_dead),
             outputs=outputs,
             hooks=self.courier.hooks(),
+            of_set=setup.of_set,
+            aggregated=setup.aggregated,
         )
         return with_record(view, record, setup.profile, ttl=setup.refresh_token_ttl, scopes=setup.scopes)
 

@@ -53,14 +53,14 @@ _OUR_HEADERS = {
 
 def check(settings: Settings, context: Context) -> None:
     """Report every contradiction."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name)
         profile = settings.profiles.get(name)
         _scopes(token, steps, context)
         _resource(token, steps, context)
         _client(token, profile, steps, settings, context)
         if token.seed is not None:
-            _one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
+            one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
         _hooks(token, steps, context)
         if profile is not None:
             _grants_own(token, profile, steps, context)
@@ -265,7 +265,7 @@ def _no_outputs(steps: Steps, context: Context) -> None:
         context.warning((*steps, "outputs"), text)
 
 
-def _one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context) -> None:
+def one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context) -> None:
     """Report a group that has not exactly one of these keys, unless what it has was reported as wrong."""
     given = [key for key in choices if getattr(group, key) is not None]
     if len(given) > 1:
@@ -279,9 +279,9 @@ def _one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context
 def _hooks(token: TokenSettings, steps: Steps, context: Context) -> None:
     for index, hook in enumerate(token.after_refresh):
         place, restart = (*steps, "after_refresh", index), hook.rollout_restart
-        _one_of(hook, hook.PLACES, place, context)
+        one_of(hook, hook.PLACES, place, context)
         if restart is not None:
-            _one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
+            one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
             others = [other.rollout_restart for other in token.after_refresh[:index]]
             if restart in others:
                 text = f"restarts what after_refresh[{others.index(restart)}] restarts; remove one"
@@ -289,7 +289,7 @@ def _hooks(token: TokenSettings, steps: Steps, context: Context) -> None:
 
 
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
-    _one_of(output, output.PLACES, steps, context)
+    one_of(output, output.PLACES, steps, context)
     if output.file is None:
         for key in output.FOR_FILES:
             if context.given((*steps, key)):
@@ -343,7 +343,7 @@ def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> 
 
 
 def _profile(name: str, settings: Settings, context: Context) -> None:
-    token, profile = settings.tokens[name], settings.profiles[name]
+    token, profile = settings.entries[name], settings.profiles[name]
     steps = ("tokens", name)
     if token.seed is not None and not profile.needs_refresh_token:
         context.error(
@@ -475,7 +475,7 @@ def _strictness(store: StoreSettings, context: Context) -> None:
 
 
 def _outputs_apart(settings: Settings, context: Context) -> None:
-    taken = dict(_inputs(settings))
+    taken = dict(inputs(settings))
     state_dir = Path(os.path.realpath(settings.state_dir))
     for steps, output in outputs(settings):
         if output.file is None:
@@ -495,7 +495,7 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
 def _secrets_apart(settings: Settings, context: Context) -> None:
     taken = {
         token.seed.kubernetes_secret: f"tokens.{name}.seed"
-        for name, token in settings.tokens.items()
+        for name, token in settings.entries.items()
         if token.seed is not None and token.seed.kubernetes_secret is not None
     }
     for steps, output in outputs(settings):
@@ -527,12 +527,12 @@ def _cells_apart(settings: Settings, context: Context) -> None:
 
 def outputs(settings: Settings) -> Iterator[tuple[Steps, OutputTarget]]:
     """Go through all outputs, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for index, output in enumerate(token.outputs):
             yield ("tokens", name, "outputs", index), output
 
 
-def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
+def inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
     """Go through all files that no token may be written to, each with what it is."""
     yield spot(settings.path), "this configuration file"
     if settings.store.sqlite_path is not None:
@@ -541,7 +541,7 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
         yield spot(settings.store.url_file), "store.url_file"
     for index, path in enumerate(settings.store.encryption_keys):
         yield spot(path), f"store.encryption_keys[{index}]"
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for (key, *number), path in token.client.files.items():
             which = f"[{number[0]}]" if number else ""
             yield spot(path), f"tokens.{name}.client.{key}{which}"
@@ -567,7 +567,7 @@ def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
 
 def _seeds_apart(settings: Settings, context: Context) -> None:
     taken: dict[str | SecretKey | tuple[str, ...], str] = {}
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is None:
             continue
         file, sql = token.seed.file, token.seed.sql

@@ -79,9 +79,9 @@ class MemoryStore(RecordStore):
         self._rows[key] = _Row(version=version, blob=blob, lease_until=until)
         return version
 
-    async def keys(self) -> list[str]:
+    async def keys(self, prefix: str = "") -> list[str]:
         await checkpoint()
-        return sorted(self._rows)
+        return sorted(key for key in self._rows if key.startswith(prefix))
 
     async def _delete_blob(self, key: str, *, expected: str) -> None:
         await checkpoint()

@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.errors import HumanNeeded
 from sidecar.observers.metrics import DEFINITIONS
-from sidecar.server.wire import UnknownToken
+from sidecar.errors import UnknownToken
 from sidecar.testing import fingerprint
 from sidecar.tokens import AccessState, GrantState
 from tests import leaks

@@ -21,6 +21,7 @@ from sidecar.errors import (
     SidecarError,
     StoreError,
     TemporarilyUnavailable,
+    UnknownToken,
     UsageError,
 )
 from sidecar.observers import log
@@ -36,7 +37,6 @@ from sidecar.server.wire import (
     RevokeReply,
     SeedReply,
     SeedRequest,
-    UnknownToken,
 )
 from sidecar.tokens import AccessToken, RefreshToken, fingerprint
 from tests.server.conftest import NOW, Rig, serving_unix
