@@ -27,7 +27,7 @@ from sidecar.clock import SystemClock
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
-from sidecar.events import Delivered, Event, TokenView, TurnEnded, Warned
+from sidecar.events import Delivered, Event, SetListed, TokenView, TurnEnded, Warned
 from sidecar.observers import fan_out
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
@@ -124,7 +124,7 @@ class House:
 
     def notice(self, event: Event) -> None:
         """Wake whoever waits for something to have happened."""
-        if isinstance(event, TurnEnded | Delivered):
+        if isinstance(event, TurnEnded | Delivered | SetListed):
             ended, self.ended_turns = self.ended_turns, anyio.Event()
             ended.set()
 
@@ -186,9 +186,8 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
             )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, name="reload")
-            count = len(settings.tokens)
             _log.info(
-                f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}",
+                f"token-sidecar {__version__} keeps {settings.counted}",
                 url=url_of(probes),
             )
             await house.renew(renewing)
@@ -233,7 +232,8 @@ async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
     while True:
         turned = house.ended_turns
         views = await house.engine.read_back()
-        if health.startupz(views, now=house.clock.wall()).ok or _is_hopeless(views):
+        done = health.startupz(views, now=house.clock.wall()).ok and not house.engine.settling
+        if done or _is_hopeless(views):
             renewing.cancel()
             return
         await turned.wait()
@@ -265,8 +265,8 @@ def _site(house: House) -> Site:
     )
 
 
-async def _describe(site: Site) -> dict[str, Any]:
-    return site.status(await site.views())
+async def _describe(site: Site, views: Sequence[TokenView] | None) -> dict[str, Any]:
+    return site.status(await site.views() if views is None else views)
 
 
 async def _reload(engine: Engine, watcher: Watcher) -> None:

@@ -50,7 +50,7 @@ from sidecar.standing import consent
 from sidecar.tokens import GrantState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sidecar.board import Board
@@ -172,8 +172,8 @@ class Engine:
         self._board = board
         self._environ = environ
         self.reload_wanted = anyio.Event()
-        self.describe: Callable[[], Awaitable[dict[str, Any]]] | None = None
-        """Builds the status document; set by whoever knows the process."""
+        self.describe: Callable[[Sequence[TokenView] | None], Awaitable[dict[str, Any]]] | None = None
+        """Builds the status document, of these tokens or of all; set by whoever knows the process."""
         self._issuers = Issuers(http, settings.state_dir, around.clock)
         self._renewers = {name: Renewer(self._setup(name, settings), around) for name in settings.tokens}
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
@@ -219,6 +219,13 @@ class Engine:
                     tasks.start_soon(renewer.courier.finish)
             for found in self._sets.values():
                 tasks.start_soon(found.roster.source.close)
+
+    @property
+    def settling(self) -> bool:
+        """Whether somebody's first turn is still to come, or who the accounts are was not found out yet."""
+        known = self._board.sets
+        unheard = any(of not in known or not (known[of].listed_at or known[of].problem) for of in self._sets)
+        return unheard or any(view.of_set and not view.next_wake for view in self._board)
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""
@@ -336,9 +343,17 @@ class Engine:
 
     # What the control socket asks
 
-    async def status(self) -> dict[str, Any]:
-        """Return the status document."""
-        return await self.describe() if self.describe is not None else {}
+    async def status(self, name: str = "") -> dict[str, Any]:
+        """Return the status document; `name`: of this token alone, be it one of many that are told of together.
+
+        An account that is not there yet is told of as one without a grant.
+        """
+        if self.describe is None:
+            return {}
+        if not name:
+            return await self.describe(None)
+        renewer = self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)
+        return await self.describe([msgspec.structs.replace(await renewer.look(), aggregated=False)])
 
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""
@@ -496,6 +511,7 @@ class Engine:
             self._scheduler.remove(name + ROSTER)
             await self._sets.pop(name).roster.source.close()
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
+            self._around.emit(TokenForgotten(name))
         for one in names:
             self._retire(one)
             self._retired[one] = self._renewers.pop(one)

@@ -632,6 +632,13 @@ class Settings(Group, frozen=True, kw_only=True):
         """Everything under `tokens` in the file: tokens and sets."""
         return {**self.tokens, **self.sets}
 
+    @property
+    def counted(self) -> str:
+        """How many tokens and sets there are, in words."""
+        counts = ((len(self.tokens), "token"), (len(self.sets), "set"))
+        told = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts if count]
+        return " and ".join(told) or "no token"
+
     def resolve(self, name: str) -> Resolved:
         """Find a token, be it plain or the member `SET/ACCOUNT` of a set, whether or not that account is there.
 

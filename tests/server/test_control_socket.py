@@ -84,8 +84,8 @@ class StubEngine:
         if self.error is not None:
             raise self.error
 
-    async def status(self) -> dict[str, Any]:
-        await self._note("status")
+    async def status(self, name: str = "") -> dict[str, Any]:
+        await self._note("status", *([name] if name else []))
         return {"version": "1.2.3"}
 
     async def token(self, name: str) -> AccessToken:
