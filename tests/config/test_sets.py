@@ -89,7 +89,7 @@ def test_a_file_is_named_as_the_documentation_says(name: str, shown: str) -> Non
 def test_a_member_is_resolved_like_a_plain_token(place: Place) -> None:
     """`{account}` is replaced in every place that takes it, and the record's key follows from the name."""
     found = place.load(
-        HEAD
+        HEAD.replace('"memory:"', "sqlite:x.db")
         + """\
     for_each: {store: people/}
     outputs:
@@ -161,16 +161,18 @@ def test_an_accounts_trouble_is_not_everybodys_by_default(place: Place) -> None:
         ),
         (
             "outputs: [{file: 'out/{account}.json'}, {file: 'out/{account}'}]",
-            "9:51: tokens.gmail.outputs[1].file: an account's name could make this tokens.gmail.outputs[0]; ",
+            "9:52: tokens.gmail.outputs[1].file: an account's name could make this tokens.gmail.outputs[0]; ",
         ),
         (
             "outputs: [{file: '{account}.json'}]",
             "9:22: tokens.gmail.outputs[0].file: an account's name could make this tokens.gmail.client.file; ",
         ),
         (
-            "outputs: [{kubernetes_secret: {name: 'a-{account}', key: k}}, "
-            "{kubernetes_secret: {name: 'a-b-{account}', key: k}}]",
-            "9:92: tokens.gmail.outputs[1].kubernetes_secret: an account's name could make this tokens.gmail.outputs[0]",
+            (
+                "outputs: [{kubernetes_secret: {name: 'a-{account}', key: k}}, "
+                "{kubernetes_secret: {name: 'a-b-{account}', key: k}}]"
+            ),
+            "9:87: tokens.gmail.outputs[1].kubernetes_secret: an account's name could make this tokens.",
         ),
     ],
 )
@@ -189,7 +191,7 @@ def test_what_an_accounts_name_could_do_is_an_error(place: Place, keys: str, pro
         ("{every: 0s}", "8:23: tokens.gmail.for_each.every: is too often; write 1s or more"),
         (
             "{max_series: -1}",
-            "8:28: tokens.gmail.for_each.max_series: is the whole number -1; it must be at least 0",
+            "8:28: tokens.gmail.for_each.max_series: is the number -1; it must be at least 0",
         ),
         (
             "{sql: {query: SELECT 1}}",
@@ -231,7 +233,7 @@ def test_a_plain_file_that_an_account_could_make_is_an_error(place: Place) -> No
     )
     [told] = place.problems(text)
     assert told.startswith(
-        "config.yaml:10:70: tokens.two.outputs[0].file: an account's name could make this "
+        "config.yaml:9:22: tokens.gmail.outputs[0].file: an account's name could make this tokens.two."
     )
 
 
