@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.config.context import Context
     from sidecar.config.contradictions import Steps
+    from sidecar.config.settings import SqlAccounts, SqlCell
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -63,13 +64,21 @@ def _libraries(settings: Settings, context: Context) -> None:
 
 
 def _databases(settings: Settings, context: Context) -> None:
-    for steps, cell in cells(settings):
+    places: list[tuple[Steps, SqlCell | SqlAccounts]] = [*cells(settings), *_lists(settings)]
+    for steps, cell in places:
         if context.report.spoilt(context.mark(steps).label) or (cell.url_file and not context.disk):
             continue
         try:
             SharedClients().database(cell.url, cell.url_file)
         except ConfigError as error:
             context.error(steps, str(error))
+
+
+def _lists(settings: Settings) -> Iterator[tuple[Steps, SqlAccounts]]:
+    """Go through all lists of accounts in databases, each with its place in the file."""
+    for name, token in settings.sets.items():
+        if token.for_each is not None and token.for_each.sql is not None:
+            yield ("tokens", name, "for_each", "sql"), token.for_each.sql
 
 
 def _in_clusters(settings: Settings) -> Iterator[Steps]:

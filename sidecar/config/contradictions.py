@@ -312,7 +312,7 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
 
 
 def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:
-    _one_of(cell, cell.LOCATIONS, steps, context)
+    one_of(cell, cell.LOCATIONS, steps, context)
     if cell.url is not None:
         _database(cell.url, (*steps, "url"), "tokens", context)
     named: list[tuple[Steps, str]] = [((*steps, "where", name), name) for name in cell.where]
@@ -511,7 +511,7 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
 def _cells_apart(settings: Settings, context: Context) -> None:
     taken = {
         token.seed.sql.cell: f"tokens.{name}.seed"
-        for name, token in settings.tokens.items()
+        for name, token in settings.entries.items()
         if token.seed is not None and token.seed.sql is not None
     }
     for steps, output in outputs(settings):
@@ -557,7 +557,7 @@ def inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
 
 def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
     """Go through all that is named in databases of applications, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is not None and token.seed.sql is not None:
             yield ("tokens", name, "seed", "sql"), token.seed.sql
     for steps, output in outputs(settings):

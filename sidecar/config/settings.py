@@ -400,7 +400,7 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
 class SqlAccounts(Group, frozen=True, kw_only=True):
     """The accounts as an application's own PostgreSQL database lists them."""
 
-    PLACES: ClassVar = ("url", "url_file")
+    LOCATIONS: ClassVar = ("url", "url_file")
 
     url: str | None = None
     """`postgresql://USER@HOST/DATABASE`; a role that may read the table is enough."""
