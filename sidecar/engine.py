@@ -220,8 +220,6 @@ class Engine:
             for renewer in self._renewers.values():
                 if renewer.courier.has_work:
                     tasks.start_soon(renewer.courier.finish)
-            for found in self._sets.values():
-                tasks.start_soon(found.roster.source.close)
 
     @property
     def settling(self) -> bool:
@@ -340,7 +338,7 @@ class Engine:
     def _roster(self, of: str, settings: Settings) -> Roster:
         token = settings.sets[of]
         roster = Roster(of, self, self._around.clock, self._around.emit, required=token.required)
-        roster.source = open_accounts(settings, of, self._around.store)
+        roster.source = open_accounts(settings, of, self._around.store, self._clients)
         roster.every = token.for_each.every if token.for_each is not None else 0.0
         return roster
 
@@ -472,7 +470,7 @@ class Engine:
         setups = {name: self._setup(name, settings) for name in sorted(changed & settings.tokens.keys())}
         rosters = {of: self._roster(of, settings) for of in sorted(changed & settings.sets.keys())}
         for name in gone:
-            await self._drop(name)
+            self._drop(name)
         self.settings = settings
         for name, setup in setups.items():
             if name in self._renewers:
@@ -482,18 +480,17 @@ class Engine:
                 self._renewers[name] = self._revived(name, setup)
                 await self._take_in(name, self._renewers[name])
         for of, roster in rosters.items():
-            await self._change(of, roster)
+            self._change(of, roster)
         return tuple(sorted(changed | gone))
 
-    async def _change(self, of: str, roster: Roster) -> None:
+    def _change(self, of: str, roster: Roster) -> None:
         """Work by another configuration of a set, with the same members."""
         token, known = self.settings.sets[of], self._sets.get(of)
         if known is None:
             self._sets[of] = _Set(token, roster)
             self._scheduler.add(of + ROSTER, roster)
             return
-        before, known.roster.source = known.roster.source, roster.source
-        await before.close()
+        known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
         known.max_series, known.grant = _Set(token, roster).max_series, None
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
@@ -507,12 +504,12 @@ class Engine:
                 self._scheduler.wake(name)
         self._scheduler.wake(of + ROSTER)
 
-    async def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
         """Let go of a token, or of a set with its members, that left the configuration. Files stay as they are."""
         names = [name]
         if name in self._sets:
             self._scheduler.remove(name + ROSTER)
-            await self._sets.pop(name).roster.source.close()
+            del self._sets[name]
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
             self._around.emit(TokenForgotten(name))
         for one in names:

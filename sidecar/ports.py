@@ -413,10 +413,6 @@ class Accounts(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Give back what is held open; never raises."""
-        ...
-
 
 class Seeding(msgspec.Struct, frozen=True):
     """What a seed holds."""

@@ -17,6 +17,8 @@ from sidecar.config.settings import (
     OutputTarget,
     SecretKey,
     Settings,
+    SqlCell,
+    SqlOutput,
     StoreSettings,
     TokenSettings,
 )
@@ -32,6 +34,8 @@ _URLS = (
     "authorization_url",
     "device_authorization_url",
 )
+_IDENTIFIER_BYTES = 63
+"""PostgreSQL cuts off what is longer, and may then mean another one."""
 _OUR_HEADERS = {
     "authorization",
     "connection",
@@ -67,7 +71,9 @@ def check(settings: Settings, context: Context) -> None:
             _no_outputs(steps, context)
         if profile is not None:
             _profile(name, settings, context)
-    for check_uniqueness in (_outputs_apart, _secrets_apart, _seeds_apart):
+    for place, cell in cells(settings):
+        _cell(cell, place, context)
+    for check_uniqueness in (_outputs_apart, _secrets_apart, _cells_apart, _seeds_apart):
         check_uniqueness(settings, context)
     if settings.store.shared:
         _shared_store(settings.store, context)
@@ -313,6 +319,25 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
             context.error((*steps, key), "is no numeric id; ids go from 0 to 4294967294")
 
 
+def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:
+    one_of(cell, cell.LOCATIONS, steps, context)
+    if cell.url is not None:
+        _database(cell.url, (*steps, "url"), "tokens", context)
+    named: list[tuple[Steps, str]] = [((*steps, "where", name), name) for name in cell.where]
+    named.append(((*steps, "column"), cell.column))
+    if isinstance(cell, SqlOutput) and cell.updated_column is not None:
+        named.append(((*steps, "updated_column"), cell.updated_column))
+    for index, (place, name) in enumerate(named):
+        if name in [other for _, other in named[:index]]:
+            context.error(place, f"{name} is named twice here; each column has one use")
+    if not cell.relation:
+        text = "is no table's name; write TABLE or SCHEMA.TABLE, a part with a dot or quote in it as in SQL"
+        context.error((*steps, "table"), text)
+    for place, name in [*named, *(((*steps, "table"), part) for part in cell.relation)]:
+        if not name or "\0" in name or len(name.encode(errors="replace")) > _IDENTIFIER_BYTES:
+            context.error(place, f"is no name that a database has: of 1 to {_IDENTIFIER_BYTES} bytes")
+
+
 def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> None:
     place = (*steps, "include_refresh_token")
     if not profile.needs_refresh_token:
@@ -435,20 +460,20 @@ def _shared_store(store: StoreSettings, context: Context) -> None:
         text = "is missing; a store that others use too tells records apart by it: name this application"
         context.missing(("namespace",), text)
     if store.scheme != "kubernetes":
-        _database(store, context)
+        _database(store.url or "", ("store",), "refresh tokens", context)
 
 
-def _database(store: StoreSettings, context: Context) -> None:
+def _database(url: str, steps: Steps, what: str, context: Context) -> None:
     try:
-        parts = urlsplit(store.url or "")
+        parts = urlsplit(url)
     except ValueError:
         return  # its adapter says what is wrong
     hosts = re.findall(r"(\[[^]]*\]|[^:,]+)(?::[0-9]*)?(?:,|$)", parts.netloc.rpartition("@")[2])
     near = all(is_loopback(host.strip("[]")) or host.lower().startswith("%2f") for host in hosts)
     sslmode = dict(parse_qsl(parts.query)).get("sslmode", context.env.get("PGSSLMODE", "prefer"))
     if not near and sslmode not in {"verify-ca", "verify-full"}:
-        text = f"sslmode is {sslmode}, so that anybody on the way may read refresh tokens; write sslmode=verify-full"
-        context.warning(("store",), text)
+        text = f"sslmode is {sslmode}, so that anybody on the way may read {what}; write sslmode=verify-full"
+        context.warning(steps, text)
 
 
 def _strictness(store: StoreSettings, context: Context) -> None:
@@ -491,6 +516,23 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
         taken.setdefault(place, context.mark(steps).label)
 
 
+def _cells_apart(settings: Settings, context: Context) -> None:
+    taken = {
+        token.seed.sql.cell: f"tokens.{name}.seed"
+        for name, token in settings.entries.items()
+        if token.seed is not None and token.seed.sql is not None
+    }
+    for steps, output in outputs(settings):
+        if output.sql is None:
+            continue
+        if output.sql.cell in taken:
+            text = (
+                f"{output.sql.table} is written where {taken[output.sql.cell]} is; use another row or column"
+            )
+            context.error((*steps, "sql"), text)
+        taken.setdefault(output.sql.cell, context.mark(steps).label)
+
+
 def outputs(settings: Settings) -> Iterator[tuple[Steps, OutputTarget]]:
     """Go through all outputs, each with its place in the file."""
     for name, token in settings.entries.items():
@@ -515,15 +557,32 @@ def inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
             yield spot(token.seed.file), f"tokens.{name}.seed"
         if token.subject_token is not None:
             yield spot(token.subject_token.file), f"tokens.{name}.subject_token"
+    for steps, cell in cells(settings):
+        if cell.url_file is not None:
+            place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+            yield spot(cell.url_file), f"{place.removeprefix('.')}.url_file"
+
+
+def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
+    """Go through all that is named in databases of applications, each with its place in the file."""
+    for name, token in settings.entries.items():
+        if token.seed is not None and token.seed.sql is not None:
+            yield ("tokens", name, "seed", "sql"), token.seed.sql
+    for steps, output in outputs(settings):
+        if output.sql is not None:
+            yield (*steps, "sql"), output.sql
 
 
 def _seeds_apart(settings: Settings, context: Context) -> None:
-    taken: dict[str | SecretKey, str] = {}
+    taken: dict[str | SecretKey | tuple[str, ...], str] = {}
     for name, token in settings.entries.items():
         if token.seed is None:
             continue
-        file = token.seed.file
-        place = token.seed.kubernetes_secret if file is None else os.path.realpath(file)
+        file, sql = token.seed.file, token.seed.sql
+        if file is not None:
+            place: str | SecretKey | tuple[str, ...] | None = os.path.realpath(file)
+        else:
+            place = token.seed.kubernetes_secret if sql is None else sql.cell
         if place is None:
             continue
         if place in taken:

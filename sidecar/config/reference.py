@@ -50,6 +50,8 @@ _SECTIONS = {
     "SeedSource": ("A seed: `seed`", "path or seed"),
     "OutputTarget": ("An output: `outputs[]`", "output"),
     "SecretKey": ("A key of a Secret: `kubernetes_secret`", "key of a Secret"),
+    "SqlOutput": ("A column of a table: `outputs[].sql`", "column of a table"),
+    "SqlCell": ("A column to read: `seed.sql`", "column to read"),
     "JsonField": ("A JSON member: `fields.NAME`", "member"),
     "HookSettings": ("A hook: `after_refresh[]`", "hook"),
     "RolloutRestart": ("A restart: `rollout_restart`", "restart"),

@@ -195,16 +195,64 @@ class SecretKey(Group, frozen=True, kw_only=True):
     """Which of its keys."""
 
 
-class SeedSource(Group, frozen=True, kw_only=True):
-    """Where an operator leaves a refresh token: in a file or in a Secret. A path alone stands for `{file: PATH}`."""
+class SqlCell(Group, frozen=True, kw_only=True):
+    """One column of one row, in a table of an application's own PostgreSQL database."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret")
+    LOCATIONS: ClassVar = ("url", "url_file")
+    PER_ACCOUNT: ClassVar = {"where": "text"}
+
+    url: str | None = None
+    """Where the database is: `postgresql://USER@HOST/DATABASE`, with the parameters that a store's URL has."""
+    url_file: Path | None = None
+    """A file that holds the URL; the user and password in it are read again for every new connection."""
+    table: Annotated[str, msgspec.Meta(min_length=1)]
+    """`TABLE` or `SCHEMA.TABLE`, spelt exactly as in the database; a name with a dot in it stands in double quotes."""
+    where: Annotated[dict[str, str | int], msgspec.Meta(min_length=1)]
+    """Columns and the values that tell the row from all others."""
+    column: Annotated[str, msgspec.Meta(min_length=1)]
+    """The column with the token: a text, `json` or `jsonb`."""
+
+    def __repr__(self) -> str:
+        """Hide the URL: it may hold a password."""
+        return f"{type(self).__name__}({self.table}.{self.column})"
+
+    @property
+    def relation(self) -> tuple[str, ...]:
+        """The table's name, after its schema's if that is given; empty: it is no name."""
+        part = r'"(?:[^"]|"")+"|[^".]+'
+        found = re.fullmatch(rf"(?:({part})\.)?({part})", self.table, re.DOTALL)
+        names = [name for name in found.groups() if name] if found else []
+        return tuple(name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names)
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What two of them have in common that mean the same, wherever it is said how to log in."""
+        place = str(self.url_file) if self.url is None else re.sub("//[^@/]*@", "//", self.url)
+        where = (f"{name}={value}" for name, value in sorted(self.where.items()))
+        return (place, self.table, self.column, *where)
+
+
+class SqlOutput(SqlCell, frozen=True, kw_only=True):
+    """One column of one row, in a table of an application's own PostgreSQL database."""
+
+    updated_column: str | None = None
+    """A `timestamp` (in UTC) or `timestamptz` that says when the token was written."""
+    mode: Literal["upsert", "update"] = "upsert"
+    """`upsert` makes a row that is missing, from `where` and the token; to `update` that is an error."""
+
+
+class SeedSource(Group, frozen=True, kw_only=True):
+    """Where an operator leaves a refresh token: a file, a Secret or a table. A path alone stands for `{file: PATH}`."""
+
+    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
     PER_ACCOUNT: ClassVar = {"file": "file"}
 
     file: Path | None = None
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
     kubernetes_secret: SecretKey | None = None
     """Looked at every minute and never written; what is missing there leaves the token unseeded, too."""
+    sql: SqlCell | None = None
+    """Looked at every minute and never written; a missing row or a NULL leaves the token unseeded, too."""
     format: SeedFormat | None = None
     """By default recognised from the content."""
     fields: dict[str, str] | None = None
@@ -222,9 +270,9 @@ class JsonField(Group, frozen=True, kw_only=True):
 
 
 class OutputTarget(Group, frozen=True, kw_only=True):
-    """Where a token is published: to a file or to a Secret."""
+    """Where a token is published: to a file, to a Secret or to a table."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret")
+    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
     FOR_FILES: ClassVar = ("mode", "owner", "group", "adopt", "require_tmpfs")
     """Keys that say nothing of other places."""
     PER_ACCOUNT: ClassVar = {"file": "file", "login": "text"}
@@ -233,6 +281,8 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     """Replaced atomically; mount its directory, never the file itself."""
     kubernetes_secret: SecretKey | None = None
     """This one key is kept right; the Secret has to exist, and its other keys are left alone."""
+    sql: SqlOutput | None = None
+    """This one column is kept right; the table has to exist, and its other columns are left alone."""
     format: OutputFormat = "json"
     """How the token is laid out."""
     mode: FileMode = msgspec.field(default_factory=lambda: FileMode(0o640))
@@ -352,7 +402,7 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
 class SqlAccounts(Group, frozen=True, kw_only=True):
     """The accounts as an application's own PostgreSQL database lists them."""
 
-    PLACES: ClassVar = ("url", "url_file")
+    LOCATIONS: ClassVar = ("url", "url_file")
 
     url: str | None = None
     """`postgresql://USER@HOST/DATABASE`; a role that may read the table is enough."""
@@ -401,7 +451,8 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     client: Client = Client()
     """The OAuth client."""
     seed: SeedSource | None = None
-    """Where an operator leaves a refresh token: a path, `{file, format}` or `{kubernetes_secret, format}`."""
+    """Where an operator leaves a refresh token: a path, `{file, format}`, `{kubernetes_secret, format}` or
+    `{sql, format}`."""
     outputs: tuple[OutputTarget, ...] = ()
     """Where the token is published."""
     after_refresh: tuple[HookSettings, ...] = ()

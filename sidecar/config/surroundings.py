@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sidecar.config.context import Context
-from sidecar.config.contradictions import Steps, outputs
+from sidecar.config.contradictions import Steps, cells, outputs
 from sidecar.config.mounts import IN_MEMORY, Mounts
 from sidecar.config.settings import OutputTarget, Settings
 
@@ -36,6 +36,9 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
+    for spot, cell in cells(settings):
+        if cell.url_file is not None:
+            _secret_file(cell.url_file, (*spot, "url_file"), "write the database's URL into it", context)
     for place, output in outputs(settings):
         if output.file is not None:
             _output(output, output.file, place, mounts, context)

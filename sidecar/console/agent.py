@@ -137,7 +137,9 @@ class Agent:
             )
         record, live = await self.record(name), await self.live()
         if live and not found.of_set and name not in live:
-            raise UsageError(f"{name}: the running daemon does not know this token yet; reload it first (SIGHUP)")
+            raise UsageError(
+                f"{name}: the running daemon does not know this token yet; reload it first (SIGHUP)"
+            )
         provider = Provider(name, settings, profile, self._http, self._issuers)
         await provider.locate("authorization_url")
         scopes = provider.scopes(record.granted if record is not None else ())

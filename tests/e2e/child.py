@@ -1,12 +1,14 @@
 """A daemon with something that happens to it at a certain point of the way from load to publish.
 
-`child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
-to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that. `POINTS` are all
-there are, in the order of the way. They lie in what all stores share, so that it works on any of them.
-`child.py CONFIG hold SECONDS` runs it with another hold for a stranger's lost attempt, which is six minutes.
-`child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
-`child.py CONFIG poll SECONDS` runs it with this for the time that a record may go unread.
-`child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
+`python -m tests.e2e.child CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once,
+by the process to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
+`POINTS` are all there are, in the order of the way. They lie in what all stores share, so that it works on any of
+them. In place of `POINT ACTION` may stand
+
+- `hold SECONDS`: another hold for a stranger's lost attempt, which is six minutes;
+- `read-limit SECONDS`: less patience with an answer;
+- `poll SECONDS`: this for the time that a record may go unread;
+- `deaf SECONDS`: the kernel tells nothing of changed files, and this is the house's tick.
 """
 
 from __future__ import annotations

@@ -60,16 +60,12 @@ class Listing:
         self.accounts = list(names)
         self.problem: Exception | None = None
         self.asked: list[float] = []
-        self.closed = False
 
     async def names(self) -> list[str]:
         self.asked.append(anyio.current_time())
         if self.problem is not None:
             raise self.problem
         return list(self.accounts)
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 @dataclass
