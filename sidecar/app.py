@@ -95,6 +95,8 @@ class House:
         self.metrics = Metrics(clock=clock, heartbeats=self.heartbeats, store=store.kind, version=__version__)
         self.config_state = ConfigState(clock, str(settings.path))
         self.ended_turns = anyio.Event()
+        self.patient = False
+        """Whether whatever is delivered at the end has all the time it may take: nobody sent SIGTERM."""
         watching: list[Observer] = [
             self.board,
             self.metrics,
@@ -141,7 +143,13 @@ class House:
                     except StoreError:
                         await anyio.sleep(delay)
                         delay = min(delay * 2, 5.0)
-            await self.engine.finish()
+            await self.engine.finish(patiently=self.patient)
+
+    async def settle(self, renewing: anyio.CancelScope) -> None:
+        """End `renew` because all is done: what is being delivered is not broken off, only to be done again."""
+        await self.engine.rest()
+        self.patient = True
+        renewing.cancel()
 
 
 @asynccontextmanager
@@ -234,7 +242,7 @@ async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
         turned = house.ended_turns
         views = await house.engine.read_back()
         if health.startupz(views, now=house.clock.wall()).ok or _is_hopeless(views):
-            renewing.cancel()
+            await house.settle(renewing)
             return
         await turned.wait()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from sidecar.config.context import Context
 from sidecar.config.contradictions import Steps, cells, outputs
 from sidecar.config.mounts import IN_MEMORY, Mounts
-from sidecar.config.settings import OutputTarget, Settings
+from sidecar.config.settings import Command, OutputTarget, Settings
 
 MAX_SECRET_BYTES = 1024 * 1024
 
@@ -32,6 +32,9 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
             )
             remedy = "write the client's data into it"
             _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
+        for index, hook in enumerate(token.after_refresh):
+            if hook.exec is not None:
+                _command(hook.exec, (*steps, "after_refresh", index, "exec"), context)
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
@@ -76,6 +79,14 @@ def _secret_file(path: Path, steps: Steps, remedy: str, context: Context, *, pub
         context.error(steps, f"{path} is empty; {remedy}")
     elif isinstance(status, os.stat_result) and not public:
         _private(path, status, steps, context)
+
+
+def _command(command: Command, steps: Steps, context: Context) -> None:
+    program = Path(command.argv[0])
+    if program.is_absolute() and not (program.is_file() and os.access(program, os.X_OK)):
+        text = f"{program} is no program that {_who()} may run; install it, correct the path, or chmod +x it"
+        context.error((*steps, "argv", 0), text)
+    _identity(command.user, pwd.getpwnam, (*steps, "user"), context)
 
 
 def _status(path: Path, steps: Steps, context: Context) -> os.stat_result | bool | None:
