@@ -153,8 +153,20 @@ def _output(output: OutputTarget, file: Path, steps: Steps, mounts: Mounts, cont
         context.error(place, f"{file} {text}")
     else:
         _in_memory(output, file.parent, steps, mounts, context)
+        _shared_directory(file.parent, place, mounts, context)
     _identity(output.owner, pwd.getpwnam, (*steps, "owner"), context)
     _identity(output.group, grp.getgrnam, (*steps, "group"), context)
+
+
+def _shared_directory(directory: Path, steps: Steps, mounts: Mounts, context: Context) -> None:
+    """Warn of a directory in which anybody may put another token in the place of ours.
+
+    Not of a volume's root: in a pod that is open to all containers, who are there for it.
+    """
+    mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not mounts.is_mount_point(directory):
+        text = f"{directory} can be written by everybody, who may replace the token; chmod o-w {directory}"
+        context.warning(steps, text)
 
 
 def _in_memory(output: OutputTarget, directory: Path, steps: Steps, mounts: Mounts, context: Context) -> None:
