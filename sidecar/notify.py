@@ -1,7 +1,7 @@
 """Words to the service manager: sd_notify(3), which is one datagram to the socket that `$NOTIFY_SOCKET` names.
 
 It is written here, since it is these few lines: the packages for it are bindings to libsystemd, which has to be there
-and compiled against, or copies of this that nobody has touched for years.
+and compiled against, or copies of these lines.
 """
 
 from __future__ import annotations

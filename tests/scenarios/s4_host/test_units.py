@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,22 @@ def test_systemd_finds_no_mistake(tmp_path: Path) -> None:
     files = [str(tmp_path / name) for name in UNITS]
     done = subprocess.run(
         [str(ANALYZE), "verify", "--man=no", *files], capture_output=True, text=True, check=False
+    )
+    assert not [line for line in done.stderr.splitlines() if "token-sidecar" in line]
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_no_mistake_in_a_users_unit(tmp_path: Path) -> None:
+    """The same for the manager of a user's services."""
+    text = (HOST / "user" / "token-sidecar.service").read_text(encoding="utf-8")
+    file = tmp_path / "token-sidecar.service"
+    file.write_text(text.replace("/opt/token-sidecar/bin/token-sidecar", "/bin/true"), encoding="utf-8")
+    done = subprocess.run(
+        [str(ANALYZE), "verify", "--user", "--man=no", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
     )
     assert not [line for line in done.stderr.splitlines() if "token-sidecar" in line]
 
