@@ -16,6 +16,7 @@ import pytest
 from sidecar import config, contents
 from sidecar.errors import ConfigError
 from sidecar.testing import faults
+from tests import forks
 from tests.e2e.conftest import PROJECT, wait_until
 
 if TYPE_CHECKING:
@@ -77,20 +78,22 @@ class Host:
         (self.secrets / name).chmod(0o600)
 
     def begin(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command as the user does."""
+        """Start `token-sidecar` with these arguments."""
         self.daemon.write_config()
-        return subprocess.Popen(
-            command,
-            env={**os.environ, **self.daemon.environment},
-            cwd="/",
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        return self._started(forks.Popen, "sidecar", *command)
+
+    def script(self, text: str) -> subprocess.Popen[str]:
+        """Start a script of the user's, which calls `token-sidecar` as users do."""
+        return self._started(subprocess.Popen, "/bin/sh", "-c", text)
+
+    def _started(self, start: type[subprocess.Popen[str]], *command: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, **self.daemon.environment}
+        pipe = subprocess.PIPE
+        return start(command, env=environment, cwd="/", text=True, stdout=pipe, stderr=pipe)
 
     def run(self, *command: str) -> tuple[int, str]:
         """Run `token-sidecar` with these arguments; return exit code and all that it wrote."""
-        return ended(self.begin("token-sidecar", *command))
+        return ended(self.begin(*command))
 
     @property
     def calls(self) -> int:
@@ -149,7 +152,7 @@ def test_twenty_scripts_meet_the_same_401(host: Host) -> None:
     host.withdraw()
     before, refused = host.calls, host.cached
 
-    scripts = [host.begin("/bin/sh", "-c", script) for _ in range(SCRIPTS)]
+    scripts = [host.script(script) for _ in range(SCRIPTS)]
     answers = [ended(process) for process in scripts]
 
     assert [code for code, _ in answers] == [0] * SCRIPTS, answers
@@ -163,7 +166,7 @@ def test_twenty_scripts_meet_the_same_401(host: Host) -> None:
 
 def test_cron_jobs_share_one_refresh(host: Host) -> None:
     """Several `run --once` in the same minute, without a daemon: one refreshes, and all find its token."""
-    jobs = [host.begin("token-sidecar", "run", "--once", "--wait", "50s") for _ in range(5)]
+    jobs = [host.begin("run", "--once", "--wait", "50s") for _ in range(5)]
     answers = [ended(job) for job in jobs]
 
     assert [code for code, _ in answers] == [0] * len(jobs), answers
@@ -225,7 +228,7 @@ def test_without_a_daemon_refresh_does_it_alone(host: Host) -> None:
     host.withdraw()
     refused = str(host.daemon.folder / "refused")
 
-    callers = [host.begin("token-sidecar", "refresh", "gmail", "--rejected-file", refused) for _ in range(4)]
+    callers = [host.begin("refresh", "gmail", "--rejected-file", refused) for _ in range(4)]
 
     assert [code for code, _ in map(ended, callers)] == [0] * len(callers)
     assert host.calls == 2
