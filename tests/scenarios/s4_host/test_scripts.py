@@ -71,6 +71,7 @@ class Host:
             "PYTHONPATH": str(PROJECT),
             "TOKEN_SIDECAR_CONFIG": str(daemon.path),
         }
+        daemon.write_config()
 
     def put(self, name: str, text: str) -> None:
         """Write a file of the user's."""
@@ -79,7 +80,6 @@ class Host:
 
     def begin(self, *command: str) -> subprocess.Popen[str]:
         """Start `token-sidecar` with these arguments."""
-        self.daemon.write_config()
         return self._started(forks.Popen, "sidecar", *command)
 
     def script(self, text: str) -> subprocess.Popen[str]:
@@ -177,11 +177,25 @@ def test_cron_jobs_share_one_refresh(host: Host) -> None:
     assert (code, host.calls, host.told) == (0, 1, 1), "nothing is due, so nothing is done"
 
 
+def test_a_hook_under_way_is_seen_to_its_end(host: Host) -> None:
+    """A job whose last token has come doesn't break off what the first one's hook is doing, only to begin it anew."""
+    [hook] = host.daemon.config["tokens"]["gmail"]["after_refresh"]
+    hook["exec"]["argv"][-1] += "; sleep 3"
+    host.daemon.add(host.simulator, "zz-drive")
+    host.daemon.write_config()
+    host.simulator.provider.add_fault(faults.latency(before=1.0, skip=1))
+
+    code, told = host.run("run", "--once", "--wait", "50s")
+    assert code == 0, told
+    assert (host.calls, host.told) == (2, 1)
+
+
 def test_a_cron_job_refreshes_what_is_due(host: Host) -> None:
     """A token that lives yet, and is due, is replaced before the job ends."""
     assert host.run("run", "--once", "--wait", "50s")[0] == 0
     first = host.cached
     host.daemon.change(refresh_at=0.0001, min_interval="1ms")
+    host.daemon.write_config()
 
     def replaced() -> bool:
         code, told = host.run("run", "--once", "--wait", "50s")
