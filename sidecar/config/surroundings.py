@@ -12,7 +12,7 @@ from pathlib import Path
 from sidecar.config.context import Context
 from sidecar.config.contradictions import Steps, cells, outputs
 from sidecar.config.mounts import IN_MEMORY, Mounts
-from sidecar.config.settings import Command, OutputTarget, Settings
+from sidecar.config.settings import Command, OutputTarget, Settings, TokenSettings
 
 MAX_SECRET_BYTES = 1024 * 1024
 
@@ -20,21 +20,7 @@ MAX_SECRET_BYTES = 1024 * 1024
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report everything that this machine, and the user that this process runs as, stand in the way of."""
     for name, token in settings.tokens.items():
-        steps = ("tokens", name)
-        if token.seed is not None and token.seed.file is not None:
-            _seed(token.seed.file, (*steps, "seed"), context)
-        if token.subject_token is not None:
-            _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
-        for key, path in token.client.files.items():
-            # A certificate is public, unless its key comes with it.
-            public = key == ("id_file",) or (
-                key == ("certificate_file",) and token.client.private_key_file is not None
-            )
-            remedy = "write the client's data into it"
-            _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
-        for index, hook in enumerate(token.after_refresh):
-            if hook.exec is not None:
-                _command(hook.exec, (*steps, "after_refresh", index, "exec"), context)
+        _token(token, ("tokens", name), context)
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
@@ -47,6 +33,23 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     _identity(settings.control.group, grp.getgrnam, ("control", "group"), context)
     _state_dir(settings.state_dir, context)
     _store(settings, context)
+
+
+def _token(token: TokenSettings, steps: Steps, context: Context) -> None:
+    if token.seed is not None and token.seed.file is not None:
+        _seed(token.seed.file, (*steps, "seed"), context)
+    if token.subject_token is not None:
+        _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
+    for key, path in token.client.files.items():
+        # A certificate is public, unless its key comes with it.
+        public = key == ("id_file",) or (
+            key == ("certificate_file",) and token.client.private_key_file is not None
+        )
+        remedy = "write the client's data into it"
+        _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
+    for index, hook in enumerate(token.after_refresh):
+        if hook.exec is not None:
+            _command(hook.exec, (*steps, "after_refresh", index, "exec"), context)
 
 
 def _seed(path: Path, steps: Steps, context: Context) -> None:
