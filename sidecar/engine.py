@@ -7,6 +7,7 @@ without a daemon.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,7 +95,16 @@ def make_setup(
     grant.tell = lambda reason: around.emit(Warned("client", reason, name))
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
-    hook = partial(open_hook, namespace=settings.namespace, clock=around.clock, clients=clients)
+    hook = partial(
+        open_hook,
+        token=name,
+        files=[str(target.file) for target in token.outputs if target.file],
+        namespace=settings.namespace,
+        state_dir=settings.state_dir,
+        clock=around.clock,
+        http=http,
+        clients=clients,
+    )
     seed = partial(open_seed, clock=around.clock, clients=clients, living=profile.lives_by_itself)
     return Setup(
         name=name,
@@ -179,11 +189,20 @@ class Engine:
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
-    async def finish(self) -> None:
-        """Deliver what has not been delivered yet, in one attempt, at the daemon's end."""
+    async def finish(self, *, patiently: bool) -> None:
+        """Deliver what has not been delivered yet, in one attempt, at the daemon's end.
+
+        Patiently: with as much time as each delivery may take; else in seconds, since somebody waits for the end.
+        """
         async with anyio.create_task_group() as tasks:
             for renewer in self._renewers.values():
-                tasks.start_soon(renewer.courier.finish)
+                finish = renewer.courier.finish
+                tasks.start_soon(partial(finish, math.inf) if patiently else finish)
+
+    async def rest(self) -> None:
+        """Wait for the end of deliveries that are under way."""
+        for renewer in self._renewers.values():
+            await renewer.courier.rest()
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""

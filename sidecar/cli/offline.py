@@ -111,6 +111,7 @@ async def _refresh(loaded: Loaded, refused: str, known: Record | None) -> Refres
                     click.echo(
                         "the store does not take the new refresh token yet; trying until it does", err=True
                     )
+                await house.settle(renewing)
             finally:
                 renewing.cancel()
         return reply

@@ -16,6 +16,7 @@ from sidecar.config.settings import (
     ConfigFile,
     ControlSettings,
     Duration,
+    HookSettings,
     OutputTarget,
     ProviderSettings,
     Settings,
@@ -79,9 +80,15 @@ def _tokens(file: ConfigFile) -> dict[str, TokenSettings]:
 def _in_plain_types(token: TokenSettings) -> TokenSettings:
     """Turn spans into floats, since msgspec encodes no subclasses of it, and ids that are digits into numbers."""
     outputs = tuple(_output_with_numeric_ids(output) for output in token.outputs)
+    hooks = tuple(_hook_in_plain_types(hook) for hook in token.after_refresh)
     members = {name: getattr(token, name) for name in token.__struct_fields__}
     spans = {name: float(value) for name, value in members.items() if isinstance(value, Duration)}
-    return msgspec.structs.replace(token, outputs=outputs, **spans)
+    return msgspec.structs.replace(token, outputs=outputs, after_refresh=hooks, **spans)
+
+
+def _hook_in_plain_types(hook: HookSettings) -> HookSettings:
+    command = hook.exec and msgspec.structs.replace(hook.exec, user=_numeric(hook.exec.user))
+    return msgspec.structs.replace(hook, timeout=float(hook.timeout), exec=command)
 
 
 def _output_with_numeric_ids(output: OutputTarget) -> OutputTarget:
