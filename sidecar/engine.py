@@ -7,6 +7,7 @@ without a daemon.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,7 +113,16 @@ def make_setup(
         grant = make_grant(name, settings, around, http, issuers)
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
-    hook = partial(open_hook, namespace=settings.namespace, clock=around.clock, clients=clients)
+    hook = partial(
+        open_hook,
+        token=name,
+        files=[str(target.file) for target in token.outputs if target.file],
+        namespace=settings.namespace,
+        state_dir=settings.state_dir,
+        clock=around.clock,
+        http=http,
+        clients=clients,
+    )
     seed = partial(open_seed, clock=around.clock, clients=clients, living=profile.lives_by_itself)
     return Setup(
         name=name,
@@ -214,12 +224,16 @@ class Engine:
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
-    async def finish(self) -> None:
-        """Deliver what has not been delivered yet, in one attempt, at the daemon's end."""
+    async def finish(self, *, patiently: bool) -> None:
+        """Deliver what has not been delivered yet, in one attempt, at the daemon's end.
+
+        Patiently: with as much time as each delivery may take; else in seconds, since somebody waits for the end.
+        """
         async with anyio.create_task_group() as tasks:
             for renewer in self._renewers.values():
                 if renewer.courier.has_work:
-                    tasks.start_soon(renewer.courier.finish)
+                    finish = renewer.courier.finish
+                    tasks.start_soon(partial(finish, math.inf) if patiently else finish)
 
     @property
     def settling(self) -> bool:
@@ -227,6 +241,11 @@ class Engine:
         known = self._board.sets
         unheard = any(of not in known or not (known[of].listed_at or known[of].problem) for of in self._sets)
         return unheard or any(view.of_set and not view.next_wake for view in self._board)
+
+    async def rest(self) -> None:
+        """Wait for the end of deliveries that are under way."""
+        for renewer in self._renewers.values():
+            await renewer.courier.rest()
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""

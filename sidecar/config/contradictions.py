@@ -5,14 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
+from sidecar.config.report import looks_secret
 from sidecar.config.settings import (
     Client,
+    Command,
     Group,
+    HttpCall,
     OnDead,
     OutputTarget,
     SecretKey,
@@ -36,12 +40,9 @@ _URLS = (
 )
 _IDENTIFIER_BYTES = 63
 """PostgreSQL cuts off what is longer, and may then mean another one."""
-_OUR_HEADERS = {
-    "authorization",
+_FRAMING_HEADERS = {
     "connection",
     "content-length",
-    "content-type",
-    "cookie",
     "expect",
     "host",
     "te",
@@ -49,6 +50,7 @@ _OUR_HEADERS = {
     "transfer-encoding",
     "upgrade",
 }
+_OUR_HEADERS = {"authorization", "content-type", "cookie", *_FRAMING_HEADERS}
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -61,7 +63,7 @@ def check(settings: Settings, context: Context) -> None:
         _client(token, profile, steps, settings, context)
         if token.seed is not None:
             one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
-        _hooks(token, steps, context)
+        _hooks(token, steps, settings, context)
         if profile is not None:
             _grants_own(token, profile, steps, context)
         _durations(token, profile, steps, context)
@@ -284,16 +286,47 @@ def one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context)
         context.error(steps, f"is incomplete; add {' or '.join(f'`{key}`' for key in choices)}")
 
 
-def _hooks(token: TokenSettings, steps: Steps, context: Context) -> None:
+def _hooks(token: TokenSettings, steps: Steps, settings: Settings, context: Context) -> None:
+    labels: list[str] = []
     for index, hook in enumerate(token.after_refresh):
         place, restart = (*steps, "after_refresh", index), hook.rollout_restart
         one_of(hook, hook.PLACES, place, context)
+        if not hook.timeout:
+            context.error((*place, "timeout"), "is 0; it must be longer")
+        if hook.http is not None:
+            _http_call(hook.http, (*place, "http"), settings, context)
+        if hook.exec is not None:
+            _command(hook.exec, (*place, "exec"), context)
+        if hook.signal is not None:
+            one_of(hook.signal, hook.signal.TARGETS, (*place, "signal"), context)
+        if hook.label in labels and (restart is None or hook.name is not None):
+            other = f"after_refresh[{labels.index(hook.label)}]"
+            context.error(place, f"is called {hook.label!r}, as {other} is; remove one, or give it a `name`")
+        labels.append(hook.label)
         if restart is not None:
             one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
             others = [other.rollout_restart for other in token.after_refresh[:index]]
             if restart in others:
                 text = f"restarts what after_refresh[{others.index(restart)}] restarts; remove one"
                 context.error((*place, "rollout_restart"), text)
+
+
+def _http_call(call: HttpCall, steps: Steps, settings: Settings, context: Context) -> None:
+    _url(call.url, (*steps, "url"), settings, context)
+    if any(looks_secret(value) for _, value in parse_qsl(urlsplit(call.url).query)):
+        text = "has what looks like a secret in its query, which servers write into their logs; use `headers`"
+        context.warning((*steps, "url"), text)
+    _headers(call.headers, _FRAMING_HEADERS, (*steps, "headers"), context)
+    if call.body is not None and call.method in {"GET", "DELETE"}:
+        context.error(
+            (*steps, "body"), f"can't be sent: {call.method} has none; remove it, or write another method"
+        )
+
+
+def _command(command: Command, steps: Steps, context: Context) -> None:
+    if not command.argv[0].startswith("/"):
+        text = "is no whole path, and no shell looks for the program; write it like /usr/bin/systemctl"
+        context.error((*steps, "argv", 0), text)
 
 
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
@@ -410,11 +443,15 @@ def _request(profile: Profile, place: Steps, context: Context) -> None:
                 else f"is a second `{theirs}`; rename one"
             )
             context.error((*place, "param_names", ours), text)
-    for name, value in profile.extra_headers.items():
+    _headers(profile.extra_headers, _OUR_HEADERS, (*place, "extra_headers"), context)
+
+
+def _headers(headers: Mapping[str, str], ours: AbstractSet[str], place: Steps, context: Context) -> None:
+    for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\x20-\x7E]*", value):
-            context.error((*place, "extra_headers", name), "is no header of one line; correct it")
-        elif name.lower() in _OUR_HEADERS:
-            context.error((*place, "extra_headers", name), "is set by the daemon alone; remove it")
+            context.error((*place, name), "is no header of one line; correct it")
+        elif name.lower() in ours:
+            context.error((*place, name), "is set by the daemon alone; remove it")
 
 
 def _compiles(pattern: str) -> bool:

@@ -61,7 +61,7 @@ def generate() -> Schema:
 
 def _choices() -> dict[str, tuple[str, ...]]:
     """Name the groups that need exactly one of some keys; contradictions.py says so in words."""
-    kinds = ("PLACES", "WORKLOADS", "LOCATIONS")
+    kinds = ("PLACES", "WORKLOADS", "TARGETS", "LOCATIONS")
     return {
         name: choices
         for name, group in groups().items()

@@ -337,17 +337,93 @@ class RolloutRestart(Group, frozen=True, kw_only=True):
         return next(((kind, name) for kind in self.WORKLOADS if (name := getattr(self, kind))), ("", ""))
 
 
+HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=599)]
+
+
+class HttpCall(Group, frozen=True, kw_only=True):
+    """One HTTP request that says: there is a new token. It carries names and no token; no redirect is followed."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1)]
+    """`https://…`, or plain http to loopback: another container of the same pod, a program on the same host."""
+    method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST"
+    """`GET` and `DELETE` carry no body."""
+    headers: dict[str, str] = {}
+    """Sent with it; a password comes from `${NAME}`."""
+    body: str | None = None
+    """Sent as it is, as `text/plain` unless `headers` say otherwise; by default a JSON object of `token`, `lineage`,
+    `generation` and `outputs` (the files)."""
+    expect: tuple[HttpStatus, ...] = ()
+    """Statuses that count as success; by default all from 200 to 299."""
+
+    def __repr__(self) -> str:
+        """Show the names of headers, whose values may be secret, and leave out the body."""
+        return f"HttpCall({self.method} {self.place}, headers={[*self.headers]})"
+
+    @property
+    def place(self) -> str:
+        """The URL without its query, which somebody may have put a secret into."""
+        return self.url.partition("?")[0]
+
+
+class Command(Group, frozen=True, kw_only=True):
+    """A program that is run, without a shell: no `|`, no `*`, no `$NAME` in its arguments."""
+
+    argv: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """The program's whole path, and its arguments."""
+    user: str | int | None = None
+    """Whom to run it as, name or numeric id; needs a daemon that is root."""
+
+
+class ProcessSignal(Group, frozen=True, kw_only=True):
+    """A signal to a process that this one can see: on the same host, or in a pod with one process namespace."""
+
+    TARGETS: ClassVar = ("pid_file", "process")
+
+    pid_file: Path | None = None
+    """Holds the number of the process, as the process itself wrote it."""
+    process: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Its name, as `ps -o comm` or the first word of its command line has it. If several have it, all get the signal,
+    but not those whose parent gets it."""
+    signal: Literal["HUP", "USR1", "USR2", "INT", "QUIT", "TERM", "WINCH"] = "HUP"
+    """A process that doesn't handle it is left alone, unless it is one that is meant to end processes."""
+
+
 class HookSettings(Group, frozen=True, kw_only=True):
     """What is done once a new token is in the store and in every output."""
 
-    PLACES: ClassVar = ("rollout_restart",)
+    PLACES: ClassVar = ("http", "exec", "signal", "rollout_restart")
 
+    http: HttpCall | None = None
+    """Call a URL of the application's."""
+    exec: Command | None = None
+    """Run a program."""
+    signal: ProcessSignal | None = None
+    """Send a signal."""
     rollout_restart: RolloutRestart | None = None
     """Restart a workload, for applications that read their token at the start only; once, however many daemons share
     the grant."""
     when: Literal["refresh", "lineage"] = "refresh"
     """`refresh`: for each new access token. `lineage`: only when the grant began anew, with a seed or login; that
     suffices for applications that were given the refresh token and refresh by themselves."""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,62}$")] | None = None
+    """What metrics and messages call it; by default what it does, and to whom."""
+    timeout: Duration = msgspec.field(default_factory=lambda: Duration(30.0))
+    """How long one attempt may take."""
+    attempts: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How often it is tried for one token; by default until it succeeds, or there is a newer token."""
+
+    @property
+    def label(self) -> str:
+        """What metrics and messages call it; a rollout restart's own adds the namespace, where it isn't given."""
+        if self.name is not None:
+            return self.name
+        if self.http is not None:
+            return f"http:{self.http.method} {self.http.place}"
+        if self.exec is not None:
+            return f"exec:{self.exec.argv[0]}"
+        if self.signal is not None:
+            return f"signal:{self.signal.signal} {self.signal.pid_file or self.signal.process}"
+        return "rollout_restart"
 
 
 class ProviderSettings(Group, frozen=True, kw_only=True):

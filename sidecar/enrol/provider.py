@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar import answers, outcomes, providers
+from sidecar.clients.http import Open
 from sidecar.errors import (
     CallError,
     ConsentFailed,
@@ -15,7 +16,7 @@ from sidecar.errors import (
     UsageError,
 )
 from sidecar.grants.discovery import completed
-from sidecar.grants.endpoint import Open, TokenEndpoint, origin
+from sidecar.grants.endpoint import TokenEndpoint, origin
 from sidecar.ports import Seeding
 from sidecar.tokens import OutcomeClass
 

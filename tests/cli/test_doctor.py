@@ -720,8 +720,8 @@ def test_a_provider_that_is_well(host: Host, doctor: Callable[..., Told]) -> Non
         (200, {"Content-Type": "text/html"}, "token endpoint", "warning", "a web page"),
         (404, {}, "token endpoint", "ok", "HTTP 404"),
         (405, {"Date": ""}, "clock", "skipped", "no Date"),
-        (405, {"Date": formatdate(time.time() + 120, usegmt=True)}, "clock", "warning", "ahead"),
-        (405, {"Date": formatdate(time.time() - 7200, usegmt=True)}, "clock", "failed", "behind"),
+        (405, {"Date": "+120"}, "clock", "warning", "ahead"),
+        (405, {"Date": "-7200"}, "clock", "failed", "behind"),
     ],
 )
 def test_what_a_provider_answers(
@@ -734,6 +734,8 @@ def test_what_a_provider_answers(
     words: str,
 ) -> None:
     """Whatever comes is judged by what it means for a token request."""
+    if headers.get("Date"):  # seconds from now: a run may last for many minutes
+        headers = {"Date": formatdate(time.time() + float(headers["Date"]), usegmt=True)}
     host.status, host.headers = status, {**host.headers, **headers}
 
     assert words in doctor().line(check, grade)

@@ -110,7 +110,43 @@ def google(keys: str) -> str:
         ),
         (
             "after_refresh: [{when: lineage}]",
-            "5:21: tokens.a.after_refresh[0]: is incomplete; add `rollout_restart`",
+            "5:21: tokens.a.after_refresh[0]: is incomplete; add `http` or `exec` or `signal` or `rollout_restart`",
+        ),
+        (
+            "after_refresh: [{http: {url: http://app/}}]",
+            "5:34: tokens.a.after_refresh[0].http.url: would send secrets to app in clear; write https, or",
+        ),
+        (
+            "after_refresh: [{http: {url: https://me:pw@app/}}]",
+            "5:34: tokens.a.after_refresh[0].http.url: must hold no user name, password or #fragment",
+        ),
+        (
+            "after_refresh: [{http: {url: https://app/, headers: {Host: x}}}]",
+            "5:64: tokens.a.after_refresh[0].http.headers.Host: is set by the daemon alone; remove it",
+        ),
+        (
+            'after_refresh: [{http: {url: https://app/, headers: {X: "a\\nb"}}}]',
+            "5:61: tokens.a.after_refresh[0].http.headers.X: is no header of one line; correct it",
+        ),
+        (
+            "after_refresh: [{http: {url: https://app/, method: GET, body: x}}]",
+            "5:67: tokens.a.after_refresh[0].http.body: can't be sent: GET has none; remove it, or write another",
+        ),
+        (
+            "after_refresh: [{exec: {argv: [systemctl, reload, app]}}]",
+            "5:36: tokens.a.after_refresh[0].exec.argv[0]: is no whole path, and no shell looks for the program;",
+        ),
+        (
+            "after_refresh: [{signal: {pid_file: /run/a.pid, process: a}}]",
+            "5:30: tokens.a.after_refresh[0].signal: has both `pid_file` and `process`; keep one",
+        ),
+        (
+            "after_refresh: [{signal: {process: a}, timeout: 0s}]",
+            "5:53: tokens.a.after_refresh[0].timeout: is 0;",
+        ),
+        (
+            "after_refresh: [{signal: {process: a}}, {signal: {process: a}}]",
+            "5:45: tokens.a.after_refresh[1]: is called 'signal:HUP a', as after_refresh[0] is; remove one, or give",
         ),
         (
             "after_refresh: [{rollout_restart: {deployment: d, daemonset: d}}]",

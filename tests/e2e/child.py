@@ -8,6 +8,7 @@ them. In place of `POINT ACTION` may stand
 - `hold SECONDS`: another hold for a stranger's lost attempt, which is six minutes;
 - `read-limit SECONDS`: less patience with an answer;
 - `poll SECONDS`: this for the time that a record may go unread;
+- `hang SECONDS`: a worker that doesn't come back from the third turn, and this for the age of a stale heartbeat;
 - `deaf SECONDS`: the kernel tells nothing of changed files, and this is the house's tick.
 """
 
@@ -32,6 +33,7 @@ from sidecar.ledger import Ledger
 from sidecar.observers import log
 from sidecar.outputs.file import FileOutput
 from sidecar.publisher import Publisher
+from sidecar.renewer import Renewer
 from sidecar.stores.base import RecordStore
 
 POINTS = (
@@ -193,6 +195,19 @@ def no_watches_left(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "OS file watch limit reached")
 
 
+def hang_in_the_third_turn() -> None:
+    """Have a turn keep its worker for ever, as one that waits without a limit would."""
+    turn: Any = Renewer.turn
+    turns = iter(range(3))
+
+    async def hanging(renewer: Renewer, late: Any) -> Any:
+        if next(turns, None) == 2:
+            await anyio.sleep_forever()
+        return await turn(renewer, late)
+
+    replaced(Renewer, "turn", hanging)
+
+
 def run(path: str, point: str, argument: str) -> int:
     """Run the daemon; returns its exit code."""
     if point == "read-limit":
@@ -201,6 +216,12 @@ def run(path: str, point: str, argument: str) -> int:
         replaced(schedule, "IN_DOUBT_HOLD", float(argument))
     elif point == "poll":
         replaced(schedule, "QUIET_POLL", float(argument))
+    elif point == "hang":
+        replaced(pulse, "STALE_AFTER", float(argument))
+        for module in (scheduler, watch):
+            replaced(module, "TICK", float(argument) / 4)
+        replaced(watch, "TIMEOUT_MS", int(float(argument) * 250))
+        hang_in_the_third_turn()
     elif point == "deaf":
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):

@@ -163,7 +163,7 @@ async def running(
         tasks.start_soon(scheduler.run)
         yield Fleet(house, engine, scheduler, grants, board, tokens, events)
         tasks.cancel_scope.cancel()
-    await engine.finish()
+    await engine.finish(patiently=False)
 
 
 class _Keeping:
