@@ -8,6 +8,7 @@ the process from leaving until it has, or until it is killed.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import random
 import resource
@@ -28,12 +29,13 @@ from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
 from sidecar.events import Delivered, Event, SetListed, TokenView, TurnEnded, Warned
+from sidecar.notify import ServiceManager
 from sidecar.observers import fan_out
 from sidecar.observers.audit import AuditObserver
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
 from sidecar.observers.termination import TerminationLog
-from sidecar.pulse import Heartbeats, Pulse
+from sidecar.pulse import TICK, Heartbeats, Pulse
 from sidecar.scheduler import Scheduler
 from sidecar.seal import open_sealer
 from sidecar.server import health
@@ -96,6 +98,8 @@ class House:
         self.metrics = Metrics(clock=clock, heartbeats=self.heartbeats, store=store.kind, version=__version__)
         self.config_state = ConfigState(clock, str(settings.path))
         self.ended_turns = anyio.Event()
+        self.patient = False
+        """Whether whatever is delivered at the end has all the time it may take: nobody sent SIGTERM."""
         watching: list[Observer] = [
             self.board,
             self.metrics,
@@ -143,7 +147,13 @@ class House:
                     except StoreError:
                         await anyio.sleep(delay)
                         delay = min(delay * 2, 5.0)
-            await self.engine.finish()
+            await self.engine.finish(patiently=self.patient)
+
+    async def settle(self, renewing: anyio.CancelScope) -> None:
+        """End `renew` because all is done: what is being delivered is not broken off, only to be done again."""
+        await self.engine.rest()
+        self.patient = True
+        renewing.cancel()
 
 
 @asynccontextmanager
@@ -172,6 +182,7 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
         probes = bind_tcp(settings.server.host, settings.server.port)
         control = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
         _publish_address(house, probes)
+        manager = ServiceManager(environ, lambda reason: house.emit(Warned("systemd", reason)))
         site = _site(house)
         house.engine.describe = partial(_describe, site)
         await house.engine.start()
@@ -181,13 +192,15 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
             # First: who is answered by a probe may already send a signal.
-            await tasks.start(_signals, house.engine, renewing, name="signals")
+            await tasks.start(_signals, house.engine, renewing, manager.stopping, name="signals")
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
                 server(control_app(house.engine, house.emit), control, worker="control").run, name="control"
             )
             tasks.start_soon(watcher.run, name="watcher")
-            tasks.start_soon(_reload, house.engine, watcher, name="reload")
+            tasks.start_soon(_reload, house.engine, watcher, manager, name="reload")
+            if manager.listens:
+                tasks.start_soon(_report, house, manager, name="report")
             _log.info(
                 f"token-sidecar {__version__} keeps {settings.counted}",
                 url=url_of(probes),
@@ -216,7 +229,7 @@ async def run_once(
         await house.engine.start()
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_signals, house.engine, renewing, name="signals")
+            await tasks.start(_signals, house.engine, renewing, _nothing, name="signals")
             tasks.start_soon(_stop_when_settled, house, renewing, name="settled")
             with anyio.move_on_after(wait):
                 await house.renew(renewing)
@@ -226,7 +239,7 @@ async def run_once(
     if verdict.ok:
         return
     problem = "\n".join(verdict.reasons)
-    raise HumanNeeded(problem) if _is_hopeless(views) else TemporarilyUnavailable(problem)
+    raise HumanNeeded(problem) if is_hopeless(views) else TemporarilyUnavailable(problem)
 
 
 async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
@@ -235,13 +248,13 @@ async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
         turned = house.ended_turns
         views = await house.engine.read_back()
         done = health.startupz(views, now=house.clock.wall()).ok and not house.engine.settling
-        if done or _is_hopeless(views):
-            renewing.cancel()
+        if done or is_hopeless(views):
+            await house.settle(renewing)
             return
         await turned.wait()
 
 
-def _is_hopeless(views: Sequence[TokenView]) -> bool:
+def is_hopeless(views: Sequence[TokenView]) -> bool:
     """Tell whether a required token that had its turn can only be helped by a human."""
     hopeless = (GrantState.DEAD, GrantState.UNSEEDED)
     return any(view.required and view.next_wake and view.grant_state in hopeless for view in views)
@@ -271,20 +284,52 @@ async def _describe(site: Site, views: Sequence[TokenView] | None) -> dict[str, 
     return site.status(await site.views() if views is None else views)
 
 
-async def _reload(engine: Engine, watcher: Watcher) -> None:
+async def _reload(engine: Engine, watcher: Watcher, manager: ServiceManager) -> None:
     while True:
         await engine.reload_wanted.wait()
         engine.reload_wanted = anyio.Event()
+        manager.reloading()
         try:
             await engine.reload()
         except ConfigError:
             continue  # told to the observers by the engine: the old configuration stays in force
+        finally:
+            manager.reloaded()
         watcher.watch(engine.interests())
+
+
+async def _report(house: House, manager: ServiceManager) -> None:
+    """Tell the service manager when start-up is done, and from then on that every worker works.
+
+    Start-up is done when each required token had its turn: it is where it is wanted, or only time or a human can help,
+    for which nobody is kept waiting.
+    """
+    while not all(view.next_wake for view in house.board if view.required):
+        await house.ended_turns.wait()
+    manager.ready()
+    while True:
+        if not house.heartbeats.stale():
+            manager.alive()
+        manager.status(_in_a_line(house))
+        # A timer of its own: the pulse stops with whoever sends it, and beats for every token that is due.
+        await anyio.sleep(min(TICK, (manager.watchdog or math.inf) / 2))
+
+
+def _in_a_line(house: House) -> str:
+    hung = [f"worker {worker} hangs" for worker in house.heartbeats.stale()]
+    problems = [*hung, *health.readyz(house.board, now=house.clock.wall()).reasons]
+    count = len([*house.board])
+    return "; ".join(problems) or f"keeps {count} token{'' if count == 1 else 's'}"
+
+
+def _nothing() -> None:
+    """Nobody has to know."""
 
 
 async def _signals(
     engine: Engine,
     renewing: anyio.CancelScope,
+    stopping: Callable[[], None],
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -295,4 +340,5 @@ async def _signals(
                 engine.want_reload()
             else:
                 _log.info(f"stopping on {signum.name}")
+                stopping()
                 renewing.cancel()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sidecar import formats
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
+from sidecar.config.contradictions import cells
 from sidecar.errors import ConfigError, SeedError
 from sidecar.grants.client import ClientIdentity
 from sidecar.seal import open_sealer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.config.context import Context
     from sidecar.config.contradictions import Steps
+    from sidecar.config.settings import SqlAccounts, SqlCell
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -36,6 +38,7 @@ def check(settings: Settings, context: Context) -> None:
                     context.error(steps, problem)
     _store(settings, context)
     _libraries(settings, context)
+    _databases(settings, context)
     if context.disk:
         _keys(settings, context)
         _clients(settings, context)
@@ -58,6 +61,24 @@ def _libraries(settings: Settings, context: Context) -> None:
             _ = SharedClients().kubernetes
         except ConfigError as error:
             context.error(steps, str(error))
+
+
+def _databases(settings: Settings, context: Context) -> None:
+    places: list[tuple[Steps, SqlCell | SqlAccounts]] = [*cells(settings), *_lists(settings)]
+    for steps, cell in places:
+        if context.report.spoilt(context.mark(steps).label) or (cell.url_file and not context.disk):
+            continue
+        try:
+            SharedClients().database(cell.url, cell.url_file)
+        except ConfigError as error:
+            context.error(steps, str(error))
+
+
+def _lists(settings: Settings) -> Iterator[tuple[Steps, SqlAccounts]]:
+    """Go through all lists of accounts in databases, each with its place in the file."""
+    for name, token in settings.sets.items():
+        if token.for_each is not None and token.for_each.sql is not None:
+            yield ("tokens", name, "for_each", "sql"), token.for_each.sql
 
 
 def _in_clusters(settings: Settings) -> Iterator[Steps]:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from sidecar.events import Event, OutputView
     from sidecar.ports import Hook, Mark, Publication, RemoteOutput
 
-HOOK_SECONDS = 30.0
-"""For so long a hook may take."""
 FIRST_RETRY, LAST_RETRY = 1.0, 300.0
 """Seconds between attempts of a hook that fails."""
 LAST_SECONDS = 6.0
@@ -36,7 +34,18 @@ LAST_SECONDS = 6.0
 class Courier:
     """Serves the remote outputs and the hooks of one token."""
 
-    __slots__ = ("_clock", "_did", "_emit", "_errands", "_latest", "_settled", "_stops", "_token", "rouse")
+    __slots__ = (
+        "_busy",
+        "_clock",
+        "_did",
+        "_emit",
+        "_errands",
+        "_latest",
+        "_settled",
+        "_stops",
+        "_token",
+        "rouse",
+    )
 
     def __init__(self, token: str, emit: Callable[[Event], None], clock: Clock) -> None:
         """Have nothing to do yet."""
@@ -48,6 +57,7 @@ class Courier:
         self._latest: Publication | None = None
         self._settled = False
         self._did: list[str] = []
+        self._busy = anyio.Lock()
         self.rouse: Callable[[], None] = _nobody
         """Asks for a turn; set by whoever gives turns."""
 
@@ -74,14 +84,20 @@ class Courier:
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
         late()
-        self._did = []
-        publication = self._current()
-        async with anyio.create_task_group() as tasks:
-            for stop in self._stops:
-                tasks.start_soon(self._serve, stop, publication)
-        if publication is not None and self._may_tell(publication):
-            await self._tell(publication)
-        return self._end(publication)
+        async with self._busy:
+            self._did = []
+            publication = self._current()
+            async with anyio.create_task_group() as tasks:
+                for stop in self._stops:
+                    tasks.start_soon(self._serve, stop, publication)
+            if publication is not None and self._may_tell(publication):
+                await self._tell(publication)
+            return self._end(publication)
+
+    async def rest(self) -> None:
+        """Wait for the end of a turn that is under way, so that it need not be broken off."""
+        async with self._busy:
+            pass
 
     def _current(self) -> Publication | None:
         latest = self._latest
@@ -109,13 +125,14 @@ class Courier:
                     tasks.start_soon(self._run, errand, occasion)
 
     async def _run(self, errand: _Errand, occasion: Occasion) -> None:
-        problem, needed = f"{errand.hook.id}: it took longer than {HOOK_SECONDS:g} s", False
-        with anyio.move_on_after(HOOK_SECONDS):
+        hook = errand.hook
+        problem, needed = f"{hook.id}: it took longer than {hook.timeout:g} s", False
+        with anyio.move_on_after(hook.timeout):
             try:
-                needed, problem = await errand.hook.run(occasion), ""
+                needed, problem = await hook.run(occasion), ""
             except HookError as error:
                 problem = str(error)
-        errand.ended(occasion.mark, problem, self._clock.boot())
+        problem = errand.ended(occasion.mark, problem, self._clock.boot())
         outcome = "failed" if problem else "done" if needed else "unneeded"
         self._emit(HookRan(self._token, errand.hook.id, outcome, problem))
         if outcome == "done":
@@ -132,15 +149,15 @@ class Courier:
         self._emit(Delivered(self._token, "; ".join(self._did) or "looked", noteworthy=bool(self._did)))
         return Wake(at, urgency=at)
 
-    async def finish(self) -> None:
-        """Carry what has not been carried yet, in one attempt, at the daemon's end."""
+    async def finish(self, seconds: float = LAST_SECONDS) -> None:
+        """Carry what has not been carried yet, in one attempt of so many seconds, at the daemon's end."""
         publication = self._current()
         owed = publication is not None and (
             any(stop.delivered != publication for stop in self._stops)
             or (self._settled and any(errand.is_due(publication.mark) for errand in self._errands))
         )
         if owed:
-            with anyio.move_on_after(LAST_SECONDS):
+            with anyio.move_on_after(seconds):
                 await self.turn(_nobody)
 
     async def views(self) -> tuple[OutputView, ...]:
@@ -193,28 +210,37 @@ class _Stop(Publisher):
 class _Errand:
     """One hook, and what it was told of."""
 
-    __slots__ = ("_failures", "hook", "not_before", "problem", "told")
+    __slots__ = ("_failed_for", "_failures", "hook", "not_before", "problem", "told")
 
     def __init__(self, hook: Hook, told: Mark | None) -> None:
         self.hook = hook
         self.told = told
+        """Of which token it need not be told any more."""
         self.problem = ""
         self.not_before = 0.0
         """When it may be tried again, on the boot-time clock."""
         self._failures = 0
+        self._failed_for = told
 
     def is_due(self, mark: Mark) -> bool:
         if self.told is None or self.told.lineage != mark.lineage:
             return True
         return not self.hook.by_lineage and self.told.generation != mark.generation
 
-    def ended(self, mark: Mark, problem: str, now: float) -> None:
-        self.problem = problem
-        if problem:
-            self._failures += 1
-            self.not_before = now + min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 10), LAST_RETRY)
-        else:
+    def ended(self, mark: Mark, problem: str, now: float) -> str:
+        """Take note of how an attempt went; return what is to be told of it."""
+        if problem and self.hook.attempts is not None and mark != self._failed_for:
+            self._failures = 0  # each token has as many attempts
+        self._failures, self._failed_for = self._failures + 1, mark
+        if not problem:
             self.told, self._failures, self.not_before = mark, 0, 0.0
+        elif self._failures == self.hook.attempts:
+            problem = f"{problem}; given up after {self._failures} attempts, until there is another token"
+            self.told, self.not_before = mark, 0.0
+        else:
+            self.not_before = now + min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 10), LAST_RETRY)
+        self.problem = problem
+        return problem
 
 
 def _nobody() -> None:

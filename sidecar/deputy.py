@@ -139,6 +139,7 @@ async def _refresh(
                 reply = await auditing(outcome, house.emit, who=ME, what="refresh", token=renewer.setup.name)
                 if renewer.unpersisted:
                     tell("the store does not take the new refresh token yet; trying until it does")
+                await house.settle(renewing)
             except SidecarError as error:
                 reply = error
             finally:

@@ -7,6 +7,7 @@ without a daemon.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,7 +113,16 @@ def make_setup(
         grant = make_grant(name, settings, around, http, issuers)
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
-    hook = partial(open_hook, namespace=settings.namespace, clock=around.clock, clients=clients)
+    hook = partial(
+        open_hook,
+        token=name,
+        files=[str(target.file) for target in token.outputs if target.file],
+        namespace=settings.namespace,
+        state_dir=settings.state_dir,
+        clock=around.clock,
+        http=http,
+        clients=clients,
+    )
     seed = partial(open_seed, clock=around.clock, clients=clients, living=profile.lives_by_itself)
     return Setup(
         name=name,
@@ -214,14 +224,16 @@ class Engine:
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
-    async def finish(self) -> None:
-        """Deliver what has not been delivered yet, in one attempt, at the daemon's end."""
+    async def finish(self, *, patiently: bool) -> None:
+        """Deliver what has not been delivered yet, in one attempt, at the daemon's end.
+
+        Patiently: with as much time as each delivery may take; else in seconds, since somebody waits for the end.
+        """
         async with anyio.create_task_group() as tasks:
             for renewer in self._renewers.values():
                 if renewer.courier.has_work:
-                    tasks.start_soon(renewer.courier.finish)
-            for found in self._sets.values():
-                tasks.start_soon(found.roster.source.close)
+                    finish = renewer.courier.finish
+                    tasks.start_soon(partial(finish, math.inf) if patiently else finish)
 
     @property
     def settling(self) -> bool:
@@ -229,6 +241,11 @@ class Engine:
         known = self._board.sets
         unheard = any(of not in known or not (known[of].listed_at or known[of].problem) for of in self._sets)
         return unheard or any(view.of_set and not view.next_wake for view in self._board)
+
+    async def rest(self) -> None:
+        """Wait for the end of deliveries that are under way."""
+        for renewer in self._renewers.values():
+            await renewer.courier.rest()
 
     def __iter__(self) -> Iterator[Renewer]:
         """Go through the renewers."""
@@ -340,7 +357,7 @@ class Engine:
     def _roster(self, of: str, settings: Settings) -> Roster:
         token = settings.sets[of]
         roster = Roster(of, self, self._around.clock, self._around.emit, required=token.required)
-        roster.source = open_accounts(settings, of, self._around.store)
+        roster.source = open_accounts(settings, of, self._around.store, self._clients)
         roster.every = token.for_each.every if token.for_each is not None else 0.0
         return roster
 
@@ -472,7 +489,7 @@ class Engine:
         setups = {name: self._setup(name, settings) for name in sorted(changed & settings.tokens.keys())}
         rosters = {of: self._roster(of, settings) for of in sorted(changed & settings.sets.keys())}
         for name in gone:
-            await self._drop(name)
+            self._drop(name)
         self.settings = settings
         for name, setup in setups.items():
             if name in self._renewers:
@@ -482,18 +499,17 @@ class Engine:
                 self._renewers[name] = self._revived(name, setup)
                 await self._take_in(name, self._renewers[name])
         for of, roster in rosters.items():
-            await self._change(of, roster)
+            self._change(of, roster)
         return tuple(sorted(changed | gone))
 
-    async def _change(self, of: str, roster: Roster) -> None:
+    def _change(self, of: str, roster: Roster) -> None:
         """Work by another configuration of a set, with the same members."""
         token, known = self.settings.sets[of], self._sets.get(of)
         if known is None:
             self._sets[of] = _Set(token, roster)
             self._scheduler.add(of + ROSTER, roster)
             return
-        before, known.roster.source = known.roster.source, roster.source
-        await before.close()
+        known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
         known.max_series, known.grant = _Set(token, roster).max_series, None
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
@@ -507,12 +523,12 @@ class Engine:
                 self._scheduler.wake(name)
         self._scheduler.wake(of + ROSTER)
 
-    async def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
         """Let go of a token, or of a set with its members, that left the configuration. Files stay as they are."""
         names = [name]
         if name in self._sets:
             self._scheduler.remove(name + ROSTER)
-            await self._sets.pop(name).roster.source.close()
+            del self._sets[name]
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
             self._around.emit(TokenForgotten(name))
         for one in names:

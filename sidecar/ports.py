@@ -300,6 +300,14 @@ class Mark(msgspec.Struct, frozen=True):
     issued_at: float
     """When its access token was issued, in Unix seconds."""
 
+    def is_news_after(self, known: Mark | None, *, by_lineage: bool) -> bool:
+        """Tell whether somebody who knows of that one has to hear of this one."""
+        if known is None:
+            return True
+        if self.lineage == known.lineage:
+            return not by_lineage and self.generation > known.generation
+        return (self.seeds, self.issued_at) > (known.seeds, known.issued_at)
+
 
 class Foreign(msgspec.Struct, frozen=True):
     """A token that an application wrote into an output by itself."""
@@ -390,9 +398,13 @@ class Hook(Protocol):
     """For messages and the metric label: what it does, and to whom."""
     by_lineage: bool
     """Whether it is for grants that began anew, and not for every new access token."""
+    timeout: float
+    """Seconds that one attempt may take; whoever runs it keeps to that."""
+    attempts: int | None
+    """How often it is tried for one token; None: until it succeeds."""
 
     async def run(self, occasion: Occasion) -> bool:
-        """Tell of it; returns whether that was needed: False where another daemon had done so, or of a later token.
+        """Tell of it; returns whether that was needed: False where it had been told, or of a later token.
 
         May be called again for the same occasion. May be cancelled where it takes too long. Raises `HookError`,
         naming place, reason and way out.
@@ -411,10 +423,6 @@ class Accounts(Protocol):
 
         Comes back within seconds. Raises `AccountsError` and `StoreError`, naming place, reason and way out.
         """
-        ...
-
-    async def close(self) -> None:
-        """Give back what is held open; never raises."""
         ...
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from anyio import to_thread
 
 with warnings.catch_warnings():
@@ -31,6 +35,22 @@ fsync = off
 log_statement = none
 """
 """Without fsync, since no test takes the machine's power away."""
+
+
+PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+POOL = """
+[databases]
+* = host=127.0.0.1 user=postgres port={port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+server_reset_query =
+"""
+# With `any`, all log in as the user that the database's line names.
 
 
 class Server:
@@ -142,6 +162,30 @@ def following(server: Server) -> Iterator[Server]:
     finally:
         follower.stop("immediate")
         shutil.rmtree(directory)
+
+
+@contextmanager
+def pooling(server: Server, settings: str = "") -> Iterator[int]:
+    """Run a PgBouncer for the length of the block."""
+    if PGBOUNCER is None and not os.environ.get("CI"):
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+    assert PGBOUNCER is not None, "pgbouncer must be there in CI"
+    listen = free_port()
+    file = server.sockets / f"bouncer{listen}.ini"
+    file.write_text(POOL.format(port=server.port, listen=listen) + settings, encoding="utf-8")
+    file.chmod(0o644)
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with subprocess.Popen([PGBOUNCER, *user, "-q", str(file)]) as process:
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", listen), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        try:
+            yield listen
+        finally:
+            process.terminate()
 
 
 async def in_thread(call: Any, *arguments: Any) -> Any:

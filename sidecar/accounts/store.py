@@ -21,8 +21,5 @@ class StoreAccounts:
         """See `Accounts.names`."""
         return [key[len(self._prefix) :] for key in await self._store.keys(self._prefix)]
 
-    async def close(self) -> None:
-        """See `Accounts.close`: the store is not ours."""
-
 
 _: type[Accounts] = StoreAccounts

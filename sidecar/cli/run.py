@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sidecar.cli.options import Span, config_option, examples
+
+if TYPE_CHECKING:
+    from sidecar.config import Loaded, Settings
+
+POLL = 0.1
+"""Seconds between two looks at somebody else's work."""
 
 
 @click.command(
@@ -29,14 +36,13 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     ends it, after an answer that is under way was caught; SIGHUP makes it read the configuration again,
     as does a change of the file.
 
-    With --once it is an init container: exit code 3 says that a human must consent first, 4 that the time
-    was up.
+    With --once it is an init container, or a cron job: exit code 3 says that a human must consent first, 4
+    that the time was up. Where a daemon runs already, or another --once, its work is waited for.
     """
     if wait is not None and not once:
         raise click.UsageError("--wait goes with --once")
     import signal
     import sys
-    from functools import partial
 
     # As the first process of a container, it would not be stopped at all before it has a handler of its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if once else 0))
@@ -50,4 +56,53 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     loaded = configuration.load(config, also=contents.check)
     log.configure(loaded.settings.log.level, loaded.settings.log.format)
     sys.excepthook = log.log_uncaught
-    anyio.run(partial(app.run_once, loaded, wait=wait) if once else partial(app.serve, loaded))
+    if once:
+        _once(loaded, wait)
+    else:
+        anyio.run(app.serve, loaded)
+
+
+def _once(loaded: Loaded, wait: float | None) -> None:
+    """Do it here, or wait for whoever is at it. Raises what `app.run_once` raises."""
+    import math
+    import time
+    from functools import partial
+
+    import anyio
+
+    from sidecar import app
+    from sidecar.errors import InstanceRunning, TemporarilyUnavailable
+    from sidecar.server.client import NotRunning
+
+    until = time.monotonic() + (math.inf if wait is None else wait)
+    while True:
+        left = until - time.monotonic()
+        try:
+            return anyio.run(partial(app.run_once, loaded, wait=None if wait is None else max(left, 0.0)))
+        except InstanceRunning as running:
+            try:
+                problem = _daemons_problem(loaded.settings)
+            except NotRunning:
+                problem = str(running)  # a command or another --once, which ends soon
+        if not problem:
+            return None
+        if left <= 0:
+            raise TemporarilyUnavailable(problem)
+        time.sleep(POLL)
+
+
+def _daemons_problem(settings: Settings) -> str:
+    """Say what a running daemon's tokens lack; empty: nothing. Raises `HumanNeeded`, and `NotRunning` without one."""
+    import time
+
+    from sidecar import app
+    from sidecar.cli import common
+    from sidecar.cli.status import views_of
+    from sidecar.errors import HumanNeeded
+    from sidecar.server import health
+
+    views = views_of(common.control(settings).status())
+    problem = "\n".join(health.startupz(views, now=time.time()).reasons)
+    if problem and app.is_hopeless(views):
+        raise HumanNeeded(problem)
+    return problem

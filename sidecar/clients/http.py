@@ -72,21 +72,32 @@ class ClientCertificate(msgspec.Struct, frozen=True):
     """Its private key, in PEM, which may be in the same file."""
 
 
+class Open:
+    """A gate that lets every request pass: nothing of a grant is used up by it."""
+
+    def open(self) -> None:
+        """Nothing is at stake."""
+
+
 class Request(NamedTuple):
     """What is to be sent. Its URL is free of secrets; the one that is sent may not be."""
 
     url: str
     members: Sealed = Sealed()
     headers: Sealed = Sealed()
-    """They may replace ours, apart from those that say how long and of what type the body is."""
-    method: Literal["POST", "GET"] = "POST"
+    """They may replace ours, apart from those that say how long the members are and of what type."""
+    method: Literal["POST", "GET", "PUT", "PATCH", "DELETE"] = "POST"
     body: BodyKind = BodyKind.FORM
     """How the members travel; those of a GET are always in the URL."""
+    content: bytes | None = None
+    """The body itself, in place of members; `headers` say of what type it is."""
     certificate: ClientCertificate | None = None
     """Shown on this connection alone."""
 
     def laid_out(self, target: httpx2.URL) -> tuple[httpx2.URL, bytes, dict[str, str]]:
         """Put the members where they belong; return the URL, the body and the headers that tell of it."""
+        if self.content is not None:
+            return target, self.content, {"Content-Length": str(len(self.content))}
         if self.method == "GET" or self.body is BodyKind.QUERY:
             framing = {} if self.method == "GET" else {"Content-Length": "0"}
             return target.copy_merge_params(self.members), b"", framing

@@ -145,21 +145,35 @@ class Target(msgspec.Struct, frozen=True):
         return self.parameters.get("pooler")
 
 
-def parse(url: str, *, own: Sequence[str] = ()) -> Target:
-    """Read a libpq URL; `own` names parameters that the caller has a use for.
+def parse(url: str, *, own: Sequence[str] = (), what: str = "store") -> Target:
+    """Read a libpq URL; `own` names parameters that the caller has a use for, `what` it is for messages.
 
     Raises `ConfigError` for whatever would not be heeded. No message repeats a value that may be secret.
     """
     try:
         return _target(url, (*PARAMETERS, *own))
     except ValueError as error:
-        raise ConfigError(f"store: not a usable postgresql:// URL: {error}") from None
+        raise ConfigError(f"{what}: not a usable postgresql:// URL: {error}") from None
+
+
+def reread(path: Path, *, own: Sequence[str] = (), what: str = "store") -> Target:
+    """Read the URL that is in a file by now, for a new connection. Raises `Fault`."""
+    reason = ""
+    try:
+        return parse(path.read_text(encoding="utf-8").strip(), own=own, what=what)
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except (ConfigError, ValueError):
+        reason = "it holds no usable URL"
+    raise Fault(f"{path} can't be read: {reason}", f"write the {what}'s URL into it")
 
 
 def _target(url: str, known: Sequence[str]) -> Target:
     if "#" in url:
         raise ValueError("a # in a user name or password is written %23")
     parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ValueError("it begins with postgresql://")
     parameters = _parameters(parts.query, known)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Self
+
+import anyio
 
 from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sidecar.clients.kubernetes import Kubernetes
+    from sidecar.clients.postgres import Postgres
 
 
 class SharedClients:
@@ -16,6 +22,7 @@ class SharedClients:
     def __init__(self) -> None:
         """Make nothing yet."""
         self._kubernetes: Kubernetes | None = None
+        self._databases: dict[tuple[str, Path | None], Postgres] = {}
 
     @property
     def kubernetes(self) -> Kubernetes:
@@ -32,6 +39,26 @@ class SharedClients:
             self._kubernetes = Kubernetes()
         return self._kubernetes
 
+    def database(self, url: str | None, url_file: Path | None) -> Postgres:
+        """One connection to an application's PostgreSQL database, for all that is asked of it.
+
+        Raises `ConfigError` where the library is missing, or there is no usable URL. From `url_file` user and password
+        are read again for every new connection.
+        """
+        try:
+            from sidecar.clients import postgres
+        except ModuleNotFoundError as missing:
+            if missing.name != "asyncpg":
+                raise
+            raise ConfigError(
+                "PostgreSQL is spoken by the extra `postgres`: pip install 'token-sidecar[postgres]'"
+            ) from None
+        text = url if url_file is None else _read(url_file)
+        target = postgres.parse(text or "", what="database")
+        login = partial(postgres.reread, url_file, what="database") if url_file is not None else None
+        key = (target.place if login is not None else text or "", url_file)
+        return self._databases.setdefault(key, postgres.Postgres(target, login=login))
+
     async def __aenter__(self) -> Self:
         """Connect to nothing: a daemon starts while an API is away."""
         return self
@@ -40,3 +67,15 @@ class SharedClients:
         """Close what was opened."""
         if self._kubernetes is not None:
             await self._kubernetes.__aexit__(*reason)
+        # At once: each may have to wait for a call that is not answered.
+        async with anyio.create_task_group() as tasks:
+            for database in self._databases.values():
+                tasks.start_soon(database.close)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{path} can't be read: {reason}; write the database's URL into it") from None

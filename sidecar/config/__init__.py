@@ -55,7 +55,7 @@ def load(
     """Read, expand and check a configuration file.
 
     `disk=False` leaves out what depends on this machine: which files exist, and who may read and write them.
-    `publishes=False` leaves out seeds and outputs alone: for a process that neither reads nor writes them.
+    `publishes=False` leaves out seeds, outputs and hooks alone: for a process that has nothing to do with them.
     `also` reports what layers above know to be wrong, so that it comes out in the same run.
     Raises `ConfigError` with every problem, each beginning with the file's name and place.
     """
@@ -84,7 +84,10 @@ def load(
 
 def _silent(settings: Settings) -> Settings:
     def silent(entries: dict[str, TokenSettings]) -> dict[str, TokenSettings]:
-        return {name: msgspec.structs.replace(one, seed=None, outputs=()) for name, one in entries.items()}
+        return {
+            name: msgspec.structs.replace(one, seed=None, outputs=(), after_refresh=())
+            for name, one in entries.items()
+        }
 
     return msgspec.structs.replace(settings, tokens=silent(settings.tokens), sets=silent(settings.sets))
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.config.context import Context
+from sidecar.config.report import looks_secret
 from sidecar.config.settings import (
     Client,
+    Command,
     Group,
+    HttpCall,
     OnDead,
     OutputTarget,
     SecretKey,
     Settings,
+    SqlCell,
+    SqlOutput,
     StoreSettings,
     TokenSettings,
 )
@@ -32,12 +38,11 @@ _URLS = (
     "authorization_url",
     "device_authorization_url",
 )
-_OUR_HEADERS = {
-    "authorization",
+_IDENTIFIER_BYTES = 63
+"""PostgreSQL cuts off what is longer, and may then mean another one."""
+_FRAMING_HEADERS = {
     "connection",
     "content-length",
-    "content-type",
-    "cookie",
     "expect",
     "host",
     "te",
@@ -45,6 +50,7 @@ _OUR_HEADERS = {
     "transfer-encoding",
     "upgrade",
 }
+_OUR_HEADERS = {"authorization", "content-type", "cookie", *_FRAMING_HEADERS}
 
 
 def check(settings: Settings, context: Context) -> None:
@@ -57,7 +63,7 @@ def check(settings: Settings, context: Context) -> None:
         _client(token, profile, steps, settings, context)
         if token.seed is not None:
             one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
-        _hooks(token, steps, context)
+        _hooks(token, steps, settings, context)
         if profile is not None:
             _grants_own(token, profile, steps, context)
         _durations(token, profile, steps, context)
@@ -67,7 +73,9 @@ def check(settings: Settings, context: Context) -> None:
             _no_outputs(steps, context)
         if profile is not None:
             _profile(name, settings, context)
-    for check_uniqueness in (_outputs_apart, _secrets_apart, _seeds_apart):
+    for place, cell in cells(settings):
+        _cell(cell, place, context)
+    for check_uniqueness in (_outputs_apart, _secrets_apart, _cells_apart, _seeds_apart):
         check_uniqueness(settings, context)
     if settings.store.shared:
         _shared_store(settings.store, context)
@@ -278,16 +286,47 @@ def one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context)
         context.error(steps, f"is incomplete; add {' or '.join(f'`{key}`' for key in choices)}")
 
 
-def _hooks(token: TokenSettings, steps: Steps, context: Context) -> None:
+def _hooks(token: TokenSettings, steps: Steps, settings: Settings, context: Context) -> None:
+    labels: list[str] = []
     for index, hook in enumerate(token.after_refresh):
         place, restart = (*steps, "after_refresh", index), hook.rollout_restart
         one_of(hook, hook.PLACES, place, context)
+        if not hook.timeout:
+            context.error((*place, "timeout"), "is 0; it must be longer")
+        if hook.http is not None:
+            _http_call(hook.http, (*place, "http"), settings, context)
+        if hook.exec is not None:
+            _command(hook.exec, (*place, "exec"), context)
+        if hook.signal is not None:
+            one_of(hook.signal, hook.signal.TARGETS, (*place, "signal"), context)
+        if hook.label in labels and (restart is None or hook.name is not None):
+            other = f"after_refresh[{labels.index(hook.label)}]"
+            context.error(place, f"is called {hook.label!r}, as {other} is; remove one, or give it a `name`")
+        labels.append(hook.label)
         if restart is not None:
             one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
             others = [other.rollout_restart for other in token.after_refresh[:index]]
             if restart in others:
                 text = f"restarts what after_refresh[{others.index(restart)}] restarts; remove one"
                 context.error((*place, "rollout_restart"), text)
+
+
+def _http_call(call: HttpCall, steps: Steps, settings: Settings, context: Context) -> None:
+    _url(call.url, (*steps, "url"), settings, context)
+    if any(looks_secret(value) for _, value in parse_qsl(urlsplit(call.url).query)):
+        text = "has what looks like a secret in its query, which servers write into their logs; use `headers`"
+        context.warning((*steps, "url"), text)
+    _headers(call.headers, _FRAMING_HEADERS, (*steps, "headers"), context)
+    if call.body is not None and call.method in {"GET", "DELETE"}:
+        context.error(
+            (*steps, "body"), f"can't be sent: {call.method} has none; remove it, or write another method"
+        )
+
+
+def _command(command: Command, steps: Steps, context: Context) -> None:
+    if not command.argv[0].startswith("/"):
+        text = "is no whole path, and no shell looks for the program; write it like /usr/bin/systemctl"
+        context.error((*steps, "argv", 0), text)
 
 
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
@@ -311,6 +350,25 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
         identity = getattr(output, key)
         if isinstance(identity, int) and not 0 <= identity < 2**32 - 1:
             context.error((*steps, key), "is no numeric id; ids go from 0 to 4294967294")
+
+
+def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:
+    one_of(cell, cell.LOCATIONS, steps, context)
+    if cell.url is not None:
+        _database(cell.url, (*steps, "url"), "tokens", context)
+    named: list[tuple[Steps, str]] = [((*steps, "where", name), name) for name in cell.where]
+    named.append(((*steps, "column"), cell.column))
+    if isinstance(cell, SqlOutput) and cell.updated_column is not None:
+        named.append(((*steps, "updated_column"), cell.updated_column))
+    for index, (place, name) in enumerate(named):
+        if name in [other for _, other in named[:index]]:
+            context.error(place, f"{name} is named twice here; each column has one use")
+    if not cell.relation:
+        text = "is no table's name; write TABLE or SCHEMA.TABLE, a part with a dot or quote in it as in SQL"
+        context.error((*steps, "table"), text)
+    for place, name in [*named, *(((*steps, "table"), part) for part in cell.relation)]:
+        if not name or "\0" in name or len(name.encode(errors="replace")) > _IDENTIFIER_BYTES:
+            context.error(place, f"is no name that a database has: of 1 to {_IDENTIFIER_BYTES} bytes")
 
 
 def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> None:
@@ -385,11 +443,15 @@ def _request(profile: Profile, place: Steps, context: Context) -> None:
                 else f"is a second `{theirs}`; rename one"
             )
             context.error((*place, "param_names", ours), text)
-    for name, value in profile.extra_headers.items():
+    _headers(profile.extra_headers, _OUR_HEADERS, (*place, "extra_headers"), context)
+
+
+def _headers(headers: Mapping[str, str], ours: AbstractSet[str], place: Steps, context: Context) -> None:
+    for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\x20-\x7E]*", value):
-            context.error((*place, "extra_headers", name), "is no header of one line; correct it")
-        elif name.lower() in _OUR_HEADERS:
-            context.error((*place, "extra_headers", name), "is set by the daemon alone; remove it")
+            context.error((*place, name), "is no header of one line; correct it")
+        elif name.lower() in ours:
+            context.error((*place, name), "is set by the daemon alone; remove it")
 
 
 def _compiles(pattern: str) -> bool:
@@ -435,20 +497,20 @@ def _shared_store(store: StoreSettings, context: Context) -> None:
         text = "is missing; a store that others use too tells records apart by it: name this application"
         context.missing(("namespace",), text)
     if store.scheme != "kubernetes":
-        _database(store, context)
+        _database(store.url or "", ("store",), "refresh tokens", context)
 
 
-def _database(store: StoreSettings, context: Context) -> None:
+def _database(url: str, steps: Steps, what: str, context: Context) -> None:
     try:
-        parts = urlsplit(store.url or "")
+        parts = urlsplit(url)
     except ValueError:
         return  # its adapter says what is wrong
     hosts = re.findall(r"(\[[^]]*\]|[^:,]+)(?::[0-9]*)?(?:,|$)", parts.netloc.rpartition("@")[2])
     near = all(is_loopback(host.strip("[]")) or host.lower().startswith("%2f") for host in hosts)
     sslmode = dict(parse_qsl(parts.query)).get("sslmode", context.env.get("PGSSLMODE", "prefer"))
     if not near and sslmode not in {"verify-ca", "verify-full"}:
-        text = f"sslmode is {sslmode}, so that anybody on the way may read refresh tokens; write sslmode=verify-full"
-        context.warning(("store",), text)
+        text = f"sslmode is {sslmode}, so that anybody on the way may read {what}; write sslmode=verify-full"
+        context.warning(steps, text)
 
 
 def _strictness(store: StoreSettings, context: Context) -> None:
@@ -491,6 +553,23 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
         taken.setdefault(place, context.mark(steps).label)
 
 
+def _cells_apart(settings: Settings, context: Context) -> None:
+    taken = {
+        token.seed.sql.cell: f"tokens.{name}.seed"
+        for name, token in settings.entries.items()
+        if token.seed is not None and token.seed.sql is not None
+    }
+    for steps, output in outputs(settings):
+        if output.sql is None:
+            continue
+        if output.sql.cell in taken:
+            text = (
+                f"{output.sql.table} is written where {taken[output.sql.cell]} is; use another row or column"
+            )
+            context.error((*steps, "sql"), text)
+        taken.setdefault(output.sql.cell, context.mark(steps).label)
+
+
 def outputs(settings: Settings) -> Iterator[tuple[Steps, OutputTarget]]:
     """Go through all outputs, each with its place in the file."""
     for name, token in settings.entries.items():
@@ -515,15 +594,32 @@ def inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
             yield spot(token.seed.file), f"tokens.{name}.seed"
         if token.subject_token is not None:
             yield spot(token.subject_token.file), f"tokens.{name}.subject_token"
+    for steps, cell in cells(settings):
+        if cell.url_file is not None:
+            place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+            yield spot(cell.url_file), f"{place.removeprefix('.')}.url_file"
+
+
+def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
+    """Go through all that is named in databases of applications, each with its place in the file."""
+    for name, token in settings.entries.items():
+        if token.seed is not None and token.seed.sql is not None:
+            yield ("tokens", name, "seed", "sql"), token.seed.sql
+    for steps, output in outputs(settings):
+        if output.sql is not None:
+            yield (*steps, "sql"), output.sql
 
 
 def _seeds_apart(settings: Settings, context: Context) -> None:
-    taken: dict[str | SecretKey, str] = {}
+    taken: dict[str | SecretKey | tuple[str, ...], str] = {}
     for name, token in settings.entries.items():
         if token.seed is None:
             continue
-        file = token.seed.file
-        place = token.seed.kubernetes_secret if file is None else os.path.realpath(file)
+        file, sql = token.seed.file, token.seed.sql
+        if file is not None:
+            place: str | SecretKey | tuple[str, ...] | None = os.path.realpath(file)
+        else:
+            place = token.seed.kubernetes_secret if sql is None else sql.cell
         if place is None:
             continue
         if place in taken:

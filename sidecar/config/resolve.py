@@ -17,6 +17,7 @@ from sidecar.config.settings import (
     ConsoleSettings,
     ControlSettings,
     Duration,
+    HookSettings,
     OnDead,
     OutputTarget,
     ProviderSettings,
@@ -92,16 +93,22 @@ def _told_of_sets(name: str, token: TokenSettings, context: Context) -> TokenSet
 def _in_plain_types(token: TokenSettings) -> TokenSettings:
     """Turn spans into floats, since msgspec encodes no subclasses of it, and ids that are digits into numbers."""
     outputs = tuple(_output_with_numeric_ids(output) for output in token.outputs)
+    hooks = tuple(_hook_in_plain_types(hook) for hook in token.after_refresh)
     members = {name: getattr(token, name) for name in token.__struct_fields__}
     spans = {name: float(value) for name, value in members.items() if isinstance(value, Duration)}
     readers = dict.fromkeys(scope for output in outputs for scope in output.scopes)
     scopes = (*token.scopes, *(scope for scope in readers if scope not in token.scopes))
-    return msgspec.structs.replace(token, outputs=outputs, scopes=scopes, **spans)
+    return msgspec.structs.replace(token, outputs=outputs, after_refresh=hooks, scopes=scopes, **spans)
 
 
 def _console(console: ConsoleSettings) -> ConsoleSettings:
     url = console.url.rstrip("/") if console.url else None
     return msgspec.structs.replace(console, url=url, session=float(console.session))
+
+
+def _hook_in_plain_types(hook: HookSettings) -> HookSettings:
+    command = hook.exec and msgspec.structs.replace(hook.exec, user=_numeric(hook.exec.user))
+    return msgspec.structs.replace(hook, timeout=float(hook.timeout), exec=command)
 
 
 def _output_with_numeric_ids(output: OutputTarget) -> OutputTarget:

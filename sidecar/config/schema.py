@@ -61,10 +61,11 @@ def generate() -> Schema:
 
 def _choices() -> dict[str, tuple[str, ...]]:
     """Name the groups that need exactly one of some keys; contradictions.py says so in words."""
+    kinds = ("PLACES", "WORKLOADS", "TARGETS", "LOCATIONS")
     return {
         name: choices
         for name, group in groups().items()
-        if (choices := getattr(group, "PLACES", None) or getattr(group, "WORKLOADS", None))
+        if (choices := next((getattr(group, kind) for kind in kinds if hasattr(group, kind)), None))
     }
 
 
@@ -130,9 +131,11 @@ def _custom(kind: type) -> Schema:
 def _describe(name: str, definition: Schema) -> None:
     """Put the docstrings and defaults of a group into its schema."""
     texts = docstrings(settings) | docstrings(profile)
-    for field in msgspec.structs.fields(groups()[name]):
+    group = groups()[name]
+    for field in msgspec.structs.fields(group):
         member = definition["properties"][field.encode_name]
-        text = texts.get((name, field.name)) or texts.get(("Profile", field.name))
+        homes = [*(home.__name__ for home in group.__mro__), "Profile"]
+        text = next((texts[home, field.name] for home in homes if (home, field.name) in texts), None)
         if text:
             member["description"] = text
         member.pop("default", None)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from sidecar.config import members
 from sidecar.config.context import Context
-from sidecar.config.contradictions import Steps, inputs, one_of, outputs, spot
+from sidecar.config.contradictions import Steps, cells, inputs, one_of, outputs, spot
 from sidecar.config.members import ACCOUNT, SPARE, SPELLINGS
-from sidecar.config.settings import Group, OnDead, SecretKey, Settings, TokenSettings
+from sidecar.config.settings import Group, OnDead, SecretKey, Settings, SqlCell, TokenSettings
 
 SHORTEST = 1.0
 """Seconds between two looks at who the accounts are."""
@@ -36,6 +36,7 @@ def check(settings: Settings, context: Context) -> None:
     _prefixes_apart(settings, context)
     _files_apart(settings, context)
     _secrets_apart(settings, context)
+    _cells_apart(settings, context)
 
 
 def _source(name: str, token: TokenSettings, settings: Settings, context: Context) -> None:
@@ -43,7 +44,7 @@ def _source(name: str, token: TokenSettings, settings: Settings, context: Contex
     if chosen is None:
         return
     if chosen.sql is not None:
-        one_of(chosen.sql, chosen.sql.PLACES, (*steps, "sql"), context)
+        one_of(chosen.sql, chosen.sql.LOCATIONS, (*steps, "sql"), context)
     if chosen.every < SHORTEST:
         context.error((*steps, "every"), "is too often; write 1s or more")
     if settings.store.scheme == "kubernetes":
@@ -146,6 +147,21 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
         if varies and meets and place != theirs and place.namespace == theirs.namespace:
             text = f"an account's name could make this {context.mark(mine).label}; name one of them otherwise"
             context.error(other, text)
+
+
+def _cells_apart(settings: Settings, context: Context) -> None:
+    """Report rows that an account's name may lead to, though they are another token's."""
+    for (mine, one), (other, two) in combinations(cells(settings), 2):
+        varies = any(members.places(one)) or any(members.places(two))
+        if varies and one.cell != two.cell and _may_be_one_row(one, two):
+            text = f"an account's name could make this the row of {context.mark(mine).label}; tell their rows apart"
+            context.error(other, text)
+
+
+def _may_be_one_row(one: SqlCell, two: SqlCell) -> bool:
+    if (one.table, one.column) != (two.table, two.column) or one.where.keys() != two.where.keys():
+        return False
+    return all(members.may_meet(str(value), str(two.where[name])) for name, value in one.where.items())
 
 
 def _secrets(settings: Settings) -> Iterator[tuple[Steps, SecretKey]]:

@@ -195,16 +195,64 @@ class SecretKey(Group, frozen=True, kw_only=True):
     """Which of its keys."""
 
 
-class SeedSource(Group, frozen=True, kw_only=True):
-    """Where an operator leaves a refresh token: in a file or in a Secret. A path alone stands for `{file: PATH}`."""
+class SqlCell(Group, frozen=True, kw_only=True):
+    """One column of one row, in a table of an application's own PostgreSQL database."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret")
+    LOCATIONS: ClassVar = ("url", "url_file")
+    PER_ACCOUNT: ClassVar = {"where": "text"}
+
+    url: str | None = None
+    """Where the database is: `postgresql://USER@HOST/DATABASE`, with the parameters that a store's URL has."""
+    url_file: Path | None = None
+    """A file that holds the URL; the user and password in it are read again for every new connection."""
+    table: Annotated[str, msgspec.Meta(min_length=1)]
+    """`TABLE` or `SCHEMA.TABLE`, spelt exactly as in the database; a name with a dot in it stands in double quotes."""
+    where: Annotated[dict[str, str | int], msgspec.Meta(min_length=1)]
+    """Columns and the values that tell the row from all others."""
+    column: Annotated[str, msgspec.Meta(min_length=1)]
+    """The column with the token: a text, `json` or `jsonb`."""
+
+    def __repr__(self) -> str:
+        """Hide the URL: it may hold a password."""
+        return f"{type(self).__name__}({self.table}.{self.column})"
+
+    @property
+    def relation(self) -> tuple[str, ...]:
+        """The table's name, after its schema's if that is given; empty: it is no name."""
+        part = r'"(?:[^"]|"")+"|[^".]+'
+        found = re.fullmatch(rf"(?:({part})\.)?({part})", self.table, re.DOTALL)
+        names = [name for name in found.groups() if name] if found else []
+        return tuple(name[1:-1].replace('""', '"') if name.startswith('"') else name for name in names)
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What two of them have in common that mean the same, wherever it is said how to log in."""
+        place = str(self.url_file) if self.url is None else re.sub("//[^@/]*@", "//", self.url)
+        where = (f"{name}={value}" for name, value in sorted(self.where.items()))
+        return (place, self.table, self.column, *where)
+
+
+class SqlOutput(SqlCell, frozen=True, kw_only=True):
+    """One column of one row, in a table of an application's own PostgreSQL database."""
+
+    updated_column: str | None = None
+    """A `timestamp` (in UTC) or `timestamptz` that says when the token was written."""
+    mode: Literal["upsert", "update"] = "upsert"
+    """`upsert` makes a row that is missing, from `where` and the token; to `update` that is an error."""
+
+
+class SeedSource(Group, frozen=True, kw_only=True):
+    """Where an operator leaves a refresh token: a file, a Secret or a table. A path alone stands for `{file: PATH}`."""
+
+    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
     PER_ACCOUNT: ClassVar = {"file": "file"}
 
     file: Path | None = None
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
     kubernetes_secret: SecretKey | None = None
     """Looked at every minute and never written; what is missing there leaves the token unseeded, too."""
+    sql: SqlCell | None = None
+    """Looked at every minute and never written; a missing row or a NULL leaves the token unseeded, too."""
     format: SeedFormat | None = None
     """By default recognised from the content."""
     fields: dict[str, str] | None = None
@@ -222,9 +270,9 @@ class JsonField(Group, frozen=True, kw_only=True):
 
 
 class OutputTarget(Group, frozen=True, kw_only=True):
-    """Where a token is published: to a file or to a Secret."""
+    """Where a token is published: to a file, to a Secret or to a table."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret")
+    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
     FOR_FILES: ClassVar = ("mode", "owner", "group", "adopt", "require_tmpfs")
     """Keys that say nothing of other places."""
     PER_ACCOUNT: ClassVar = {"file": "file", "login": "text"}
@@ -233,6 +281,8 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     """Replaced atomically; mount its directory, never the file itself."""
     kubernetes_secret: SecretKey | None = None
     """This one key is kept right; the Secret has to exist, and its other keys are left alone."""
+    sql: SqlOutput | None = None
+    """This one column is kept right; the table has to exist, and its other columns are left alone."""
     format: OutputFormat = "json"
     """How the token is laid out."""
     mode: FileMode = msgspec.field(default_factory=lambda: FileMode(0o640))
@@ -287,17 +337,93 @@ class RolloutRestart(Group, frozen=True, kw_only=True):
         return next(((kind, name) for kind in self.WORKLOADS if (name := getattr(self, kind))), ("", ""))
 
 
+HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=599)]
+
+
+class HttpCall(Group, frozen=True, kw_only=True):
+    """One HTTP request that says: there is a new token. It carries names and no token; no redirect is followed."""
+
+    url: Annotated[str, msgspec.Meta(min_length=1)]
+    """`https://…`, or plain http to loopback: another container of the same pod, a program on the same host."""
+    method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST"
+    """`GET` and `DELETE` carry no body."""
+    headers: dict[str, str] = {}
+    """Sent with it; a password comes from `${NAME}`."""
+    body: str | None = None
+    """Sent as it is, as `text/plain` unless `headers` say otherwise; by default a JSON object of `token`, `lineage`,
+    `generation` and `outputs` (the files)."""
+    expect: tuple[HttpStatus, ...] = ()
+    """Statuses that count as success; by default all from 200 to 299."""
+
+    def __repr__(self) -> str:
+        """Show the names of headers, whose values may be secret, and leave out the body."""
+        return f"HttpCall({self.method} {self.place}, headers={[*self.headers]})"
+
+    @property
+    def place(self) -> str:
+        """The URL without its query, which somebody may have put a secret into."""
+        return self.url.partition("?")[0]
+
+
+class Command(Group, frozen=True, kw_only=True):
+    """A program that is run, without a shell: no `|`, no `*`, no `$NAME` in its arguments."""
+
+    argv: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """The program's whole path, and its arguments."""
+    user: str | int | None = None
+    """Whom to run it as, name or numeric id; needs a daemon that is root."""
+
+
+class ProcessSignal(Group, frozen=True, kw_only=True):
+    """A signal to a process that this one can see: on the same host, or in a pod with one process namespace."""
+
+    TARGETS: ClassVar = ("pid_file", "process")
+
+    pid_file: Path | None = None
+    """Holds the number of the process, as the process itself wrote it."""
+    process: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Its name, as `ps -o comm` or the first word of its command line has it. If several have it, all get the signal,
+    but not those whose parent gets it."""
+    signal: Literal["HUP", "USR1", "USR2", "INT", "QUIT", "TERM", "WINCH"] = "HUP"
+    """A process that doesn't handle it is left alone, unless it is one that is meant to end processes."""
+
+
 class HookSettings(Group, frozen=True, kw_only=True):
     """What is done once a new token is in the store and in every output."""
 
-    PLACES: ClassVar = ("rollout_restart",)
+    PLACES: ClassVar = ("http", "exec", "signal", "rollout_restart")
 
+    http: HttpCall | None = None
+    """Call a URL of the application's."""
+    exec: Command | None = None
+    """Run a program."""
+    signal: ProcessSignal | None = None
+    """Send a signal."""
     rollout_restart: RolloutRestart | None = None
     """Restart a workload, for applications that read their token at the start only; once, however many daemons share
     the grant."""
     when: Literal["refresh", "lineage"] = "refresh"
     """`refresh`: for each new access token. `lineage`: only when the grant began anew, with a seed or login; that
     suffices for applications that were given the refresh token and refresh by themselves."""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,62}$")] | None = None
+    """What metrics and messages call it; by default what it does, and to whom."""
+    timeout: Duration = msgspec.field(default_factory=lambda: Duration(30.0))
+    """How long one attempt may take."""
+    attempts: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How often it is tried for one token; by default until it succeeds, or there is a newer token."""
+
+    @property
+    def label(self) -> str:
+        """What metrics and messages call it; a rollout restart's own adds the namespace, where it isn't given."""
+        if self.name is not None:
+            return self.name
+        if self.http is not None:
+            return f"http:{self.http.method} {self.http.place}"
+        if self.exec is not None:
+            return f"exec:{self.exec.argv[0]}"
+        if self.signal is not None:
+            return f"signal:{self.signal.signal} {self.signal.pid_file or self.signal.process}"
+        return "rollout_restart"
 
 
 class ProviderSettings(Group, frozen=True, kw_only=True):
@@ -352,7 +478,7 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
 class SqlAccounts(Group, frozen=True, kw_only=True):
     """The accounts as an application's own PostgreSQL database lists them."""
 
-    PLACES: ClassVar = ("url", "url_file")
+    LOCATIONS: ClassVar = ("url", "url_file")
 
     url: str | None = None
     """`postgresql://USER@HOST/DATABASE`; a role that may read the table is enough."""
@@ -401,7 +527,8 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     client: Client = Client()
     """The OAuth client."""
     seed: SeedSource | None = None
-    """Where an operator leaves a refresh token: a path, `{file, format}` or `{kubernetes_secret, format}`."""
+    """Where an operator leaves a refresh token: a path, `{file, format}`, `{kubernetes_secret, format}` or
+    `{sql, format}`."""
     outputs: tuple[OutputTarget, ...] = ()
     """Where the token is published."""
     after_refresh: tuple[HookSettings, ...] = ()

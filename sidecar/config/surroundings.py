@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sidecar.config.context import Context
-from sidecar.config.contradictions import Steps, outputs
+from sidecar.config.contradictions import Steps, cells, outputs
 from sidecar.config.mounts import IN_MEMORY, Mounts
-from sidecar.config.settings import OutputTarget, Settings
+from sidecar.config.settings import Command, OutputTarget, Settings, TokenSettings
 
 MAX_SECRET_BYTES = 1024 * 1024
 
@@ -20,28 +20,37 @@ MAX_SECRET_BYTES = 1024 * 1024
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report everything that this machine, and the user that this process runs as, stand in the way of."""
     for name, token in settings.entries.items():
-        steps = ("tokens", name)
-        # Those of a set's accounts are looked at when there are accounts.
-        if token.seed is not None and token.seed.file is not None and token.for_each is None:
-            _seed(token.seed.file, (*steps, "seed"), context)
-        if token.subject_token is not None:
-            _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
-        for key, path in token.client.files.items():
-            # A certificate is public, unless its key comes with it.
-            public = key == ("id_file",) or (
-                key == ("certificate_file",) and token.client.private_key_file is not None
-            )
-            remedy = "write the client's data into it"
-            _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
+        _token(token, ("tokens", name), context)
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
         _secret_file(path, ("store", "encryption_keys", index), remedy, context)
+    for spot, cell in cells(settings):
+        if cell.url_file is not None:
+            _secret_file(cell.url_file, (*spot, "url_file"), "write the database's URL into it", context)
     for place, output in outputs(settings):
         if output.file is not None:
             _output(output, output.file, place, mounts, context)
     _identity(settings.control.group, grp.getgrnam, ("control", "group"), context)
     _state_dir(settings.state_dir, context)
     _store(settings, context)
+
+
+def _token(token: TokenSettings, steps: Steps, context: Context) -> None:
+    # Those of a set's accounts are looked at when there are accounts.
+    if token.seed is not None and token.seed.file is not None and token.for_each is None:
+        _seed(token.seed.file, (*steps, "seed"), context)
+    if token.subject_token is not None:
+        _subject_token(token.subject_token.file, (*steps, "subject_token"), context)
+    for key, path in token.client.files.items():
+        # A certificate is public, unless its key comes with it.
+        public = key == ("id_file",) or (
+            key == ("certificate_file",) and token.client.private_key_file is not None
+        )
+        remedy = "write the client's data into it"
+        _secret_file(path, (*steps, "client", *key), remedy, context, public=public)
+    for index, hook in enumerate(token.after_refresh):
+        if hook.exec is not None:
+            _command(hook.exec, (*steps, "after_refresh", index, "exec"), context)
 
 
 def _seed(path: Path, steps: Steps, context: Context) -> None:
@@ -74,6 +83,14 @@ def _secret_file(path: Path, steps: Steps, remedy: str, context: Context, *, pub
         context.error(steps, f"{path} is empty; {remedy}")
     elif isinstance(status, os.stat_result) and not public:
         _private(path, status, steps, context)
+
+
+def _command(command: Command, steps: Steps, context: Context) -> None:
+    program = Path(command.argv[0])
+    if program.is_absolute() and not (program.is_file() and os.access(program, os.X_OK)):
+        text = f"{program} is no program that {_who()} may run; install it, correct the path, or chmod +x it"
+        context.error((*steps, "argv", 0), text)
+    _identity(command.user, pwd.getpwnam, (*steps, "user"), context)
 
 
 def _status(path: Path, steps: Steps, context: Context) -> os.stat_result | bool | None:
@@ -140,8 +157,20 @@ def _output(output: OutputTarget, file: Path, steps: Steps, mounts: Mounts, cont
         context.error(place, f"{file} {text}")
     else:
         _in_memory(output, file.parent, steps, mounts, context)
+        _shared_directory(file.parent, place, mounts, context)
     _identity(output.owner, pwd.getpwnam, (*steps, "owner"), context)
     _identity(output.group, grp.getgrnam, (*steps, "group"), context)
+
+
+def _shared_directory(directory: Path, steps: Steps, mounts: Mounts, context: Context) -> None:
+    """Warn of a directory in which anybody may put another token in the place of ours.
+
+    Not of a volume's root: in a pod that is open to all containers, who are there for it.
+    """
+    mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX and not mounts.is_mount_point(directory):
+        text = f"{directory} can be written by everybody, who may replace the token; chmod o-w {directory}"
+        context.warning(steps, text)
 
 
 def _in_memory(output: OutputTarget, directory: Path, steps: Steps, mounts: Mounts, context: Context) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sidecar import answers, outcomes, providers
+from sidecar.clients.http import Open
 from sidecar.errors import (
     CallError,
     ConsentFailed,
@@ -16,7 +17,7 @@ from sidecar.errors import (
     UsageError,
 )
 from sidecar.grants.discovery import completed
-from sidecar.grants.endpoint import Open, TokenEndpoint, origin
+from sidecar.grants.endpoint import TokenEndpoint, origin
 from sidecar.ports import Seeding
 from sidecar.tokens import OutcomeClass
 

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from sidecar.clients.http import HttpClient, Request
+from sidecar.clients.http import HttpClient, Open, Request
 from sidecar.config.settings import Client, TokenSettings
 from sidecar.errors import CallError, ConfigError, NotSent
 from sidecar.files import UnfitFile, directory, read_small, replace_file
-from sidecar.grants.endpoint import Open, origin, silent
+from sidecar.grants.endpoint import origin, silent
 from sidecar.ports import Answer, Gate, Grant
 from sidecar.profile import AuthMethod, Profile
 from sidecar.tokens import RefreshToken

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sidecar import outcomes
-from sidecar.clients.http import HttpClient, Request, Sealed
+from sidecar.clients.http import HttpClient, Open, Request, Sealed
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import ConfigError, NotSent
 from sidecar.grants.client import ClientIdentity, Credentials
@@ -98,13 +98,6 @@ class TokenEndpoint:
             return self._client.credentials()
         except ConfigError as error:
             raise NotSent(str(error), misconfigured=True) from None
-
-
-class Open:
-    """A gate that lets every request pass: nothing of the grant is used up by it."""
-
-    def open(self) -> None:
-        """Nothing is at stake."""
 
 
 def silent(reason: str) -> None:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sidecar.clients.http import HttpClient
     from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
     from sidecar.config.settings import HookSettings
@@ -15,16 +19,37 @@ if TYPE_CHECKING:
 __all__ = ["open_hook"]
 
 
-def open_hook(settings: HookSettings, *, namespace: str, clock: Clock, clients: SharedClients) -> Hook:
-    """Make ready to tell; asks nobody yet. `namespace` is that of the records, which tells daemons apart.
+def open_hook(  # noqa: PLR0913 - one for each thing that a hook may speak of, or through
+    settings: HookSettings,
+    *,
+    token: str,
+    files: Sequence[str],
+    namespace: str,
+    state_dir: Path,
+    clock: Clock,
+    http: HttpClient,
+    clients: SharedClients,
+) -> Hook:
+    """Make ready to tell; asks nobody yet.
 
-    Raises `ConfigError` where a library is missing.
+    `token` is the configured name, `files` are those that it is published to, `namespace` is that of the records,
+    which tells daemons apart. Raises `ConfigError` where a library is missing.
     """
-    if settings.rollout_restart is None:
-        raise ConfigError("a hook says nothing of what it does")
-    api = clients.kubernetes
-    from sidecar.hooks.rollout_restart import RolloutRestartHook
+    if settings.http is not None:
+        from sidecar.hooks.http import HttpHook
 
-    return RolloutRestartHook(
-        settings.rollout_restart, api, by_lineage=settings.when == "lineage", namespace=namespace, clock=clock
-    )
+        return HttpHook(settings, settings.http, http, token=token, state_dir=state_dir, files=files)
+    if settings.exec is not None:
+        from sidecar.hooks.exec import ExecHook
+
+        return ExecHook(settings, settings.exec, token=token, state_dir=state_dir, files=files)
+    if settings.signal is not None:
+        from sidecar.hooks.signal import SignalHook
+
+        return SignalHook(settings, settings.signal, token=token, state_dir=state_dir)
+    if settings.rollout_restart is not None:
+        api = clients.kubernetes
+        from sidecar.hooks.rollout_restart import RolloutRestartHook
+
+        return RolloutRestartHook(settings, settings.rollout_restart, api, namespace=namespace, clock=clock)
+    raise ConfigError("a hook says nothing of what it does")

@@ -16,12 +16,13 @@ import msgspec
 
 from sidecar.clients.kubernetes import Fault, Kind, own_namespace
 from sidecar.errors import HookError
+from sidecar.hooks.base import BaseHook
 from sidecar.ports import Mark
 
 if TYPE_CHECKING:
     from sidecar.clients.kubernetes import Kubernetes
     from sidecar.clock import Clock
-    from sidecar.config.settings import RolloutRestart
+    from sidecar.config.settings import HookSettings, RolloutRestart
     from sidecar.ports import Occasion
 
 RACES = 5
@@ -29,17 +30,24 @@ RACES = 5
 LONGEST_NAME = 63
 
 
-class RolloutRestartHook:
+class RolloutRestartHook(BaseHook):
     """`kubectl rollout restart`, once for each occasion. See `Hook` for the contract."""
 
     def __init__(
-        self, settings: RolloutRestart, api: Kubernetes, *, by_lineage: bool, namespace: str, clock: Clock
+        self,
+        settings: HookSettings,
+        restart: RolloutRestart,
+        api: Kubernetes,
+        *,
+        namespace: str,
+        clock: Clock,
     ) -> None:
         """See `sidecar.hooks.open_hook`."""
-        self._kind, self._name = settings.workload
-        self._namespace = settings.namespace or own_namespace()
-        self.id = f"rollout_restart:{self._namespace}/{self._kind}/{self._name}"
-        self.by_lineage = by_lineage
+        super().__init__(settings)
+        self._kind, self._name = restart.workload
+        self._namespace = restart.namespace or own_namespace()
+        if settings.name is None:
+            self.id = f"rollout_restart:{self._namespace}/{self._kind}/{self._name}"
         self._records = namespace
         self._api = api
         self._clock = clock
@@ -50,7 +58,8 @@ class RolloutRestartHook:
         try:
             for _ in range(RACES):
                 seen = await self._api.get_workload(self._kind, self._namespace, self._name)
-                if not self._is_new(occasion.mark, _read(seen.annotations.get(annotation, ""))):
+                known = _read(seen.annotations.get(annotation, ""))
+                if not occasion.mark.is_news_after(known, by_lineage=self.by_lineage):
                     return False
                 at = datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="seconds")
                 note = {annotation: msgspec.json.encode(occasion.mark).decode()}
@@ -64,13 +73,6 @@ class RolloutRestartHook:
         except Fault as fault:
             raise HookError(f"{self.id}: {fault}") from None
         raise HookError(f"{self.id}: it is changed by others faster than it can be restarted")
-
-    def _is_new(self, ours: Mark, theirs: Mark | None) -> bool:
-        if theirs is None:
-            return True
-        if ours.lineage == theirs.lineage:
-            return not self.by_lineage and ours.generation > theirs.generation
-        return (ours.seeds, ours.issued_at) > (theirs.seeds, theirs.issued_at)
 
 
 def annotation_of(key: str) -> str:

@@ -163,7 +163,7 @@ DEFINITIONS = {
         Definition(
             "hook_runs",
             "counter",
-            "Hooks that were run for a new token, by how they ended; `unneeded`: another daemon had done it.",
+            "Hooks that were run for a new token, by how they ended; `unneeded`: somebody had told of it before.",
             ("token", "hook", "outcome"),
         ),
         Definition(

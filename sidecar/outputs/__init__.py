@@ -39,6 +39,13 @@ def open_remote_output(
 
     Raises `ConfigError` as `open_output` does, and where a library is missing.
     """
+    if target.sql is not None:
+        database = clients.database(target.sql.url, target.sql.url_file)
+        from sidecar.clients.rows import Row
+        from sidecar.outputs.sql import TableOutput
+
+        row = Row(database, target.sql)
+        return TableOutput(target, target.sql, row, state_dir=state_dir, clock=clock)
     if target.kubernetes_secret is None:
         raise ConfigError("an output names no place")
     api = clients.kubernetes

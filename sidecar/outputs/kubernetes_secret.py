@@ -8,19 +8,17 @@ writes names the resource version that it has looked at.
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.structs import replace
 
 from sidecar import formats
 from sidecar.clients.kubernetes import SECRET_LIMIT, Fault, Kind, own_namespace, unwritable
-from sidecar.errors import FormatError, OutputError
+from sidecar.errors import OutputError
 from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
-from sidecar.ports import Holding
-from sidecar.tokens import ExpirySource, fingerprint
+from sidecar.outputs.sight import Sight
+from sidecar.ports import Finding, Grade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,25 +26,11 @@ if TYPE_CHECKING:
     from sidecar.clients.kubernetes import Kubernetes, Secret
     from sidecar.clock import Clock
     from sidecar.config.settings import OutputTarget, SecretKey
-    from sidecar.ports import Mark, Publication
+    from sidecar.outputs.sight import Seen
+    from sidecar.ports import Holding, Mark, Publication
 
 RACES = 5
 """Changes by others in a row before a publication is left to the next turn."""
-REMEMBERED_FOR = 180.0
-"""Seconds after which it is said since when nothing is known: three looks that should have been."""
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    """What was in place when somebody looked."""
-
-    at: float
-    """Unix seconds."""
-    since: float
-    """When this content was first seen, in Unix seconds."""
-    content: bytes | None = None
-    entry: Entry | None = None
-    """What its annotation says of this very content."""
-    problem: str | None = None
 
 
 class SecretOutput:
@@ -64,11 +48,10 @@ class SecretOutput:
         self._target = target
         self._format = formats.for_target(target)
         self._api = api
-        self._clock = clock
         self._index = Index(state_dir, self.id)
         # A name of an annotation is short, and a key may be long.
         self._annotation = f"token-sidecar/published-{hashlib.sha256(place.key.encode()).hexdigest()[:16]}"
-        self._seen: _Seen | None = None
+        self._sight = Sight(self._format, self._index, clock)
 
     @property
     def index_problem(self) -> str | None:
@@ -104,56 +87,44 @@ class SecretOutput:
                 return True
         raise OutputError(f"{self.id}: the Secret is changed by others faster than it can be written")
 
+    async def diagnose(self) -> list[Finding]:
+        """See `SupportsDiagnosis`: a PATCH with `dryRun=All` takes the same rights, and does nothing."""
+        try:
+            secret, seen = await self._get()
+            self._check(secret, seen.content or b"")
+            await self._api.change_secret(
+                self._namespace, self._name, annotations={self._annotation: None}, dry_run=True
+            )
+        except Fault as fault:
+            passes = fault.kind in {Kind.CONFLICT, Kind.TEMPORARY, Kind.UNREACHABLE}
+            return [Finding(Grade.FAILED, fault.reason, fault.remedy, exit_code=4 if passes else 1)]
+        except OutputError as error:
+            reason, _, remedy = str(error).removeprefix(f"{self.id}: ").partition("; ")
+            return [Finding(Grade.FAILED, reason, remedy)]
+        return [Finding(Grade.OK, "the Secret is there, and this key of it can be written; nothing was")]
+
     async def look(self) -> None:
         """See `RemoteOutput.look`."""
         await self._get()
 
     async def read_back(self) -> Holding:
         """See `RemoteOutput`. What another daemon published is known as well as what this one did."""
-        if self._seen is None:
-            return Holding(problem="has not been looked at yet", mark=self._index.mark)
-        return replace(self._judged(self._seen), mark=self._index.mark)
+        return self._sight.holding()
 
-    def _judged(self, seen: _Seen) -> Holding:
-        problem = seen.problem
-        if self._clock.wall() - seen.at > REMEMBERED_FOR:
-            last = datetime.fromtimestamp(seen.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            problem = f"was last seen at {last}; what it holds now is not known"
-        if seen.content is None:
-            return Holding(problem=problem)
-        entry = seen.entry or self._index.find(digest(seen.content))
-        holding = entry.holding if entry is not None else self._foreign(seen.content, seen.since)
-        return replace(holding, problem=problem or holding.problem)
-
-    def _foreign(self, content: bytes, at: float) -> Holding:
-        try:
-            access = self._format.decode(content).access(written_at=at, by_receiver=True)
-        except FormatError as error:
-            return Holding(problem=f"is not in the format `{self._format.name}`: {error}")
-        if access is None:
-            return Holding(problem="holds no access token")
-        known = access.expiry_source is not ExpirySource.ASSUMED
-        return Holding(fingerprint=fingerprint(access.value), expires_at=access.expires_at if known else None)
-
-    async def _get(self) -> tuple[Secret, _Seen]:
+    async def _get(self) -> tuple[Secret, Seen]:
         try:
             secret = await self._api.get_secret(self._namespace, self._name)
         except Fault as fault:
             if fault.kind is Kind.MISSING:
-                now = self._clock.wall()
-                self._seen = _Seen(now, now, problem="does not exist")
+                self._sight.note(None, problem="does not exist")
             raise self._failed(fault) from None
         return secret, self._notice(secret)
 
-    def _notice(self, secret: Secret) -> _Seen:
-        content, before, now = secret.data.get(self._key), self._seen, self._clock.wall()
-        since = before.since if before is not None and before.content == content else now
-        if content:
-            self._seen = _Seen(now, since, content, self._annotated(secret, content))
-        else:
-            missing = "is empty" if content is not None else f"is missing: the Secret has no key {self._key}"
-            self._seen = _Seen(now, since, problem=missing)
-        return self._seen
+    def _notice(self, secret: Secret) -> Seen:
+        content = secret.data.get(self._key)
+        missing = "is empty" if content is not None else f"is missing: the Secret has no key {self._key}"
+        entry = self._annotated(secret, content) if content else None
+        return self._sight.note(content, problem=missing, entry=entry)
 
     def _annotated(self, secret: Secret, content: bytes) -> Entry | None:
         """Read what the annotation says, if it is of this content."""

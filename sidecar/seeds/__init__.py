@@ -32,6 +32,12 @@ def open_seed(source: SeedSource, *, clock: Clock, clients: SharedClients, livin
         from sidecar.seeds.kubernetes_secret import SecretSeed
 
         return SecretSeed(source, source.kubernetes_secret, api, clock=clock, living=living)
+    if source.sql is not None:
+        database = clients.database(source.sql.url, source.sql.url_file)
+        from sidecar.clients.rows import Row
+        from sidecar.seeds.sql import RowSeed
+
+        return RowSeed(source, source.sql, Row(database, source.sql), clock=clock, living=living)
     from sidecar.seeds.file import FileSeed
 
     if source.file is None:

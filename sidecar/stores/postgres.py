@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from sidecar.clients.postgres import Fault, Postgres
@@ -328,16 +330,5 @@ def from_url(
     From `url_file` the user and password are read again for every new connection, so that they can be changed.
     """
     target = postgres.parse(url, own=("schema",))
-    login = (lambda: _reread(url_file)) if url_file is not None else None
+    login = partial(postgres.reread, url_file, own=("schema",)) if url_file is not None else None
     return PostgresStore(target, sealer, login=login, create=create)
-
-
-def _reread(path: Path) -> postgres.Target:
-    reason = ""
-    try:
-        return postgres.parse(path.read_text(encoding="utf-8").strip(), own=("schema",))
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-    except (ConfigError, ValueError):
-        reason = "it holds no usable URL"
-    raise postgres.Fault(f"{path} can't be read: {reason}", "write the store's URL into it")

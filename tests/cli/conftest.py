@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from sidecar.testing import ProviderConfig, Simulator
+from tests import forks
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -77,15 +77,7 @@ class Place:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> Finished:
         """Run one command in a process of its own."""
-        return subprocess.run(
-            [sys.executable, "-m", "sidecar", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=40,
-            check=False,
-            env=self.environment | environment,
-        )
+        return forks.run("sidecar", *arguments, stdin=stdin, env=self.environment | environment)
 
     def ok(self, *arguments: str, stdin: str = "") -> str:
         """Run one command that succeeds; return what it printed."""
@@ -95,9 +87,7 @@ class Place:
 
     def begin(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
         """Start one command."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "sidecar", *arguments], text=True, env=self.environment, **settings
-        )
+        return forks.Popen(["sidecar", *arguments], text=True, env=self.environment, **settings)
 
     @property
     def environment(self) -> dict[str, str]:

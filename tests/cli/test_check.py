@@ -192,3 +192,56 @@ def test_what_needs_a_library_that_is_missing_says_which(
         "after_refresh[0].rollout_restart",
     ):
         assert f"{label}: Kubernetes is spoken by the extra `kubernetes`: pip install" in told
+
+
+def sql_place(place: Place, **keys: object) -> None:
+    """Publish to a table, and seed from one."""
+    cell = {"table": "t", "where": {"k": "v"}, "column": "c", **keys}
+    place.token["outputs"].append({"sql": cell})
+    place.token["seed"] = {"sql": {**cell, "column": "seed"}}
+    place.write()
+
+
+def test_what_speaks_to_databases_is_named_where_it_is_missing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` names the extra at each place that needs it."""
+    monkeypatch.delitem(sys.modules, "sidecar.clients.postgres", raising=False)
+    monkeypatch.delattr("sidecar.clients.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    sql_place(place, url="postgresql:///app")
+
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    told = capsys.readouterr().err
+    for label in ("outputs[1].sql", "seed.sql"):
+        assert f"{label}: PostgreSQL is spoken by the extra `postgres`: pip install" in told
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql+psycopg://db/app", "not a usable postgresql:// URL: it begins with postgresql://"),
+        ("sqlite:///app.db", "not a usable postgresql:// URL: it begins with postgresql://"),
+        ("postgresql://db/app?sslmod=require", "sslmod is not known here"),
+        ("", "is empty; write the database's URL into it"),
+        (None, "does not exist; create it, or correct the path"),
+    ],
+)
+def test_a_databases_url_is_judged_wherever_it_is(
+    place: Place, capsys: pytest.CaptureFixture[str], url: str | None, words: str
+) -> None:
+    """One in a file is read, unless files are not to be looked at."""
+    file = place.private("database", url) if url is not None else place.config.with_name("nowhere")
+    sql_place(place, url_file=str(file))
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    told = capsys.readouterr().err
+    assert told.count(words) == 2
+    assert cli.main(["check", "-c", str(place.config), "--no-disk"]) == 0
+    capsys.readouterr()
+    if url:
+        for cell in (place.token["outputs"][1]["sql"], place.token["seed"]["sql"]):
+            del cell["url_file"]
+            cell["url"] = url
+        place.write()
+        assert cli.main(["check", "-c", str(place.config), "--no-disk"]) == 2
+        assert capsys.readouterr().err.count(words) == 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -91,7 +92,14 @@ def test_healthcheck_knows_two_exit_codes(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_traceback(place: Place) -> None:
     """A closed pipe ends the command silently."""
-    process = place.begin("check", "--schema", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # From nothing, since the interpreter's own end is part of it.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "check", "--schema"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=place.environment,
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 from sidecar.cli import main
 from sidecar.testing import Consent
 from sidecar.tokens import Record, fingerprint
+from tests import forks
 from tests.cli.conftest import Place
 from tests.cli.test_offline import on_a_terminal
 
@@ -44,8 +44,8 @@ class Waiting:
     def __init__(self, place: Place, *arguments: str, **environment: str) -> None:
         pipe = subprocess.PIPE
         self._place = place
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sidecar", "login", "gmail", *arguments],
+        self.process = forks.Popen(
+            ["sidecar", "login", "gmail", *arguments],
             text=True,
             env=place.environment | {"DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""} | environment,
             stdin=pipe,

@@ -95,6 +95,6 @@ def place() -> Iterator[Place]:
     (directory / "out").mkdir()
     (directory / "state").mkdir()
     (directory / "state").chmod(0o777)
-    (directory / "out").chmod(0o777)
+    (directory / "out").chmod(0o1777)
     yield Place(directory)
     shutil.rmtree(directory)

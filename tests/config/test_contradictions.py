@@ -70,8 +70,83 @@ def google(keys: str) -> str:
             "6:35: tokens.a.outputs[0].kubernetes_secret: n/k is also tokens.a.seed; write the token to a key",
         ),
         (
+            "outputs: [{sql: {table: t, where: {k: v}, column: c}}]",
+            "5:21: tokens.a.outputs[0].sql: is incomplete; add `url` or `url_file`",
+        ),
+        (
+            "outputs: [{sql: {url: postgresql:///d, url_file: f, table: t, where: {k: v}, column: c}}]",
+            "5:21: tokens.a.outputs[0].sql: has both `url` and `url_file`; keep one",
+        ),
+        (
+            "seed: {sql: {url: postgresql:///d, table: a.b.c, where: {k: v}, column: c}}",
+            "5:47: tokens.a.seed.sql.table: is no table's name; write TABLE or SCHEMA.TABLE, a part with a dot",
+        ),
+        (
+            "seed: {sql: {url: postgresql:///d, table: t, where: {k: v}, column: " + "ü" * 32 + "}}",
+            "5:73: tokens.a.seed.sql.column: is no name that a database has: of 1 to 63 bytes",
+        ),
+        (
+            "seed: {sql: {url: postgresql:///d, table: t, where: {k: v}, column: k}}",
+            "5:73: tokens.a.seed.sql.column: k is named twice here; each column has one use",
+        ),
+        (
+            "outputs: [{sql: {url: postgresql:///d, table: t, where: {k: v}, column: c, updated_column: c}}]",
+            "5:96: tokens.a.outputs[0].sql.updated_column: c is named twice here",
+        ),
+        (
+            "outputs: [{sql: &s {url: postgresql:///d, table: t, where: {k: v}, column: c}}, {sql: *s}]",
+            "5:21: tokens.a.outputs[1].sql: t is written where tokens.a.outputs[0] is; use another row or column",
+        ),
+        (
+            (
+                "seed: {sql: {url: 'postgresql:///d', table: t, where: {k: v}, column: c}}\n"
+                "outputs: [{sql: {url: 'postgresql://me:pw@/d', table: t, where: {k: v}, column: c}}]"
+            ),
+            "6:21: tokens.a.outputs[0].sql: t is written where tokens.a.seed is; use another row or column",
+        ),
+        (
+            "outputs: [{file: o}, {sql: {url_file: o, table: t, where: {k: v}, column: c}}]",
+            "5:22: tokens.a.outputs[0].file: o is also tokens.a.outputs[1].sql.url_file; ",
+        ),
+        (
             "after_refresh: [{when: lineage}]",
-            "5:21: tokens.a.after_refresh[0]: is incomplete; add `rollout_restart`",
+            "5:21: tokens.a.after_refresh[0]: is incomplete; add `http` or `exec` or `signal` or `rollout_restart`",
+        ),
+        (
+            "after_refresh: [{http: {url: http://app/}}]",
+            "5:34: tokens.a.after_refresh[0].http.url: would send secrets to app in clear; write https, or",
+        ),
+        (
+            "after_refresh: [{http: {url: https://me:pw@app/}}]",
+            "5:34: tokens.a.after_refresh[0].http.url: must hold no user name, password or #fragment",
+        ),
+        (
+            "after_refresh: [{http: {url: https://app/, headers: {Host: x}}}]",
+            "5:64: tokens.a.after_refresh[0].http.headers.Host: is set by the daemon alone; remove it",
+        ),
+        (
+            'after_refresh: [{http: {url: https://app/, headers: {X: "a\\nb"}}}]',
+            "5:61: tokens.a.after_refresh[0].http.headers.X: is no header of one line; correct it",
+        ),
+        (
+            "after_refresh: [{http: {url: https://app/, method: GET, body: x}}]",
+            "5:67: tokens.a.after_refresh[0].http.body: can't be sent: GET has none; remove it, or write another",
+        ),
+        (
+            "after_refresh: [{exec: {argv: [systemctl, reload, app]}}]",
+            "5:36: tokens.a.after_refresh[0].exec.argv[0]: is no whole path, and no shell looks for the program;",
+        ),
+        (
+            "after_refresh: [{signal: {pid_file: /run/a.pid, process: a}}]",
+            "5:30: tokens.a.after_refresh[0].signal: has both `pid_file` and `process`; keep one",
+        ),
+        (
+            "after_refresh: [{signal: {process: a}, timeout: 0s}]",
+            "5:53: tokens.a.after_refresh[0].timeout: is 0;",
+        ),
+        (
+            "after_refresh: [{signal: {process: a}}, {signal: {process: a}}]",
+            "5:45: tokens.a.after_refresh[1]: is called 'signal:HUP a', as after_refresh[0] is; remove one, or give",
         ),
         (
             "after_refresh: [{rollout_restart: {deployment: d, daemonset: d}}]",
@@ -463,3 +538,19 @@ def test_outputs_that_are_no_files_are_required_only_when_told(place: Place) -> 
         """
     outputs = place.load(text).settings.tokens["a"].outputs
     assert [output.is_required for output in outputs] == [True, False, False, True]
+
+
+def test_columns_of_one_row_and_rows_of_one_column_are_apart(place: Place) -> None:
+    """What looks alike and is another cell is no contradiction; a value may be a number."""
+    rows = (
+        "where: {k: v}, column: c",
+        "where: {k: w}, column: c",
+        "where: {k: v}, column: d, updated_column: c",
+        "where: {k: 7, l: v}, column: c",
+    )
+    outputs = "".join(f"      - sql: {{url: 'postgresql:///d', table: '\"a.b\".t', {row}}}\n" for row in rows)
+    text = f"tokens:\n  a:\n    provider: google\n    client: {{id: me, auth_method: none}}\n    outputs:\n{outputs}"
+    given = place.load(text).settings.tokens["a"].outputs
+    assert [output.is_required for output in given] == [False] * 4
+    assert {output.sql.relation for output in given if output.sql is not None} == {("a.b", "t")}
+    assert "postgresql" not in repr(given)

@@ -237,6 +237,26 @@ def test_a_plain_file_that_an_account_could_make_is_an_error(place: Place) -> No
     )
 
 
+def test_a_row_that_an_account_could_be_is_an_error(place: Place) -> None:
+    """An account called like the value that tells a token's row would be given that row."""
+    row = "{sql: {url: 'postgresql://h/d?sslmode=disable', table: t, column: c, where: {who: WHO}}}"
+    mine, other = row.replace("WHO", "'{account}'"), row.replace("WHO", "me")
+    text = (
+        HEAD
+        + f"    for_each: {{}}\n    outputs: [{mine}]\n"
+        + f"  two: {{provider: google, client: {{file: c.json}}, outputs: [{other}]}}\n"
+    )
+    [told] = place.problems(text)
+    assert (
+        "an account's name could make this the row of tokens.two.outputs[0].sql; tell their rows apart"
+        in told
+    )
+    kept = place.load(text.replace("who: me", "other: me")).settings.resolve("gmail/a'; DROP TABLE t")
+    [output] = kept.settings.outputs
+    assert output.sql is not None
+    assert output.sql.where == {"who": "a'; DROP TABLE t"}
+
+
 def test_a_set_needs_a_store_that_makes_room_by_itself(place: Place) -> None:
     """Secrets of a cluster are created by others, and a grant without refresh tokens never comes into a store."""
     text = HEAD.replace('store: "memory:"', "store: kubernetes://ns/tokens") + "    for_each: {}\n"

@@ -46,6 +46,11 @@ def test_an_unverified_server_is_warned_of(place: Place, url: str, *, warned: bo
     """Refresh tokens travel to it; beyond this machine somebody may listen, or answer in its place."""
     warnings = place.warnings(f"store: '{url}'\nnamespace: app\n{TOKEN}")
     assert any("anybody on the way" in one for one in warnings) == warned
+    output = f"    outputs: [{{sql: {{url: '{url}', table: t, where: {{k: v}}, column: c}}}}]"
+    warnings = place.warnings(
+        f"tokens:\n  a:\n    provider: google\n    client: {{id: me, auth_method: none}}\n{output}"
+    )
+    assert any("sql.url: sslmode is" in one and "may read tokens" in one for one in warnings) == warned
 
 
 def test_a_login_in_a_file_may_change(place: Place) -> None:

@@ -249,6 +249,18 @@ def test_an_output_on_a_disk_is_a_warning_or_an_error(place: Place, monkeypatch:
     assert place.problems(text, disk=True)[0].endswith("mount a tmpfs there, or drop `require_tmpfs`")
 
 
+def test_a_directory_that_everybody_can_write_is_a_warning(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There anybody may replace the token; a volume of the pod's own is open by its nature."""
+    (place.directory / "out").chmod(0o777)
+    [warning] = place.warnings(TEXT, disk=True)
+    assert warning.endswith("out can be written by everybody, who may replace the token; chmod o-w out")
+
+    monkeypatch.setattr(mounts.Mounts, "is_mount_point", lambda _, path: path.name == "out")
+    assert place.warnings(TEXT, disk=True) == []
+
+
 def test_users_and_groups_must_exist(place: Place) -> None:
     """A name is looked up on this system; a number needs no lookup."""
     text = TEXT.replace("out/t", "out/t, owner: no-such-user, group: no-such-group")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -32,9 +31,6 @@ PAGES = [
 ]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
-SYSTEMD = DOCS / "howto" / "systemd.md"
-
-ANALYZE = shutil.which("systemd-analyze")
 
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -321,23 +317,6 @@ def test_the_examples_for_other_peoples_tests_pass(shell: dict[str, str], tmp_pa
 
     assert "3 passed" in done.stdout, done.stdout
     assert len(examples) == 2
-
-
-@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """The unit of the how-to has no mistake that systemd knows of."""
-    [unit] = blocks("ini", pages=[SYSTEMD])
-    file = tmp_path / "token-sidecar.service"
-    # Neither the program nor its user is there.
-    text = unit.text.replace("/opt/token-sidecar/bin/token-sidecar", "/bin/true")
-    file.write_text(text.replace("User=token-sidecar", "User=root").replace("Group=tokens", "Group=root"))
-
-    done = subprocess.run(
-        [str(ANALYZE), "verify", "--man=no", str(file)], capture_output=True, text=True, check=False
-    )
-
-    complaints = [line for line in done.stderr.splitlines() if "token-sidecar.service" in line]
-    assert not complaints
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

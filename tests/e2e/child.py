@@ -1,12 +1,15 @@
 """A daemon with something that happens to it at a certain point of the way from load to publish.
 
-`child.py CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once, by the process
-to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that. `POINTS` are all
-there are, in the order of the way. They lie in what all stores share, so that it works on any of them.
-`child.py CONFIG hold SECONDS` runs it with another hold for a stranger's lost attempt, which is six minutes.
-`child.py CONFIG read-limit SECONDS` runs it with less patience with an answer.
-`child.py CONFIG poll SECONDS` runs it with this for the time that a record may go unread.
-`child.py CONFIG deaf SECONDS` runs it where the kernel tells nothing of changed files, with this for the house's tick.
+`python -m tests.e2e.child CONFIG POINT ACTION` runs it. `ACTION` is `kill` (SIGKILL) or `stop` (SIGSTOP), done once,
+by the process to itself, when it refreshes a token that was refreshed before; `kill-first` doesn't wait for that.
+`POINTS` are all there are, in the order of the way. They lie in what all stores share, so that it works on any of
+them. In place of `POINT ACTION` may stand
+
+- `hold SECONDS`: another hold for a stranger's lost attempt, which is six minutes;
+- `read-limit SECONDS`: less patience with an answer;
+- `poll SECONDS`: this for the time that a record may go unread;
+- `hang SECONDS`: a worker that doesn't come back from the third turn, and this for the age of a stale heartbeat;
+- `deaf SECONDS`: the kernel tells nothing of changed files, and this is the house's tick.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from sidecar.ledger import Ledger
 from sidecar.observers import log
 from sidecar.outputs.file import FileOutput
 from sidecar.publisher import Publisher
+from sidecar.renewer import Renewer
 from sidecar.stores.base import RecordStore
 
 POINTS = (
@@ -191,6 +195,19 @@ def no_watches_left(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "OS file watch limit reached")
 
 
+def hang_in_the_third_turn() -> None:
+    """Have a turn keep its worker for ever, as one that waits without a limit would."""
+    turn: Any = Renewer.turn
+    turns = iter(range(3))
+
+    async def hanging(renewer: Renewer, late: Any) -> Any:
+        if next(turns, None) == 2:
+            await anyio.sleep_forever()
+        return await turn(renewer, late)
+
+    replaced(Renewer, "turn", hanging)
+
+
 def run(path: str, point: str, argument: str) -> int:
     """Run the daemon; returns its exit code."""
     if point == "read-limit":
@@ -199,6 +216,12 @@ def run(path: str, point: str, argument: str) -> int:
         replaced(schedule, "IN_DOUBT_HOLD", float(argument))
     elif point == "poll":
         replaced(schedule, "QUIET_POLL", float(argument))
+    elif point == "hang":
+        replaced(pulse, "STALE_AFTER", float(argument))
+        for module in (scheduler, watch):
+            replaced(module, "TICK", float(argument) / 4)
+        replaced(watch, "TIMEOUT_MS", int(float(argument) * 250))
+        hang_in_the_third_turn()
     elif point == "deaf":
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):

@@ -31,11 +31,9 @@ from sidecar.server.wire import SeedReply, SeedRequest
 from sidecar.stores import open_store
 from sidecar.testing import ProviderConfig, Simulator
 from sidecar.tokens import Record, RefreshToken, decode_record
-from tests import leaks
-from tests.e2e.forks import Forked
+from tests import forks, leaks
 
 PROJECT = Path(__file__).parents[2]
-CHILD = Path(__file__).with_name("child.py")
 PATIENCE = 20.0
 """Seconds until a test gives up: far more than anything takes, since the machine may be busy."""
 POLL = 0.01
@@ -90,13 +88,13 @@ class Daemon:
         self.out = folder / "out"
         self.path = folder / "config.yaml"
         self.store = folder / "store.db"
-        self.process: subprocess.Popen[bytes] | Forked | None = None
-        self.forks: Path | None = None
-        """Where a process listens that forks daemons, see `forks.py`; None: each one starts from nothing."""
+        self.process: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
         """What it has beside the tests' own variables."""
+        self.from_nothing = False
+        """Start it as a program of its own, not as a fork."""
         self.powerless = False
-        """Run it without root's powers, should the tests have them."""
+        """Run it without root's powers, should the tests have them; that takes a start from nothing."""
         self._logs = logs
         self._runs = itertools.count(1)
         self.log = logs / "none"
@@ -167,16 +165,15 @@ class Daemon:
         # Left by an earlier run, it would name that one's port.
         (self.state_dir / "http.json").unlink(missing_ok=True)
         self.log = self._logs / f"{self.folder.name}-{next(self._runs)}.log"
-        if self.forks is not None:
-            self.process = Forked(self.forks, self.log, str(self.path), *hook)
-            return self
-        command = [sys.executable, "-m", "sidecar", "run", "--config", str(self.path)]
+        command = ["sidecar", "run", "--config", str(self.path)]
         if hook:
-            command = [sys.executable, str(CHILD), str(self.path), *hook]
-        if self.powerless:
-            command = [*POWERLESS, *command]
+            command = ["tests.e2e.child", str(self.path), *hook]
+        start: type[subprocess.Popen[bytes]] = forks.Popen
+        if self.powerless or self.from_nothing:
+            start = subprocess.Popen
+            command = [*(POWERLESS if self.powerless else ()), sys.executable, "-m", *command]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = start(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -208,7 +205,7 @@ class Daemon:
         assert not ended or condition(), f"it ended before {what}:\n{self.text()}"
 
     @property
-    def running(self) -> subprocess.Popen[bytes] | Forked:
+    def running(self) -> subprocess.Popen[bytes]:
         """The process under way."""
         assert self.process is not None, "it does not run"
         return self.process
@@ -420,9 +417,9 @@ def a_seed(refresh_token: str) -> SeedRequest:
 @contextmanager
 def login(config: Path, name: str = "gmail") -> Iterator[str]:
     """Have a human asked for a consent; gives the URL to open, and ends when the grant is stored."""
-    command = [sys.executable, "-m", "sidecar", "login", name, "--config", str(config)]
+    command = ["sidecar", "login", name, "--config", str(config)]
     environment = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
-    process = subprocess.Popen(
+    process = forks.Popen(
         command, cwd=PROJECT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
     )
     try:

@@ -8,8 +8,6 @@ import os
 import re
 import secrets
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.errors import SidecarError
-from tests import leaks
+from tests import forks, leaks
 from tests.e2e.conftest import EAGER, PATIENCE, Daemon, MakeDaemon, wait_until
 
 if TYPE_CHECKING:
@@ -255,8 +253,7 @@ def test_commands_read_it_without_a_daemon(
     daemon.write_config()
 
     def run(*arguments: str) -> Any:
-        command = [sys.executable, "-m", "sidecar", *arguments, "--config", str(daemon.path)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        return forks.run("sidecar", *arguments, "--config", str(daemon.path))
 
     assert run("store", "list").stdout == "the store holds no records\n"
     assert run("status").returncode == 3

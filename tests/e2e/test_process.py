@@ -36,6 +36,13 @@ def refused_to_start(daemon: Daemon) -> str:
     return "\n".join(complaints)
 
 
+@pytest.fixture
+def daemon(daemon: Daemon) -> Daemon:
+    """Have it start as it does with its users, since the process is what this is about."""
+    daemon.from_nothing = True
+    return daemon
+
+
 # Closed to others
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import pytest
 from sidecar.errors import SidecarError
 from sidecar.testing import faults
 from sidecar.tokens import Record, decode_record
+from tests import forks
 from tests.e2e.conftest import PATIENCE, Daemon, MakeDaemon, wait_until
 from tests.postgres import Server, following
 
@@ -305,8 +305,7 @@ def test_tables_that_are_dropped_or_of_another_version(
     sql(f"DROP TABLE {TABLE}, token_sidecar_schema")
     assert "store migrate" in refused(daemon)
     wait_for(daemon, "retrying", "its tables are missing")
-    migrate = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(daemon.path)]
-    assert subprocess.run(migrate, check=True, capture_output=True, timeout=60).returncode == 0
+    assert forks.run("sidecar", "store", "migrate", "--config", str(daemon.path)).returncode == 0
     wait_for(daemon, "ok")
     assert generation(sql) == 1
     for version, says in (

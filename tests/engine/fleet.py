@@ -60,16 +60,12 @@ class Listing:
         self.accounts = list(names)
         self.problem: Exception | None = None
         self.asked: list[float] = []
-        self.closed = False
 
     async def names(self) -> list[str]:
         self.asked.append(anyio.current_time())
         if self.problem is not None:
             raise self.problem
         return list(self.accounts)
-
-    async def close(self) -> None:
-        self.closed = True
 
 
 @dataclass
@@ -167,7 +163,7 @@ async def running(
         tasks.start_soon(scheduler.run)
         yield Fleet(house, engine, scheduler, grants, board, tokens, events)
         tasks.cancel_scope.cancel()
-    await engine.finish()
+    await engine.finish(patiently=False)
 
 
 class _Keeping:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sidecar.courier import HOOK_SECONDS, LAST_SECONDS
+from sidecar.courier import LAST_SECONDS
 from sidecar.errors import HookError, OutputError
 from sidecar.events import Delivered, HookRan, OutputWritten
 from sidecar.profile import Profile, Rotation
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sidecar.ports import Answer, Occasion, Publication
 
 DAY = 86400.0
+HOOK_SECONDS = 20.0
 CALL = 5.0
 
 
@@ -59,15 +60,17 @@ class Bell:
     ) -> None:
         self.id = "bell"
         self.by_lineage = by_lineage
+        self.timeout = HOOK_SECONDS
+        self.attempts: int | None = None
         self.clock = clock
         self.busy = busy
         self.failing = ""
         self.rung: list[Occasion] = []
-        self.attempts: list[float] = []
+        self.tried: list[float] = []
         self.watch: Callable[[], object] = lambda: None
 
     async def run(self, occasion: Occasion) -> bool:
-        self.attempts.append(self.clock.wall())
+        self.tried.append(self.clock.wall())
         await anyio.sleep(self.busy())
         if self.failing:
             raise HookError(self.failing)
@@ -225,7 +228,7 @@ async def test_hooks_wait_for_an_output_that_fails(house: House) -> None:
 
 async def test_hooks_that_fail_or_hang_are_tried_again_and_delay_nothing(house: House) -> None:
     """With growing pauses, for the latest token alone; renewals go on to the second."""
-    bell = Bell(house.clock, busy=lambda: 3600.0 if len(bell.attempts) % 2 else 0.0)
+    bell = Bell(house.clock, busy=lambda: 3600.0 if len(bell.tried) % 2 else 0.0)
     bell.failing = "nobody is there"
     # Looked at every minute, which must not run the hook as often.
     cabinet = Cabinet(house.clock)
@@ -233,7 +236,7 @@ async def test_hooks_that_fail_or_hang_are_tried_again_and_delay_nothing(house: 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(daemon.run, DAY / 4)
         await anyio.sleep(DAY / 8)
-        assert 4 < len(bell.attempts) < DAY / 8 / 100
+        assert 4 < len(bell.tried) < DAY / 8 / 100
         outcomes = {event.outcome for event in daemon.of(HookRan)}
         assert outcomes == {"failed"}
         reasons = {event.reason for event in daemon.of(HookRan)}
@@ -242,6 +245,22 @@ async def test_hooks_that_fail_or_hang_are_tried_again_and_delay_nothing(house: 
     assert max(after - before for before, after in pairwise(daemon.grant.calls)) <= 0.75 * 3600 + 1
     assert generations(bell)[0] > 2, "what came between is left out"
     assert generations(bell)[-1] == daemon.shelf.publications[-1].generation
+
+
+async def test_a_hook_that_has_failed_often_enough_waits_for_the_next_token(house: House) -> None:
+    """Each token has as many attempts, at once when it comes, and it is said that no more are made."""
+    bell = Bell(house.clock)
+    bell.failing, bell.attempts = "nobody is there", 3
+    daemon = house.daemon(seed=house.provider.new_grant(), hooks=(bell,))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, DAY / 8)
+        await anyio.sleep(1800)
+        [view] = (await daemon.renewer.look()).hooks
+        told = "nobody is there; given up after 3 attempts, until there is another token"
+        assert (len(bell.tried), view.pending, view.problem) == (3, False, told)
+    tokens = len(daemon.shelf.publications)
+    assert tokens > 2
+    assert len(bell.tried) == 3 * tokens
 
 
 async def test_a_hook_that_is_due_and_may_not_run_makes_no_turns(house: House) -> None:

@@ -51,7 +51,7 @@ class Web(HttpClient):
 
     async def send(self, request: Request, *, gate: Gate, send_timeout: float) -> Answer:
         del send_timeout
-        url, members, headers, method, _, _ = request
+        url, members, headers, method, *_ = request
         gate.open()
         if method == "GET":
             assert not members

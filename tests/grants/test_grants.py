@@ -45,7 +45,7 @@ class Recorder(HttpClient):
 
     async def send(self, request: Request, *, gate: Gate, send_timeout: float) -> Answer:
         gate.open()
-        url, members, headers, method, body, certificate = request
+        url, members, headers, method, body, _, certificate = request
         self.sent.append(Sent(url, dict(members), dict(headers), method, body, send_timeout))
         self.certificates.append(certificate)
         return Answer(status=200, headers={}, body=b"{}", sent_at=0.0, received_at=0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.clients.kubernetes import RESTARTED_AT, Kubernetes
 from sidecar.clock import SystemClock
-from sidecar.config.settings import RolloutRestart
+from sidecar.config.settings import HookSettings, RolloutRestart
 from sidecar.errors import HookError
 from sidecar.hooks.rollout_restart import RolloutRestartHook, annotation_of
 from sidecar.ports import Mark, Occasion
@@ -49,10 +49,9 @@ class Site:
 
     def hook(self, kind: str = "deployment", *, by_lineage: bool = False) -> RolloutRestartHook:
         """Make the hook as a daemon does."""
-        settings = RolloutRestart(**{"namespace": self.namespace, kind: NAME})
-        return RolloutRestartHook(
-            settings, self.api, by_lineage=by_lineage, namespace="mail", clock=SystemClock()
-        )
+        restart = RolloutRestart(**{"namespace": self.namespace, kind: NAME})
+        settings = HookSettings(rollout_restart=restart, when="lineage" if by_lineage else "refresh")
+        return RolloutRestartHook(settings, restart, self.api, namespace="mail", clock=SystemClock())
 
     def found(self, kind: str = "deployment") -> Object:
         """Return the workload."""

@@ -6,15 +6,14 @@ import html
 import json
 import re
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 from joserfc import jwk
 
-from tests.e2e.conftest import PROJECT, login
+from tests import forks
+from tests.e2e.conftest import login
 from tests.interop.conftest import configure, generation, state
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ def test_an_issuer_does_not_move_a_refresh_token(daemon: Daemon, start: Start) -
 
 def sidecar(daemon: Daemon, *arguments: str) -> str:
     """Run a command and return what it printed."""
-    command = [sys.executable, "-m", "sidecar", *arguments, "--config", str(daemon.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    done = forks.run("sidecar", *arguments, "--config", str(daemon.path))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

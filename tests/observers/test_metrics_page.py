@@ -324,9 +324,8 @@ def test_accounts_beyond_the_bound_are_told_of_together() -> None:
         *many("d", grant_state=GrantState.OK, fingerprint="f", expires_at=NOW - 5, expiry_known=True),
         a_view(token="people/own", of_set="people", grant_state=GrantState.OK),
     ]
-    events = [TurnEnded(view, "", noteworthy=False) for view in views] + [
-        CallFinished(f"people/{name}", "google", OutcomeClass.SUCCESS, "", 0.1) for name in "aabcd"
-    ]
+    events: list[Event] = [TurnEnded(view, "", noteworthy=False) for view in views]
+    events += [CallFinished(f"people/{name}", "google", OutcomeClass.SUCCESS, "", 0.1) for name in "aabcd"]
     events += [OutputWritten(f"people/{name}", f"file:/x/{name}", "written") for name in ("a", "b", "own")]
     page = Page(*views, events=tuple(events))
     everybody = {"token": "people/*"}

@@ -13,7 +13,8 @@ import pytest
 from sidecar.clients.kubernetes import Kubernetes
 from sidecar.config.settings import OutputTarget, SecretKey
 from sidecar.errors import OutputError
-from sidecar.outputs.kubernetes_secret import REMEMBERED_FOR, SecretOutput
+from sidecar.outputs.kubernetes_secret import SecretOutput
+from sidecar.outputs.sight import REMEMBERED_FOR
 from sidecar.ports import Publication
 from sidecar.tokens import fingerprint
 from tests.kube.cluster import Account, Cluster, Rule

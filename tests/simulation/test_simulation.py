@@ -26,9 +26,9 @@ from tests.simulation.shrinking import report
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-RENEWALS = 20_000
+RENEWALS = 10_000
 """What the shares live through together, at least."""
-SHARES = 10
+SHARES = 6
 FEWEST = 10
 """Histories in a share: the mild ones alone, with their many renewals, would leave out the rough ones."""
 

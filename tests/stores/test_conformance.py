@@ -290,6 +290,15 @@ async def test_a_deletion_removes_one_record(store: Store) -> None:
     assert (await held(store, "ns/b")).record == OTHER
 
 
+async def test_lists_the_keys_that_begin_so(store: Store) -> None:
+    """A set's members are found by what their keys begin with, to the letter: nothing in it is a pattern."""
+    for name in ("ns/g/b", "ns/g/a", "ns/g", "ns/gg/a", "ns/G/a", "ns/_/a", "nr/g/x"):
+        await store.write(name, Record(lineage=name), expected=None)
+    assert await store.keys("ns/g/") == ["ns/g/a", "ns/g/b"]
+    assert await store.keys("ns/_/") == ["ns/_/a"]
+    assert await store.keys("ns/x") == []
+
+
 async def test_a_deletion_with_an_old_version_changes_nothing(store: Store) -> None:
     """Deleting compares the version just as writing does."""
     first = await store.write(KEY, RECORD, expected=None)

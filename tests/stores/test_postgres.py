@@ -4,12 +4,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
-import socket
-import subprocess
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +23,7 @@ from sidecar.errors import ConfigError, Conflict, StoreError, StoreMissing, Unwr
 from sidecar.stores import migration, open_store
 from sidecar.stores.postgres import SCHEMA, PostgresStore
 from sidecar.tokens import Record, RefreshToken
-from tests.postgres import Server, following, free_port, in_thread
+from tests.postgres import Server, following, free_port, in_thread, pooling
 
 if TYPE_CHECKING:
     from sidecar.ports import Store
@@ -718,51 +714,12 @@ async def test_trio_is_refused(server: Server, anyio_backend: str) -> None:
 
 # PgBouncer
 
-PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
-POOL = """
-[databases]
-* = host=127.0.0.1 user=postgres port={port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 2
-server_reset_query =
-"""
-# With `any`, all log in as the user that the database's line names.
-
 
 @pytest.fixture
 def pool(server: Server) -> Iterator[int]:
     """A PgBouncer in transaction mode with two connections to the server; returns its port."""
     with pooling(server) as port:
         yield port
-
-
-@contextmanager
-def pooling(server: Server, settings: str = "") -> Iterator[int]:
-    """Run a PgBouncer for the length of the block."""
-    if PGBOUNCER is None and not os.environ.get("CI"):
-        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
-    assert PGBOUNCER is not None, "pgbouncer must be there in CI"
-    listen = free_port()
-    file = server.sockets / f"bouncer{listen}.ini"
-    file.write_text(POOL.format(port=server.port, listen=listen) + settings, encoding="utf-8")
-    file.chmod(0o644)
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with subprocess.Popen([PGBOUNCER, *user, "-q", str(file)]) as process:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", listen), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        try:
-            yield listen
-        finally:
-            process.terminate()
 
 
 async def test_many_share_a_transaction_pooler(database: str, pool: int) -> None:

@@ -10,12 +10,16 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from sidecar.cli.doctor.examination import Application, Examination, daemon_user
 from sidecar.cli.doctor.lines import Check
+from sidecar.clients.shared import SharedClients
+from sidecar.config.contradictions import cells
 from sidecar.config.mounts import Mounts
 from sidecar.errors import ConfigError
 from sidecar.escrow import ROOM_FOR_ANSWER, SUFFIX, UNREAD, Stage
-from sidecar.outputs import open_output
+from sidecar.outputs import open_output, open_remote_output
 from sidecar.ports import SupportsDiagnosis
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from sidecar.cli.doctor.identity import Access, Identity
     from sidecar.cli.doctor.lines import Line
     from sidecar.config import Settings
+    from sidecar.config.settings import OutputTarget
+    from sidecar.ports import Output
 
 PLENTY = 2 * ROOM_FOR_ANSWER
 """Bytes: more than the escrow takes for one answer."""
@@ -121,25 +127,39 @@ def _stage(path: Path) -> str:
 
 async def outputs(exam: Examination) -> list[Line]:
     """Have each output tried out."""
-    lines: list[Line] = []
-    for name, token in exam.settings.tokens.items():
-        for target in token.outputs:
-            check = Check("output", f"{name} {target.file}")
-            if target.file is None:
-                continue  # behind a network: how it was found is told with the grant
-            if exam.stranger:
-                lines.append(check.skipped(f"not tried: user {os.geteuid()} isn't the daemon's"))
-                continue
-            try:
-                output = open_output(target, state_dir=exam.settings.state_dir, clock=exam.clock)
-            except ConfigError as error:
-                lines.append(check.error(error))
-                continue
-            if isinstance(output, SupportsDiagnosis):
-                lines += check.found(await output.diagnose())
-            else:
-                lines.append(check.skipped("this kind of output can't be tried without publishing"))
-    return lines
+    found: dict[tuple[str, int], list[Line]] = {}
+
+    async def look(name: str, number: int, target: OutputTarget) -> None:
+        found[name, number] = await _output(exam, clients, name, target)
+
+    # At once, so that places behind a network which are away take the time of one.
+    async with SharedClients() as clients, anyio.create_task_group() as tasks:
+        places = [
+            (name, number, target)
+            for name, token in exam.settings.tokens.items()
+            for number, target in enumerate(token.outputs)
+        ]
+        for place in places:
+            tasks.start_soon(look, *place)
+    return [line for name, number, _ in places for line in found[name, number]]
+
+
+async def _output(exam: Examination, clients: SharedClients, name: str, target: OutputTarget) -> list[Line]:
+    check = Check("output", f"{name} {target.file or ''}".strip())
+    if exam.stranger:
+        return [check.skipped(f"not tried: user {os.geteuid()} isn't the daemon's")]
+    state_dir, clock = exam.settings.state_dir, exam.clock
+    try:
+        if target.file is not None:
+            output: Output = open_output(target, state_dir=state_dir, clock=clock)
+        else:
+            output = open_remote_output(target, state_dir=state_dir, clock=clock, clients=clients)
+            check = Check("output", f"{name} {output.id}")
+    except ConfigError as error:
+        return [check.error(error)]
+    if isinstance(output, SupportsDiagnosis):
+        return check.found(await output.diagnose())
+    return [check.skipped("this kind of output can't be tried without publishing")]
 
 
 def readable(settings: Settings) -> list[Path]:
@@ -160,6 +180,9 @@ def _private(settings: Settings) -> Iterator[Path]:
         yield settings.store.sqlite_path
     if settings.store.url_file is not None:
         yield settings.store.url_file
+    for _, cell in cells(settings):
+        if cell.url_file is not None:
+            yield cell.url_file
     for token in settings.tokens.values():
         if token.seed is not None and token.seed.file is not None:
             yield token.seed.file

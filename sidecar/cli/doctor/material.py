@@ -92,7 +92,8 @@ async def seeds(exam: Examination) -> list[Line]:
         if token.seed is None:
             continue
         if token.seed.file is None:
-            lines.append(Check("seed", name).skipped("it is in a Secret, which the daemon reads"))
+            where = "table" if token.seed.sql is not None else "Secret"
+            lines.append(Check("seed", name).skipped(f"it is in a {where}, which the daemon reads"))
             continue
         living = exam.settings.profiles[name].lives_by_itself
         try:

@@ -14,13 +14,13 @@ import anyio
 from sidecar import answers
 from sidecar.cli import common
 from sidecar.cli.doctor.lines import Check
-from sidecar.clients.http import Request
+from sidecar.clients.http import Open, Request
 from sidecar.clients.reach import Host, host_of
 from sidecar.errors import CallError, ConfigError, NotSent
 from sidecar.grants import open_grant
 from sidecar.grants.client import ClientIdentity
 from sidecar.grants.discovery import completed, kept, published
-from sidecar.grants.endpoint import Open, origin
+from sidecar.grants.endpoint import origin
 from sidecar.observers.log import SKEW_WORTH_A_WARNING
 from sidecar.outcomes import SUSPICIOUS_SKEW
 from sidecar.ports import Grade

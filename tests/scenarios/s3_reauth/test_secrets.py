@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from sidecar.clients.kubernetes import RESTARTED_AT
-from tests.e2e.conftest import PROJECT, wait_until
+from tests import forks
+from tests.e2e.conftest import wait_until
 from tests.kube.cluster import Rule
 from tests.kube.fake import Fake
 
@@ -232,14 +231,8 @@ def test_commands_and_init_containers_deliver_and_look(
     daemon.write_config()
 
     def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "sidecar", *arguments, "--config", str(daemon.path)],
-            cwd=PROJECT,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = forks.run("sidecar", *arguments, "--config", str(daemon.path), timeout=60)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     command("run", "--once", "--wait", "30s")
