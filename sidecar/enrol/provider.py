@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -66,14 +65,6 @@ class Provider:
                 raise UsageError(
                     f"{self.name}: {_WHAT[field]} of {self.title} is not known; name it as `{field}` in the token's "
                     "provider, or name the provider's `issuer`"
-                )
-        for field in needed:
-            # What an issuer's document says is what a browser is sent to.
-            place = getattr(self.profile, field)
-            if urlsplit(place).scheme not in {"https", "http"}:
-                raise ConsentFailed(
-                    f"{self.name}: {_WHAT[field]} of {self.title} is no web address: {problem(place)!r}; "
-                    "nothing was changed"
                 )
         self._endpoint = TokenEndpoint(self.settings, self.profile, self._http)
 
