@@ -89,10 +89,13 @@ class Agent:
         """Read one record. Raises `StoreError`."""
         return (await self.records([name]))[name]
 
-    async def live(self) -> dict[str, Any]:
-        """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us."""
+    async def live(self, name: str = "") -> dict[str, Any]:
+        """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us.
+
+        Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
+        """
         try:
-            document = await anyio.to_thread.run_sync(deputy.control(self.settings).status)
+            document = await anyio.to_thread.run_sync(partial(deputy.control(self.settings).status, name))
         except SidecarError:
             return {}
         tokens: dict[str, Any] = document.get("tokens", {})

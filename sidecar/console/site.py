@@ -260,7 +260,7 @@ class Site:
         """Show one token."""
         name, agent = request.path_params["name"], self._agent
         agent.token(name)
-        record, live = await agent.record(name), (await agent.live()).get(name)
+        record, live = await agent.record(name), (await agent.live(name)).get(name)
         view = views.token(agent.settings, name, record, agent.now(), live=live)
         return HTMLResponse(pages.token(self._frame(visitor), view))
 

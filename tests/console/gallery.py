@@ -136,14 +136,16 @@ def live(of: Settings, name: str, held: Record | None) -> dict[str, Any]:
     view = with_record(bare, held, profile, ttl=of.tokens[name].refresh_token_ttl, scopes=())
     outputs = (
         OutputView(
-            "file /run/tokens/gmail-westsidebasketball.json", required=True, fingerprint=view.fingerprint
+            "file:/run/tokens/gmail-westsidebasketball.json", required=True, fingerprint=view.fingerprint
         ),
         OutputView(
-            "Secret pal-e-mail/gmail-oauth", required=False, problem="forbidden: it may not be patched"
+            "secret:pal-e-mail/gmail-oauth/token.json",
+            required=False,
+            problem="forbidden: it may not be patched",
         ),
     )
     document: dict[str, Any] = msgspec.to_builtins(
-        replace(view, outputs=outputs, hooks=(HookView("restart of pal-e-mail"),))
+        replace(view, outputs=outputs, hooks=(HookView("rollout_restart:pal-e-mail/deployment/pal-e-mail"),))
     )
     return document
 

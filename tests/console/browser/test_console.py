@@ -285,6 +285,9 @@ def test_an_account_is_added_to_a_set(deployment: Deployment, operator: Visit) -
     page.goto(f"{deployment.local.url}/?q=BOB")
     row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="mailboxes/bob@example.com"))
     assert "ok" in row.inner_text()
+    row.get_by_role("link").click()
+    assert heading(page) == "mailboxes/bob@example.com"
+    assert f"file:{published}" in page.get_by_role("region", name="Outputs and hooks").inner_text()
 
 
 @pytest.mark.usefixtures("axe")
