@@ -13,7 +13,7 @@ UNIT_TESTS = Path(__file__).with_name("alerts.yaml")
 
 
 def test_each_alert_comes_and_goes() -> None:
-    """promtool finds each alert when it is due, not before, and not any more once the cause is gone."""
+    """Prometheus finds each alert when it is due, not before, and not any more once the cause is gone."""
     assert promtool.complaints(UNIT_TESTS) == ""
 
 
