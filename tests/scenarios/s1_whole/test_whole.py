@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import certifi
 import pytest
+import yaml
 
 from sidecar.testing import Rotation
 from tests.e2e.conftest import EAGER, PROJECT, wait_until
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = "westsidebasketball"
 SECRET, FILE = "gmail-oauth-token", f"gmail-{ACCOUNT}.json"
+PAGE = PROJECT / "docs" / "howto" / "gmail-sdk-on-kubernetes.md"
 NOBODY = 65534
 ROOT = os.geteuid() == 0
 """Only root can run the application as somebody else; without, everything but the missing permission is tested."""
@@ -118,7 +121,7 @@ def pods(
     fake_cluster: Fake,
     tmp_path: Path,
 ) -> Iterator[Callable[[str], Pod]]:
-    """Make pods with one configuration: the database, and the Secret that there was before as the seed."""
+    """Make pods with the Secret that there was before, which is the seed, and a role that may read it."""
     namespace = fake_cluster.namespace()
     fake_cluster.make_secret(namespace, SECRET, {FILE: _of_the_sdk(simulator)})
     account = fake_cluster.account(namespace, rules=[Rule("secrets", ["get"], [SECRET])])
@@ -129,20 +132,33 @@ def pods(
         def make(subject: str) -> Pod:
             daemon = make_daemon()
             daemon.environment["KUBECONFIG"] = str(kubeconfig)
-            daemon.config |= {"store": server.url(database), "namespace": "basketball-api"}
-            daemon.add(
-                simulator,
-                seed={"kubernetes_secret": {"name": SECRET, "key": FILE}},
-                outputs=[{"file": str(daemon.out / FILE), "format": "gmail-sdk", "mode": "0644"}],
-                lease="5s",
-                **EAGER,
-            )
+            configure(daemon, simulator, server.url(database))
             pod = Pod(subject, daemon, api)
             made.callback(pod.close)
             return pod
 
         yield make
         assert api.refused == []
+
+
+def configure(daemon: Daemon, simulator: Simulator, database: str) -> None:
+    """Configure the daemon as the how-to has it, with what stands for Google and for the pod's volumes."""
+    [values] = re.findall(
+        r"^ *```yaml\n(.*?)^ *```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    places = {"/etc/oauth": daemon.folder, "/etc/store": daemon.folder, "/run/tokens": daemon.out}
+    for place, stand_in in places.items():
+        values = values.replace(place, str(stand_in))
+    daemon.config |= yaml.safe_load(values)["token-sidecar"]["config"]
+    [output] = daemon.config["tokens"]["gmail"]["outputs"]
+    output["group"] = NOBODY if ROOT else os.getgid()
+    daemon.change(lease="5s", **EAGER)
+    daemon.config["providers"] = {"google": {"token_url": simulator.token_url, "rotation": "always"}}
+    provider = simulator.provider.config
+    client = {"client_id": provider.client_id, "client_secret": provider.client_secret}
+    for name, content in {"credentials.json": json.dumps({"web": client}), "url": database}.items():
+        (daemon.folder / name).write_text(content, encoding="utf-8")
+        (daemon.folder / name).chmod(0o600)
 
 
 def _of_the_sdk(simulator: Simulator) -> bytes:
