@@ -30,7 +30,7 @@ def complaints(tests: Path) -> str:
 def alerts_at(
     folder: Path,
     rules: Path,
-    series: dict[str, list[float]],
+    series: dict[str, list[str]],
     *,
     interval: str,
     expected: dict[str, list[str]],
@@ -41,9 +41,7 @@ def alerts_at(
     """
     test: dict[str, Any] = {
         "interval": interval,
-        "input_series": [
-            {"series": name, "values": " ".join(map(str, values))} for name, values in series.items()
-        ],
+        "input_series": [{"series": name, "values": " ".join(values)} for name, values in series.items()],
         "promql_expr_test": [
             {
                 "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
