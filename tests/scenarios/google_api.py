@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sidecar.testing import Provider
 
 SEND = "/gmail/v1/users/me/messages/send"
-LABELS = "/gmail/v1/users/me/labels"
+PROFILE = "/gmail/v1/users/me/profile"
 
 
 class GmailApi:
@@ -46,8 +46,8 @@ class GmailApi:
                 mail = email.message_from_bytes(base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)))
                 self.sent[str(mail["subject"])] += 1
                 return 200, {"id": f"mail-{self.sent.total()}", "threadId": "thread"}
-            assert (method, path) == ("GET", LABELS), f"{method} {path} is not acted"
-            return 200, {"labels": [{"id": "INBOX", "name": "INBOX", "type": "system"}]}
+            assert (method, path) == ("GET", PROFILE), f"{method} {path} is not acted"
+            return 200, {"emailAddress": "coach@example.com", "messagesTotal": self.sent.total()}
 
 
 @contextmanager
