@@ -32,6 +32,7 @@ PAGES = [
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
+TEST = re.compile(r"^(async )?def test_", re.MULTILINE)
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 PROGRAM = re.compile(r"(?:^|[\s`(/])token-sidecar (?=-{0,2}[a-z])")
@@ -65,6 +66,11 @@ def blocks(*languages: str, pages: list[Path] | None = None) -> list[Block]:
             line = text.count("\n", 0, match.start()) + 1
             found.append(Block(page, line, language, re.sub(f"^{indent}", "", content, flags=re.MULTILINE)))
     return [block for block in found if block.language in languages]
+
+
+def read(place: Path) -> str:
+    """Return a file's text; that of a directory is empty."""
+    return place.read_text(encoding="utf-8") if place.is_file() else ""
 
 
 def prose(page: Path) -> str:
@@ -219,13 +225,24 @@ def test_tests_that_are_named_exist() -> None:
 
 
 def test_what_is_done_names_its_test() -> None:
-    """A scenario is called done or partly done only with the test that drives it."""
+    """A scenario is called done or partly done only with tests that drive it, and done only with a page to follow."""
     rows = re.findall(
-        r"^\| (S[1-7]) \| .* \| (\w+)[^|]* \| (.*)\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        r"^\| (S[1-7]) \| ([^|]*) \| ((\w+)[^|]*) \| (.*)\|$",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.MULTILINE,
     )
 
     assert [row[0] for row in rows] == [f"S{number}" for number in range(1, 8)]
-    assert not [name for name, state, test in rows if (state == "planned") == ("tests/" in test)]
+    for name, need, told, state, tests in rows:
+        assert (state == "planned") == ("tests/" not in tests)
+        places = [ROOT / place for place in re.findall(r"`(tests/[\w/.-]+)`", tests)]
+        empty = [
+            place for place in places if not [*place.glob("**/test_*.py")] and not TEST.search(read(place))
+        ]
+        assert not empty, f"{name} names what has no test in it: {empty}"
+        if state == "done":
+            assert any(place.match(f"scenarios/{name.lower()}_*") for place in places)
+            assert "](docs/howto/" in need + told
 
 
 @pytest.fixture
