@@ -30,6 +30,7 @@ PAGES = [
     *sorted((ROOT / "helm").glob("*/README.md")),
 ]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
+REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
 TEST = re.compile(r"^(async )?def test_", re.MULTILINE)
@@ -256,6 +257,7 @@ def shell(tmp_path: Path) -> dict[str, str]:
         shim.chmod(0o755)
     return {
         **os.environ,
+        **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"), ""),
         "PATH": f"{shims}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(tmp_path),
@@ -297,9 +299,10 @@ def output_of(script: str, folder: Path, environment: dict[str, str]) -> str:
     return printed.read_text(encoding="utf-8")
 
 
-def test_the_tutorial_does_what_it_says(shell: dict[str, str]) -> None:
-    """Its commands are run one after the other, and what it shows is what they print."""
-    script = "\n".join(block.text for block in blocks("sh", pages=[TUTORIAL]))
+@pytest.mark.parametrize("page", [TUTORIAL, REAUTH], ids=named)
+def test_pages_that_are_followed_do_what_they_say(page: Path, shell: dict[str, str]) -> None:
+    """A page's commands are run one after the other, and what it shows is what they print."""
+    script = "\n".join(block.text for block in blocks("sh", pages=[page]))
     # Another simulator and another daemon may be running here, and the disk may be a container's own.
     script = script.replace("8321", str(free_port()))
     script = script.replace(
@@ -310,9 +313,16 @@ def test_the_tutorial_does_what_it_says(shell: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
         printed = output_of(script, Path(folder), shell)
 
+    first = min(block.line for block in blocks("sh", pages=[page]))
     told = {masked(line) for line in printed.splitlines()}
-    shown = {masked(line) for block in blocks("text", pages=[TUTORIAL]) for line in block.text.splitlines()}
+    shown = {
+        masked(line)
+        for block in blocks("text", pages=[page])
+        for line in block.text.splitlines()
+        if block.line > first
+    }
     missing = {line for line in shown if not any(line in one for one in told)}
+    assert shown
     assert not missing, printed
 
 
