@@ -39,6 +39,13 @@ ROOT = os.geteuid() == 0
 """Only root can run the application as somebody else; without, everything but the missing permission is tested."""
 PATIENCE = 60.0
 
+TABLE = """
+CREATE TABLE oauth_tokens (
+    id serial PRIMARY KEY, account varchar(100) UNIQUE NOT NULL, token_json text NOT NULL,
+    updated_at timestamp DEFAULT now(), created_at timestamp DEFAULT now())
+"""
+"""The application's own, which has the token beside the file."""
+
 
 class Pod:
     """An application beside a daemon of its own, with a volume between them."""
@@ -152,6 +159,8 @@ def configure(daemon: Daemon, simulator: Simulator, database: str) -> None:
     daemon.config |= yaml.safe_load(values)["token-sidecar"]["config"]
     [output] = daemon.config["tokens"]["gmail"]["outputs"]
     output["group"] = NOBODY if ROOT else os.getgid()
+    row = {"url": database, "where": {"account": ACCOUNT}, "table": "oauth_tokens", "column": "token_json"}
+    daemon.change(outputs=[output, {"sql": row, "format": "gmail-sdk"}])
     daemon.change(lease="5s", **EAGER)
     daemon.config["providers"] = {"google": {"token_url": simulator.token_url, "rotation": "always"}}
     provider = simulator.provider.config
@@ -174,6 +183,19 @@ def _of_the_sdk(simulator: Simulator) -> bytes:
     return json.dumps(document).encode()
 
 
+def in_the_table(server: Server, database: str) -> dict[str, Any]:
+    """Return what the application's row holds."""
+    [row] = server.sql("SELECT token_json FROM oauth_tokens", database=database)
+    document: dict[str, Any] = json.loads(row["token_json"])
+    return document
+
+
+def in_the_file(pod: Pod) -> dict[str, Any]:
+    """Return what a pod's file holds."""
+    document: dict[str, Any] = json.loads((pod.daemon.out / FILE).read_text(encoding="utf-8"))
+    return document
+
+
 def rotations(simulator: Simulator) -> int:
     """Count the refresh tokens that were replaced."""
     return sum(request.outcome == "rotated" for request in simulator.provider.report().requests)
@@ -181,9 +203,10 @@ def rotations(simulator: Simulator) -> int:
 
 @pytest.mark.timeout(300)
 def test_every_mail_is_sent_whatever_happens(
-    pods: Callable[[str], Pod], simulator: Simulator, server: Server
+    pods: Callable[[str], Pod], simulator: Simulator, server: Server, database: str
 ) -> None:
     """A daemon is killed, the database crashes, a pod is replaced; no mail fails, and nobody has to do anything."""
+    server.sql(TABLE, database=database)
     first, second = pods("one"), pods("two")
     first.start("after-escrow", "kill")
     second.start()
@@ -221,6 +244,10 @@ def test_every_mail_is_sent_whatever_happens(
     rotation_goes_on()
 
     told += first.end() + second.end()
+    second.daemon.change(refresh_at=None, min_interval=None)
+    assert first.daemon.stop(patience=PATIENCE) == second.daemon.stop(patience=PATIENCE) == 0
+    second.daemon.start()
+    second.daemon.wait_until(lambda: in_the_table(server, database) == in_the_file(second), "the row follows")
     totals = [line for line in told if "sent" in line]
     assert [(total["failures"], total["calls"]) for total in totals] == [({}, {})] * 3
     assert sum(total["sent"] for total in totals) == first.sent + second.sent
@@ -228,8 +255,8 @@ def test_every_mail_is_sent_whatever_happens(
         assert [line["may_write"] for line in told if "may_write" in line] == [False] * 3
     for pod in (first, second):
         assert [entry.name for entry in pod.daemon.out.iterdir()] == [FILE]
-        assert pod.daemon.status()["grant_state"] == "ok"
-        assert pod.daemon.stop(patience=PATIENCE) == 0
+    assert second.daemon.status()["grant_state"] == "ok"
+    assert second.daemon.stop(patience=PATIENCE) == 0
     # One grant for all: the Secret's refresh token was used once, and no other twice.
     report = simulator.provider.report()
     asked = {request.fingerprint for request in report.requests}
