@@ -94,7 +94,9 @@ def deployed(
         config["store"]["url_file"] = str(daemon.folder / "url")
         here = {"state_dir": str(daemon.state_dir), "server": {"port": 0}, "log": daemon.config["log"]}
         daemon.config = config | here
-        daemon.config["providers"] = {"google": {"token_url": simulator.token_url, "rotation": "always"}}
+        daemon.config["providers"] = {
+            "google": {"token_url": simulator.token_url, "rotation": "always", "in_doubt": "no_replay"}
+        }
         yield Deployed(daemon, manifests)
         daemon.close()
 
