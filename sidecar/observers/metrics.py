@@ -87,6 +87,12 @@ DEFINITIONS = {
             ("token",),
         ),
         Definition(
+            "refresh_token_life_seconds",
+            "gauge",
+            "How long the refresh token has in all, from where its end is counted; NaN while unknown.",
+            ("token",),
+        ),
+        Definition(
             "output_token_expiry_timestamp_seconds",
             "gauge",
             "When the token expires that the output really holds, as Unix time; +Inf if never, "
@@ -360,6 +366,7 @@ def _held_until(output: OutputView) -> float:
 _GAUGES: dict[str, Callable[[TokenView], float]] = {
     "access_token_expiry_timestamp_seconds": _expires,
     "refresh_token_expiry_timestamp_seconds": lambda view: _or_unknown(view.refresh_expires_at),
+    "refresh_token_life_seconds": lambda view: _or_unknown(view.refresh_life),
     "next_refresh_timestamp_seconds": lambda view: _or_unknown(view.next_wake),
     "last_refresh_success_timestamp_seconds": lambda view: _or_unknown(view.last_success),
     "min_validity_seconds": lambda view: view.min_validity,
