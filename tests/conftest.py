@@ -7,6 +7,7 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -183,6 +184,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = [item for item in items if "sim_seed" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
+
+
+def pytest_collection_finish() -> None:
+    """Keep what all tests are made of out of the garbage collector's rounds: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
