@@ -57,6 +57,8 @@ class TokenView(msgspec.Struct, frozen=True):
     """When a human has to consent again at the latest."""
     refresh_expiry_rule: DeadlineRule | None = None
     """What that follows from."""
+    refresh_life: float | None = None
+    """Seconds that it has in all, from where that is counted."""
     missing_scopes: tuple[str, ...] = ()
     """Scopes that the access token lacks although they were asked for, or granted before."""
     min_validity: float = 0.0

@@ -176,6 +176,8 @@ class Deadline(msgspec.Struct, frozen=True):
 
     at: float
     rule: DeadlineRule
+    life: float
+    """Seconds from where it is counted: how early a warning has to come depends on it."""
 
 
 def deadline(record: Record | None, profile: Profile, ttl: float | None) -> Deadline | None:
@@ -184,19 +186,28 @@ def deadline(record: Record | None, profile: Profile, ttl: float | None) -> Dead
     `ttl` (seconds from the consent) is what the configuration says of this grant, in the profile's stead. An idle
     limit is met only if no refresh succeeds until then.
     """
-    if record is None or record.refresh is None:
+    refresh = record.refresh if record is not None else None
+    if record is None or refresh is None:
         return None
     fixed = ttl or profile.refresh_ttl
-    consented = record.refresh.consented_at
     ends = (
-        (_told(record), DeadlineRule.LIVING if profile.lives_by_itself else DeadlineRule.TOLD),
         (
-            None if fixed is None or consented is None else consented + fixed,
-            DeadlineRule.CONFIGURED if ttl else DeadlineRule.PROFILE,
+            _told(record),
+            DeadlineRule.LIVING if profile.lives_by_itself else DeadlineRule.TOLD,
+            refresh.issued_at,
         ),
-        (_idle(record, profile), DeadlineRule.IDLE),
+        (
+            None if fixed is None or refresh.consented_at is None else refresh.consented_at + fixed,
+            DeadlineRule.CONFIGURED if ttl else DeadlineRule.PROFILE,
+            refresh.consented_at,
+        ),
+        (_idle(record, profile), DeadlineRule.IDLE, last_used(record)),
     )
-    known = [Deadline(at, rule) for at, rule in ends if at is not None]
+    known = [
+        Deadline(at, rule, max(0.0, at - since))
+        for at, rule, since in ends
+        if at is not None and since is not None
+    ]
     return min(known, key=lambda end: end.at, default=None)
 
 

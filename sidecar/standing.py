@@ -184,6 +184,7 @@ def with_record(
         refresh_fingerprint=refresh.fingerprint if refresh else "",
         refresh_expires_at=deadline.at if deadline else None,
         refresh_expiry_rule=deadline.rule if deadline else None,
+        refresh_life=deadline.life if deadline else None,
         missing_scopes=missing_scopes(record, scopes),
         dead_since=record.dead.at if record.dead is not None and record.is_dead() else None,
         in_doubt_since=record.attempt.in_doubt_since if record.attempt else None,

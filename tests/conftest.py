@@ -7,13 +7,18 @@ secrets belong. Where tests run in parallel this is done once, by the process th
 
 from __future__ import annotations
 
+import faulthandler
+import gc
+import inspect
 import os
 import signal
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -183,6 +188,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = [item for item in items if "sim_seed" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """End the process in which a test on trio hangs, and show where it was; xdist begins another one.
+
+    A failure that is raised inside trio's guest run stops that for good, and the tests behind it wait for ever.
+    """
+    backend = getattr(getattr(item, "callspec", None), "params", {}).get("anyio_backend", "trio")
+    if not inspect.iscoroutinefunction(getattr(item, "obj", None)) or "trio" not in backend:
+        return None
+
+    def end() -> None:
+        item.config.pluginmanager.getplugin("capturemanager").suspend_global_capture(in_=True)
+        print(f"{item.nodeid} hangs:", file=sys.stderr, flush=True)  # noqa: T201
+        faulthandler.dump_traceback(sys.stderr)
+        os._exit(1)
+
+    timer = threading.Timer(settings.timeout, end)
+    timer.daemon = True
+    timer.start()
+    item.cancel_timeout = timer.cancel  # type: ignore[attr-defined]
+    return True
+
+
+def pytest_collection_finish() -> None:
+    """Keep what all tests are made of out of the garbage collector's rounds: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BAR = 10
 """Characters."""
 
+BY_ITSELF = {"idle", "living"}
+"""Those deadlines that every refresh puts off, so that nobody has to do anything while a daemon runs."""
+
 FAILING = {"misconfigured", "unpersisted"}
 
 
@@ -90,7 +93,7 @@ def _show(document: dict[str, Any]) -> None:
     rows = [_row(token) for token in document["tokens"].values()]
     others = {of: one["others"] for of, one in document.get("sets", {}).items()}
     rows += [_row_of_others(of, told) for of, told in others.items() if told["count"]]
-    common.show_table(["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "OUTPUTS"], rows)
+    common.show_table(["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "CONSENT", "OUTPUTS"], rows)
     for line in _remarks(document):
         click.echo(line)
 
@@ -102,6 +105,7 @@ def _row(token: dict[str, Any]) -> list[str]:
         _left(token),
         str(token["generation"]),
         token["grant_state"],
+        _consent(token),
         _outputs(token),
     ]
 
@@ -115,6 +119,7 @@ def _row_of_others(of: str, others: dict[str, Any]) -> list[str]:
         "-" if left is None else f"{common.span(left)} or more",
         "-",
         _several(others["grant_state"]),
+        "-",
         f"of {others['count']} more",
     ]
 
@@ -136,6 +141,16 @@ def _left(token: dict[str, Any]) -> str:
     filled = round(BAR * min(1.0, max(0.0, left / (dies - born))))
     full, empty = ("█", "░") if common.on_terminal() else ("#", ".")
     return f"{full * filled}{empty * (BAR - filled)} {words}"
+
+
+def _consent(token: dict[str, Any]) -> str:
+    """Tell how long the last consent still lasts, and how often there has to be one."""
+    at, life = token["refresh_expires_at"], token.get("refresh_life")
+    if at is None or token["refresh_expiry_rule"] in BY_ITSELF:
+        return "-"
+    left = at - time.time()
+    lasts = f"{common.span(left)} left" if left > 0 else "overdue"
+    return f"{lasts} of {common.span(life)}" if life else lasts
 
 
 def _outputs(token: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from sidecar.config.settings import (
     StoreSettings,
     TokenSettings,
 )
-from sidecar.profile import Profile
+from sidecar.profile import InDoubt, Profile, Rotation
 
 INLINE = "inline"
 _OWN = "the configuration"
@@ -175,7 +175,11 @@ def _own_profile(
         return None
     members = {field: getattr(own, field) for field in own.__struct_fields__ if field != "extends"}
     given = {field: value for field, value in members.items() if value is not None}
-    profile = providers.override(providers.load(base), given)
+    extended, implied = providers.load(base), {}
+    if own.rotation not in {None, Rotation.NEVER, extended.rotation}:
+        # What may be sent twice follows from how it rotates: Google's `replay_ok` kills a grant that does.
+        implied = {"in_doubt": InDoubt.NO_REPLAY}
+    profile = providers.override(extended, implied | given)
     # What somebody wrote down is no default, which an issuer's metadata may replace.
     return msgspec.structs.replace(profile, sources={**profile.sources, **dict.fromkeys(given, _OWN)})
 

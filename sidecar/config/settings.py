@@ -463,7 +463,8 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     rotation: Rotation | None = None
     """Whether a refresh answers with a new refresh token that replaces the old one."""
     in_doubt: InDoubt | None = None
-    """What may be done when a request may have been processed but its answer is lost."""
+    """What may be done when a request may have been processed but its answer is lost. Beside a `rotation` of your own
+    it is `no_replay` unless you say it: what the extended profile says was said of its own rotation."""
     grace: Duration | None = None
     kills_old_access_token: bool | None = None
     """Whether a refresh ends the life of the access token before it."""

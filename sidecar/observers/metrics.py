@@ -93,6 +93,12 @@ DEFINITIONS = {
             ("token",),
         ),
         Definition(
+            "refresh_token_life_seconds",
+            "gauge",
+            "How long the refresh token has in all, from where its end is counted; NaN while unknown.",
+            ("token",),
+        ),
+        Definition(
             "output_token_expiry_timestamp_seconds",
             "gauge",
             "When the token expires that the output really holds, as Unix time; +Inf if never, "
@@ -445,6 +451,7 @@ def _counts(
 _GAUGES: dict[str, tuple[Callable[[TokenView], float], Callable[[list[float]], float]]] = {
     "access_token_expiry_timestamp_seconds": (_expires, _earliest),
     "refresh_token_expiry_timestamp_seconds": (lambda view: _or_unknown(view.refresh_expires_at), _earliest),
+    "refresh_token_life_seconds": (lambda view: _or_unknown(view.refresh_life), _earliest),
     "next_refresh_timestamp_seconds": (lambda view: _or_unknown(view.next_wake), _earliest),
     "last_refresh_success_timestamp_seconds": (lambda view: _or_unknown(view.last_success), _earliest),
     "min_validity_seconds": (lambda view: view.min_validity, _earliest),

@@ -215,7 +215,10 @@ def test_status_draws_on_a_terminal(seeded: Place) -> None:
     _, drawn = on_a_terminal(seeded, "status")
     plain = seeded.ok("status")
     assert ("█" in drawn, "\x1b[" in drawn) == (True, True)
-    assert plain.splitlines()[0].split() == ["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "OUTPUTS"]
+    assert plain.splitlines()[0].split() == [
+        *("TOKEN", "ACCESS", "LEFT", "GENERATION"),
+        *("GRANT", "CONSENT", "OUTPUTS"),
+    ]
     assert plain.splitlines()[1].split()[:2] == ["gmail", "fresh"]
     assert plain.isascii()
 
@@ -240,7 +243,9 @@ def test_status_says_by_when_a_human_must_consent(
     assert re.search(f"gmail: a human must consent again {words}", told), told
     shown = json.loads(seeded.ok("status", "--json"))["tokens"]["gmail"]
     assert 6 * 86400 < shown["refresh_expires_at"] - time.time() <= 7 * 86400
+    assert shown["refresh_life"] == 7 * 86400
     assert (shown["refresh_expiry_rule"] == "idle") == ("idle" in key)
+    assert bool(re.search(r"  6d\d\dh left of 7d  ", told)) == ("idle" not in key), told
     [row] = json.loads(seeded.ok("store", "list", "--json"))
     assert row["refresh_expires_at"] == shown["refresh_expires_at"]
 

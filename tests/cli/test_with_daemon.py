@@ -19,7 +19,7 @@ def test_status_comes_from_the_daemon(running: Place) -> None:
 
     assert document["source"] == "daemon"
     assert document["tokens"]["gmail"]["grant_state"] == "ok"
-    assert running.ok("status", "gmail").splitlines()[1].endswith("ok     1 of 1 current")
+    assert running.ok("status", "gmail").splitlines()[1].endswith("ok     -        1 of 1 current")
     assert running.run("status", "other").returncode == 2
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidecar.config.settings import Duration
+from sidecar.profile import InDoubt
 
 if TYPE_CHECKING:
     from tests.config.conftest import Place
@@ -249,3 +250,24 @@ def test_a_number_for_a_secret_is_not_shown(place: Place) -> None:
     assert problems == [
         "config.yaml:1:56: tokens.a.client.secret: is a number where text is needed; put it in quotes"
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "in_doubt"),
+    [
+        ("rotation: always", InDoubt.NO_REPLAY),
+        ("rotation: always, in_doubt: replay_ok", InDoubt.REPLAY_OK),
+        ("rotation: never", InDoubt.REPLAY_OK),
+        ("refresh_ttl: 7d", InDoubt.REPLAY_OK),
+    ],
+)
+def test_what_may_be_sent_twice_follows_from_the_rotation(
+    place: Place, changes: str, in_doubt: InDoubt
+) -> None:
+    """Google's `replay_ok` was said of refresh tokens that stay: who says that they rotate has to say it again."""
+    text = f"""\
+        providers: {{google: {{{changes}}}}}
+        tokens: {{gmail: {{provider: google, client: {{file: c.json}}, outputs: [{{file: o}}]}}}}
+        allow_volatile_store: true
+        """
+    assert place.load(text).settings.profiles["gmail"].in_doubt is in_doubt

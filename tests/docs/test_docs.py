@@ -30,8 +30,10 @@ PAGES = [
     *sorted((ROOT / "helm").glob("*/README.md")),
 ]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
+REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
+TEST = re.compile(r"^(async )?def test_", re.MULTILINE)
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 PROGRAM = re.compile(r"(?:^|[\s`(/])token-sidecar (?=-{0,2}[a-z])")
@@ -65,6 +67,11 @@ def blocks(*languages: str, pages: list[Path] | None = None) -> list[Block]:
             line = text.count("\n", 0, match.start()) + 1
             found.append(Block(page, line, language, re.sub(f"^{indent}", "", content, flags=re.MULTILINE)))
     return [block for block in found if block.language in languages]
+
+
+def read(place: Path) -> str:
+    """Return a file's text; that of a directory is empty."""
+    return place.read_text(encoding="utf-8") if place.is_file() else ""
 
 
 def prose(page: Path) -> str:
@@ -219,13 +226,24 @@ def test_tests_that_are_named_exist() -> None:
 
 
 def test_what_is_done_names_its_test() -> None:
-    """A scenario is called done or partly done only with the test that drives it."""
+    """A scenario is called done or partly done only with tests that drive it, and done only with a page to follow."""
     rows = re.findall(
-        r"^\| (S[1-7]) \| .* \| (\w+)[^|]* \| (.*)\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        r"^\| (S[1-7]) \| ([^|]*) \| ((\w+)[^|]*) \| (.*)\|$",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.MULTILINE,
     )
 
     assert [row[0] for row in rows] == [f"S{number}" for number in range(1, 8)]
-    assert not [name for name, state, test in rows if (state == "planned") == ("tests/" in test)]
+    for name, need, told, state, tests in rows:
+        assert (state == "planned") == ("tests/" not in tests)
+        places = [ROOT / place for place in re.findall(r"`(tests/[\w/.-]+)`", tests)]
+        empty = [
+            place for place in places if not [*place.glob("**/test_*.py")] and not TEST.search(read(place))
+        ]
+        assert not empty, f"{name} names what has no test in it: {empty}"
+        if state == "done":
+            assert any(place.match(f"scenarios/{name.lower()}_*") for place in places)
+            assert "](docs/howto/" in need + told
 
 
 @pytest.fixture
@@ -239,6 +257,7 @@ def shell(tmp_path: Path) -> dict[str, str]:
         shim.chmod(0o755)
     return {
         **os.environ,
+        **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"), ""),
         "PATH": f"{shims}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(tmp_path),
@@ -280,9 +299,10 @@ def output_of(script: str, folder: Path, environment: dict[str, str]) -> str:
     return printed.read_text(encoding="utf-8")
 
 
-def test_the_tutorial_does_what_it_says(shell: dict[str, str]) -> None:
-    """Its commands are run one after the other, and what it shows is what they print."""
-    script = "\n".join(block.text for block in blocks("sh", pages=[TUTORIAL]))
+@pytest.mark.parametrize("page", [TUTORIAL, REAUTH], ids=named)
+def test_pages_that_are_followed_do_what_they_say(page: Path, shell: dict[str, str]) -> None:
+    """A page's commands are run one after the other, and what it shows is what they print."""
+    script = "\n".join(block.text for block in blocks("sh", pages=[page]))
     # Another simulator and another daemon may be running here, and the disk may be a container's own.
     script = script.replace("8321", str(free_port()))
     script = script.replace(
@@ -293,9 +313,16 @@ def test_the_tutorial_does_what_it_says(shell: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
         printed = output_of(script, Path(folder), shell)
 
+    first = min(block.line for block in blocks("sh", pages=[page]))
     told = {masked(line) for line in printed.splitlines()}
-    shown = {masked(line) for block in blocks("text", pages=[TUTORIAL]) for line in block.text.splitlines()}
+    shown = {
+        masked(line)
+        for block in blocks("text", pages=[page])
+        for line in block.text.splitlines()
+        if block.line > first
+    }
     missing = {line for line in shown if not any(line in one for one in told)}
+    assert shown
     assert not missing, printed
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import anyio
 import pytest
+import trio
 import trio.testing
 
 from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError, Unwritten
@@ -43,20 +44,20 @@ class Killed(BaseException):
 
 
 class VirtualClock:
-    """All three clocks follow the loop's; the wall clock can be stepped, and the machine suspended."""
+    """All three clocks follow trio's; the wall clock can be stepped, and the machine suspended."""
 
     def __init__(self) -> None:
         self.stepped = 0.0
         self.suspended = 0.0
 
     def wall(self) -> float:
-        return EPOCH + anyio.current_time() + self.suspended + self.stepped
+        return EPOCH + trio.current_time() + self.suspended + self.stepped
 
     def boot(self) -> float:
-        return anyio.current_time() + self.suspended
+        return trio.current_time() + self.suspended
 
     def monotonic(self) -> float:
-        return anyio.current_time()
+        return trio.current_time()
 
 
 class SimulatedGrant:

@@ -33,33 +33,38 @@ def record(**refresh: Any) -> Record:
     ("held", "profile", "ttl", "expected"),
     [
         (record(), PLAIN, None, None),
-        (record(expires_at=NOW + 5), PLAIN, None, Deadline(NOW + 5, DeadlineRule.TOLD)),
-        (record(), PLAIN, 7 * DAY, Deadline(NOW + 6 * DAY, DeadlineRule.CONFIGURED)),
+        (record(expires_at=NOW + 5), PLAIN, None, Deadline(NOW + 5, DeadlineRule.TOLD, DAY + 5)),
+        (record(), PLAIN, 7 * DAY, Deadline(NOW + 6 * DAY, DeadlineRule.CONFIGURED, 7 * DAY)),
         (
             record(),
             replace(PLAIN, refresh_ttl=365 * DAY),
             None,
-            Deadline(NOW + 364 * DAY, DeadlineRule.PROFILE),
+            Deadline(NOW + 364 * DAY, DeadlineRule.PROFILE, 365 * DAY),
         ),
         (
             record(),
             replace(PLAIN, refresh_ttl=DAY),
             7 * DAY,
-            Deadline(NOW + 6 * DAY, DeadlineRule.CONFIGURED),
+            Deadline(NOW + 6 * DAY, DeadlineRule.CONFIGURED, 7 * DAY),
         ),
-        (record(), replace(PLAIN, refresh_idle_ttl=DAY), None, Deadline(NOW + DAY - HOUR, DeadlineRule.IDLE)),
+        (
+            record(),
+            replace(PLAIN, refresh_idle_ttl=DAY),
+            None,
+            Deadline(NOW + DAY - HOUR, DeadlineRule.IDLE, DAY),
+        ),
         # The earliest counts: Intuit's five years from the consent, and a hundred days that answers name.
         (
             record(expires_at=NOW + 100 * DAY),
             replace(PLAIN, refresh_ttl=1826 * DAY, refresh_idle_ttl=101 * DAY),
             None,
-            Deadline(NOW + 100 * DAY, DeadlineRule.TOLD),
+            Deadline(NOW + 100 * DAY, DeadlineRule.TOLD, 101 * DAY),
         ),
         (
             record(consented_at=NOW - 1800 * DAY, expires_at=NOW + 100 * DAY),
             replace(PLAIN, refresh_ttl=1826 * DAY),
             None,
-            Deadline(NOW + 26 * DAY, DeadlineRule.PROFILE),
+            Deadline(NOW + 26 * DAY, DeadlineRule.PROFILE, 1826 * DAY),
         ),
         # Whose consent nobody remembers, nothing counts from it.
         (record(consented_at=None), replace(PLAIN, refresh_ttl=DAY), DAY, None),

@@ -34,6 +34,7 @@ NOW = 1_800_000_000.0
 NAMES = {
     "access_token_expiry_timestamp_seconds": ("token",),
     "refresh_token_expiry_timestamp_seconds": ("token",),
+    "refresh_token_life_seconds": ("token",),
     "output_token_expiry_timestamp_seconds": ("output", "token"),
     "next_refresh_timestamp_seconds": ("token",),
     "last_refresh_success_timestamp_seconds": ("token",),

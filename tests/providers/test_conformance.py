@@ -367,7 +367,7 @@ async def test_days_with_a_lost_answer(name: str, days: Start) -> None:
     # Only rotation makes a lost answer matter: where it happens now and then, let it be now.
     run.provider.reconfigure(rotate_every=1)
     run.provider.add_fault(faults.reset(processed=True))
-    await run.run(2 * TTL)
+    await run.run(TTL + 300)
 
     lost, again = run.calls[1:3]
     if run.profile.in_doubt is InDoubt.NO_REPLAY:

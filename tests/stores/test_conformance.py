@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from sidecar.errors import Conflict, RecordUnreadable, StoreError
 from sidecar.ports import Grade, SupportsDiagnosis, SupportsMany, SupportsProbe
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
+from tests import forks
 
 if TYPE_CHECKING:
     from sidecar.ports import Held, Store
@@ -571,14 +571,12 @@ async def play(  # noqa: C901, PLR0912 - one step, one branch
 
 # The rest is about several processes, and is skipped for stores that live in one.
 
-WORKER = Path(__file__).with_name("worker.py")
-
 
 @contextmanager
 def worker(task: str, backend: Backend) -> Iterator[subprocess.Popen[str]]:
     """Run `worker.py` for the length of the block."""
-    with subprocess.Popen(
-        [sys.executable, WORKER, task, backend.url or "", *backend.keys],
+    with forks.Popen(
+        ["tests.stores.worker", task, backend.url or "", *backend.keys],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

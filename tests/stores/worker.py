@@ -1,4 +1,4 @@
-"""What the processes of the stores' tests do: `worker.py race|loop URL [KEY FILE]…`."""
+"""What the processes of the stores' tests do: `python -m tests.stores.worker race|loop URL [KEY FILE]…`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sidecar.outputs import open_output
 from sidecar.ports import Grade
 from sidecar.seeds import read_seed_file
 from sidecar.server import health
-from sidecar.tokens import AccessState, DeadlineRule, GrantState
+from sidecar.tokens import AccessState, GrantState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -114,7 +114,7 @@ async def deadlines(exam: Examination) -> list[Line]:
             continue
         text, left = status.deadline(at, rule), at - time.time()
         remedy = f"consent again before: token-sidecar login {view.token}"
-        daemons = rule in {DeadlineRule.IDLE, DeadlineRule.LIVING} and exam.daemon is not None
+        daemons = rule in status.BY_ITSELF and exam.daemon is not None
         if left <= 0:
             line = check.failed(text, remedy, exit_code=3)
             lines.append(line if view.required else _milder(line))

@@ -22,7 +22,7 @@ import httpx
 
 ACCOUNT = "westsidebasketball"
 COUNTED = ("refresh_access_token", "_save_token", "_load_credentials")
-PACE = 0.02
+PACE = 0.05
 """Seconds between two mails, so that the machine's other core is left to others."""
 
 

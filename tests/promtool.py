@@ -1,0 +1,57 @@
+"""Prometheus' own judgement of rules: `promtool test rules`, skipped where it isn't installed, unless in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROMTOOL = shutil.which("promtool")
+
+
+def complaints(tests: Path) -> str:
+    """Run a file of rule tests; return what promtool has against them, which is nothing if they pass."""
+    if PROMTOOL is None and not os.environ.get("CI"):
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    assert PROMTOOL is not None, "promtool must be there in CI"
+    done = subprocess.run(
+        [PROMTOOL, "test", "rules", str(tests)], capture_output=True, text=True, timeout=60, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def alerts_at(
+    folder: Path,
+    rules: Path,
+    series: dict[str, list[str]],
+    *,
+    interval: str,
+    expected: dict[str, list[str]],
+) -> str:
+    """Feed samples to rules, one at each `interval`; return what of the `expected` alerts isn't so.
+
+    `expected` has, by a time since the first sample, the alerts that fire then, and no others may.
+    """
+    test: dict[str, Any] = {
+        "interval": interval,
+        "input_series": [{"series": name, "values": " ".join(values)} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": at,
+                "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts],
+            }
+            for at, alerts in expected.items()
+        ],
+    }
+    document = {"rule_files": [str(rules)], "evaluation_interval": interval, "tests": [test]}
+    written = folder / "rules.yaml"
+    written.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return complaints(written)
