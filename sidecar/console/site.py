@@ -419,7 +419,8 @@ class Site:
             self._visitor(request)
         except Refused as refused:
             return self._turned_away(request, None, refused)
-        key = request.query_params.get("key", "")
+        # A preview of the link that only asks for its headers doesn't spend it.
+        key = request.query_params.get("key", "") if request.method == "GET" else ""
         visitor = access.sign_in(key)
         if visitor is None:
             self._audit(request, None, "sign-in", "refused")

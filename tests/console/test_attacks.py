@@ -555,6 +555,7 @@ def test_other_names_for_our_address_are_refused(world: World, host: str) -> Non
 def test_a_link_works_once(world: World) -> None:
     """Who finds a link that was opened, as in a browser's history, isn't let in."""
     link = world.local.link()
+    assert world.local.send("HEAD", link, []).status == 401
     assert Browser(world.local).get(link).status == 303
     again = Browser(world.local).get(link)
     assert (again.status, again.header("set-cookie")) == (401, "")
