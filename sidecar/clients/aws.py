@@ -25,6 +25,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.loaders import Loader, create_loader
 
+from sidecar.errors import Unfound
+
 T = TypeVar("T")
 
 CALL_SECONDS = 5.0
@@ -32,8 +34,14 @@ CALL_SECONDS = 5.0
 CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 1.0
 CONNECTIONS = 16
+REREAD_AFTER = 60.0
+"""Seconds for which what seldom changes is not read again."""
 VALUE_LIMIT = 65_536
 """Bytes that the value of a secret has at most."""
+TAG_LIMIT = 256
+"""Characters that the value of a tag has at most."""
+SETTLED_AFTER = 60.0
+"""Seconds after which what AWS tells is taken for what is: its answers may lag behind what it has acknowledged."""
 PAGE = 100
 """Secrets that one page of a list has at most."""
 CURRENT = "AWSCURRENT"
@@ -125,6 +133,7 @@ class SecretsManager:
         self._stack: AsyncExitStack | None = None
         self._api: Any = None
         self._opening = anyio.Lock()
+        self._texts: dict[str, tuple[float, str]] = {}
 
     async def __aenter__(self) -> Self:
         """Connect to nothing: a daemon starts while AWS is away."""
@@ -150,6 +159,21 @@ class SecretsManager:
         which = {"VersionId": version} if version is not None else {}
         found = await self._ask("GetSecretValue", name, SecretId=name, **which)
         return Value(found["VersionId"], found.get("SecretString"), found["CreatedDate"].timestamp())
+
+    async def text(self, name: str) -> str:
+        """Read the current value of a secret that seldom changes; it may be a minute old. Raises `Unfound`."""
+        read, text = self._texts.get(name, (0.0, ""))
+        if text and anyio.current_time() - read < REREAD_AFTER:
+            return text
+        try:
+            found = await self.value(name)
+        except Fault as fault:
+            problem = str(fault)
+        else:
+            text = (found.text or "").strip()
+            self._texts[name] = (anyio.current_time(), text)
+            return text
+        raise Unfound(problem)
 
     async def create(self, name: str, text: str, *, version: str, tags: Mapping[str, str]) -> None:
         """Make a secret with its first version, if there is none of that name. Raises `Fault` (`EXISTS`, `DELETED`)."""

@@ -50,14 +50,10 @@ STATE = "token-sidecar:state"
 """Tags: which namespace a record belongs to; what lies beside the value, in pieces `…:state-1` and so on."""
 PENDING = "token-sidecar-pending"
 """The label of the version that was added last, whether or not AWSCURRENT has come to it."""
-PIECE = 256
-"""Characters that the value of a tag has at most."""
 PIECES = 8
 """Tags for what lies beside a value; a secret has 50, most of which are the user's."""
 LONGEST_LEASE = 3600.0
 """Seconds. A holder that lives writes far more often; a tag that says more was written by hand."""
-SETTLED_AFTER = 60.0
-"""Seconds after which what AWS tells is taken for what is: its answers may lag behind what it has acknowledged."""
 REMEMBERED = 8
 """Versions that were replaced here, by which an answer that lags behind is recognised."""
 
@@ -249,7 +245,7 @@ class AwsStore:
             look = await self._judged(key, name, described)
         except aws.Fault as fault:
             raise self._fault(fault, certain=True) from None
-        lately = self._clock.boot() - known.wrote_at < SETTLED_AFTER
+        lately = self._clock.boot() - known.wrote_at < aws.SETTLED_AFTER
         return known.wrote if lately and look is not None and look.version in known.replaced else look
 
     async def _described(self, name: str) -> Described | None:
@@ -332,7 +328,7 @@ class AwsStore:
         try:
             if look is not None:
                 packed = aws_value.beside(look.base, record)
-                if packed is not None and len(base64.urlsafe_b64encode(packed)) <= PIECE * PIECES:
+                if packed is not None and len(base64.urlsafe_b64encode(packed)) <= aws.TAG_LIMIT * PIECES:
                     return await self._set_beside(name, look, record, packed, lease)
             made = await self._added(key, name, look, record)
             if lease > 0:
@@ -348,7 +344,7 @@ class AwsStore:
     async def _set_beside(self, name: str, look: _Look, record: Record, packed: bytes, lease: float) -> _Look:
         current, written = look.value.version, secrets.token_hex(8)
         encoded = base64.urlsafe_b64encode(packed).decode()
-        pieces = [encoded[at : at + PIECE] for at in range(0, len(encoded), PIECE)]
+        pieces = [encoded[at : at + aws.TAG_LIMIT] for at in range(0, len(encoded), aws.TAG_LIMIT)]
         tags = {f"{STATE}-{number + 1}": piece for number, piece in enumerate(pieces)}
         tags[STATE] = f"{written} {current} {lease:.3f} {len(pieces)} {_checksum(packed)}"
         await self._api.tag(name, tags)
