@@ -72,7 +72,7 @@ def check(settings: Settings, context: Context) -> None:
         _durations(token, profile, steps, context)
         for index, output in enumerate(token.outputs):
             _output(output, profile, (*steps, "outputs", index), context)
-        if not token.outputs:
+        if not token.outputs and settings.store.scheme != "aws-secretsmanager":  # read by others as it is
             _no_outputs(steps, context)
         if profile is not None:
             _profile(name, settings, context)
