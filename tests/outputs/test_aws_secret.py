@@ -90,9 +90,7 @@ async def test_two_daemons_make_one_version(site: Site, make: Make) -> None:
 async def test_a_daemon_that_is_behind_changes_nothing(site: Site, make: Make) -> None:
     """Who has not heard of a refresh does not put the old token back, even while the new one is on its way."""
     site.moto.put(site.name, THEIRS)
-    newer = make(
-        access="sim-at-fedcba9876543210fedc", generation=7, expires_at=make().access.expires_at + 600
-    )
+    newer = make(7)
     assert await site.open(state="one").publish(newer)
     behind = site.open(state="two")
     assert not await behind.publish(make())
