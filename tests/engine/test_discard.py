@@ -6,10 +6,9 @@ from msgspec.structs import replace
 
 from sidecar.errors import StoreError
 from sidecar.events import Discarded, GrantDied
-from sidecar.outcomes import OutcomeClass
 from sidecar.profile import ErrorRule
 from sidecar.testing import Delivery, Fault
-from sidecar.tokens import Death, GrantState, Record, RefreshToken, fingerprint
+from sidecar.tokens import Death, GrantState, OutcomeClass, Record, RefreshToken, fingerprint
 from tests.engine.conftest import KEY, ROTATING, FaultyStore, House
 
 AT_ONCE = replace(ROTATING, errors=(ErrorRule(OutcomeClass.DEAD, code="invalid_grant"),))
