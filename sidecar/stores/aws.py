@@ -189,7 +189,7 @@ class AwsStore:
         keys = (
             f"{one.tags.get(NAMESPACE, self._namespace)}/{name}"
             for one in found
-            if not one.deleted and (name := self._place.record_of(one.name)) is not None
+            if (name := self._place.record_of(one.name)) is not None
         )
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -219,7 +219,12 @@ class AwsStore:
                 raise self._fault(fault, certain=True) from None
             remedy = f"{fault.remedy}; configured tokens do without, sets of tokens don't"
             return [Finding(Grade.WARNING, fault.reason, remedy)]
-        lines = [Finding(Grade.OK, f"{len(found)} secrets under {self._place.prefix}/ in {where}")]
+        lines = [
+            Finding(
+                Grade.OK,
+                f"{len(found)} secret{'s' if len(found) != 1 else ''} under {self._place.prefix}/ in {where}",
+            )
+        ]
         if "http://" in where and not re.search(r"//(127\.|localhost|\[::1\])", where):
             lines.append(
                 Finding(

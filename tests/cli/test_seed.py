@@ -97,8 +97,12 @@ def test_a_grant_that_is_in_use_stays(place: Place, old: Path) -> None:
 
 
 def test_from_a_secret_of_aws(place: Place, aws: Moto, capsys: pytest.CaptureFixture[str]) -> None:
-    """A secret of AWS is a seed as well; a name that can't be one is a matter of usage."""
+    """A secret of AWS is a seed as well, and names the client; a name that can't be one is a matter of usage."""
     name = f"{aws.prefix()}/gmail"
+    aws.put(f"{name}-client", "sim-client")
+    del place.token["client"]["id"]
+    place.token["client"]["id_aws_secret"] = f"{name}-client"
+    place.write()
     missing = place.run("seed", "gmail", "--from-aws", name)
     assert (missing.returncode, "there is none; create it" in missing.stderr) == (2, True)
     aws.put(name, {"refresh_token": place.provider.new_grant()})

@@ -87,6 +87,21 @@ async def test_two_daemons_make_one_version(site: Site, make: Make) -> None:
     assert (await second.read_back()).lineage == make().lineage
 
 
+async def test_two_daemons_at_once_make_one_version(site: Site, make: Make) -> None:
+    """Who publishes the same in the same moment adds the very version that is there by then."""
+    site.moto.put(site.name, THEIRS)
+    first, second, put = site.open(state="one"), site.open(state="two"), site.api.put
+
+    async def late(name: str, text: str, **rest: Any) -> None:
+        site.api.put = put  # type: ignore[method-assign]
+        assert await first.publish(make())
+        await put(name, text, **rest)
+
+    site.api.put = late  # type: ignore[method-assign]
+    assert not await second.publish(make())
+    assert len(site.moto.versions(site.name)) == 2
+
+
 async def test_a_daemon_that_is_behind_changes_nothing(site: Site, make: Make) -> None:
     """Who has not heard of a refresh does not put the old token back, even while the new one is on its way."""
     site.moto.put(site.name, THEIRS)

@@ -496,7 +496,7 @@ async def test_a_closer_look_tells_region_and_rivals(bench: Bench, monkeypatch: 
     bench.moto.put(bench.name, WRITTEN)
     [fine] = await bench.store.diagnose()
     assert fine.grade is Grade.OK
-    assert "1 secrets under" in fine.text
+    assert "1 secret under" in fine.text
     assert "eu-central-1" in fine.text
     listed = await bench.api.list(bench.place.prefix)
 
@@ -534,3 +534,16 @@ async def test_damaged_tags_are_told_of(bench: Bench) -> None:
         await bench.another().load(KEY)
     bench.moto.client.untag_resource(SecretId=bench.name, TagKeys=[STATE])
     assert (await bench.another().load(KEY)).record == found.record  # type: ignore[union-attr]
+
+
+async def test_pieces_of_two_writes_are_no_state(bench: Bench) -> None:
+    """Tags that are whole each, and of different writes, are told from those of one."""
+    bench.moto.put(bench.name, WRITTEN)
+    found = await bench.held()
+    version = await bench.store.write(KEY, bench.leased(found.record), expected=found.version, lease=30)
+    earlier = bench.moto.tags(bench.name)
+    await bench.store.write(KEY, bench.leased(found.record), expected=version, lease=30)
+    pieces = [{"Key": name, "Value": text} for name, text in earlier.items() if name != STATE]
+    bench.moto.client.tag_resource(SecretId=bench.name, Tags=pieces)
+    with pytest.raises(RecordUnreadable, match="are damaged"):
+        await bench.another().load(KEY)
