@@ -340,13 +340,16 @@ ASYNCIO_ONLY = {"postgres", "postgres-sealed", "aws"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what would only be skipped: a store on an event loop that it is not for."""
+    """Leave out what would only be skipped, a store on an event loop that it is not for, and what is told elsewhere."""
     for item in items[:]:
         params = getattr(getattr(item, "callspec", None), "params", {})
         if (
             params.get("backend_class", params.get("replica")) in ASYNCIO_ONLY
             and params.get("anyio_backend", "asyncio") != "asyncio"
         ):
+            items.remove(item)
+        elif params.get("backend_class") == "aws" and params.get("seed", 0) > 1:
+            # Each takes seconds, and the steps inside of a write are broken off one by one in test_aws.py.
             items.remove(item)
 
 
