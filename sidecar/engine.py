@@ -91,7 +91,7 @@ def make_setup(
 ) -> Setup:
     """Put one token's adapters together. Raises `ConfigError`."""
     token, profile = settings.tokens[name], settings.profiles[name]
-    grant = open_grant(token, profile, http, issuers)
+    grant = open_grant(token, profile, http, issuers, clients)
     grant.tell = lambda reason: around.emit(Warned("client", reason, name))
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)

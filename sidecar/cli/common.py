@@ -101,7 +101,14 @@ def make_store(settings: Settings, *, create: bool = True) -> Store:
 
     place = settings.store
     sealer = open_sealer(place.encryption_keys)
-    return open_store(str(place.url), SystemClock(), sealer, url_file=place.url_file, create=create)
+    return open_store(
+        str(place.url),
+        SystemClock(),
+        sealer,
+        url_file=place.url_file,
+        create=create,
+        namespace=settings.namespace,
+    )
 
 
 def read_record(settings: Settings, name: str) -> Held | None:
