@@ -110,7 +110,7 @@ def make_setup(
     found = settings.resolve(name)
     token, profile = found.settings, found.profile
     if grant is None:
-        grant = make_grant(name, settings, around, http, issuers)
+        grant = make_grant(name, settings, around, http, issuers, clients)
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
     hook = partial(
@@ -153,11 +153,16 @@ def make_setup(
 
 
 def make_grant(
-    name: str, settings: Settings, around: Surroundings, http: HttpClient, issuers: Issuers
+    name: str,
+    settings: Settings,
+    around: Surroundings,
+    http: HttpClient,
+    issuers: Issuers,
+    clients: SharedClients,
 ) -> Grant:
     """Make the grant of a token, or the one that the members of a set share. Raises `ConfigError`."""
     found = settings.resolve(name)
-    grant = open_grant(found.settings, found.profile, http, issuers)
+    grant = open_grant(found.settings, found.profile, http, issuers, clients)
     grant.tell = lambda reason: around.emit(Warned("client", reason, found.of_set or name))
     return grant
 
@@ -566,7 +571,7 @@ class Engine:
         token, found = settings.sets[of], self._sets[of]
         if grant is None and members.ACCOUNT not in (token.subject or ""):
             # They differ by their refresh tokens alone, which it is handed.
-            grant = found.grant = found.grant or make_grant(name, *parts[:-1])
+            grant = found.grant = found.grant or make_grant(name, *parts)
         setup = make_setup(name, *parts, grant=grant)
         absence = (
             max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0

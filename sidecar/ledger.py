@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.escrow import Slip
     from sidecar.events import Event
-    from sidecar.ports import Store
+    from sidecar.ports import Store, SupportsDiscard
     from sidecar.tokens import Attempt, Record
 
 RACES = 5
@@ -179,6 +179,14 @@ class Ledger:
             self._unmoved_since = self._clock.boot()
             raise
         self._keep(record, version)
+
+    async def discard(self, store: SupportsDiscard) -> str:
+        """Have the record that was last read deleted; returns what that was, in words. Raises `StoreError`."""
+        version = self._held.version if self._held else ""
+        self.distrust()
+        place = await store.discard(self._key, expected=version)
+        self._held = None
+        return place
 
     async def renew(self, record: Record, *, lease: float) -> None:
         """Protect the attempt in `record` anew. Raises `Conflict` when it is not in the store any more."""

@@ -245,6 +245,21 @@ class SupportsProbe(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsDiscard(Protocol):
+    """A store whose records others read, and which may be told to delete those of dead grants."""
+
+    deletes_dead: bool
+    """Whether it was told so."""
+
+    async def discard(self, key: str, *, expected: str) -> str:
+        """Remove the record with no way back, if its version is still `expected`; return what was deleted, in words.
+
+        Raises `Conflict` otherwise.
+        """
+        ...
+
+
 class Sealer(Protocol):
     """Makes bytes unreadable for those who have no key. Neither blocks nor waits: it runs on a virtual clock.
 

@@ -28,6 +28,7 @@ from sidecar.escrow import Stage
 from sidecar.events import (
     CallFinished,
     ClockSkewSeen,
+    Discarded,
     GrantDied,
     ScopesShrank,
     TokenView,
@@ -36,7 +37,7 @@ from sidecar.events import (
 )
 from sidecar.intake import Intake, Planting
 from sidecar.ledger import Ledger
-from sidecar.ports import Answer, Publication, SupportsNoScope
+from sidecar.ports import Answer, Publication, SupportsDiscard, SupportsNoScope
 from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
@@ -153,6 +154,8 @@ class Renewer:
         if isinstance(decision, Refresh) and not raced and self._may_call():
             raced = not await self._renew(late)
             decision = self._decide()
+        if await self._discard():
+            decision = self._decide()
         return await self._end(decision, raced=raced)
 
     async def _load(self) -> bool:
@@ -206,6 +209,27 @@ class Renewer:
             await self._see_home(base, deadline, late)
         return True
 
+    async def _discard(self) -> bool:
+        """Delete what is kept of a grant that the provider has declared dead, where that is configured."""
+        store, record = self._around.store, self.record
+        if not isinstance(store, SupportsDiscard) or not store.deletes_dead:
+            return False
+        if record is None or record.dead is None or not record.is_dead() or self._ledger.debt is not None:
+            return False
+        if not record.dead.client_id:
+            return False  # nobody has asked the provider
+        try:
+            with anyio.CancelScope(shield=True):
+                place = await self._ledger.discard(store)
+        except Conflict:
+            return False
+        except StoreError as error:
+            self._store_trouble = str(error)
+            return False
+        self._around.emit(Discarded(self.setup.name, place, record.dead.fingerprint, record.dead.reason))
+        self._did.append(f"deleted {place}, whose grant is dead")
+        return True
+
     async def _lease(self) -> tuple[Record, float | None]:
         """Write the intent; returns the record with the attempt in it, and the lease's end on the boot-time clock.
 
@@ -215,7 +239,9 @@ class Renewer:
         if record is None:
             raise Conflict
         clock, times, grant = self._around.clock, self._times(), self.setup.grant
-        record = rotation.directed(record, endpoint=grant.endpoint, issuer=grant.issuer)
+        record = rotation.directed(
+            record, client_id=grant.client_id(), endpoint=grant.endpoint, issuer=grant.issuer
+        )
         grace = self.setup.profile.grace or 0.0
         base = rotation.intended(record, self._around.instance, self._now(), grace)
         if self._ledger.alone:

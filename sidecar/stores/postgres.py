@@ -323,7 +323,13 @@ def migration(url: str) -> str:
 
 
 def from_url(
-    url: str, _clock: Clock, sealer: Sealer, *, url_file: Path | None = None, create: bool = True
+    url: str,
+    _clock: Clock,
+    sealer: Sealer,
+    *,
+    url_file: Path | None = None,
+    create: bool = True,
+    **_: object,
 ) -> Store:
     """Make the store of a libpq URL; `schema=NAME` is where the tables are.
 
