@@ -72,6 +72,10 @@ class TokenView(msgspec.Struct, frozen=True):
     unpersisted: bool = False
     outputs: tuple[OutputView, ...] = ()
     hooks: tuple[HookView, ...] = ()
+    of_set: str = ""
+    """The set that it is a member of; empty: it is a plain token."""
+    aggregated: bool = False
+    """Whether it is told of together with other members, and has no metrics of its own."""
 
     def access_state(self, now: float) -> AccessState:
         """Say what a reader may do with the access token at `now`."""
@@ -100,6 +104,22 @@ class TokenForgotten(Event, frozen=True):
     """A token left the configuration."""
 
     token: str
+
+
+class SetListed(Event, frozen=True):
+    """It was looked who the accounts of a set are."""
+
+    of: str
+    """The set."""
+    members: int
+    """How many are served now."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Accounts that can't be served, and why."""
+    problem: str = ""
+    """Why those who are known stay as they are; empty: they were brought up to date."""
+    listed_at: float | None = None
+    """When they last were (Unix seconds)."""
+    required: bool = False
 
 
 class CallFinished(Event, frozen=True):

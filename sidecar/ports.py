@@ -160,8 +160,8 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
         """
         ...
 
-    async def keys(self) -> list[str]:
-        """List all keys, sorted."""
+    async def keys(self, prefix: str = "") -> list[str]:
+        """List all keys that begin so, sorted. Raises `Unlisted` where that right is lacking."""
         ...
 
     async def delete(self, key: str, *, expected: str) -> None:
@@ -178,6 +178,39 @@ class SupportsRekey(Protocol):
 
         Its lease goes on. Raises `Conflict` when somebody else wrote it meanwhile, having changed nothing, and
         `RecordUnreadable`.
+        """
+        ...
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A record whose lease was given out."""
+
+    key: str
+    held: Held
+    """With the attempt in it that the lease is for."""
+
+
+@runtime_checkable
+class SupportsClaims(Protocol):
+    """A store that gives out the leases of several records at once, to whoever asks first.
+
+    It has to be told when each token is due. A record that was written by `write` is due never.
+    """
+
+    async def write_due(
+        self, key: str, record: Record, *, expected: str | None, lease: float = 0.0, due: float | None
+    ) -> str:
+        """Do what `write` does. `due`: when somebody may claim it (Unix seconds, by the store's clock); None: never."""
+        ...
+
+    async def claim(
+        self, prefix: str, instance: str, *, most: int, lease: float, now: float
+    ) -> list[Claimed]:
+        """Take the leases of at most `most` records whose keys begin so and that are due, the longest due first.
+
+        One statement, which waits for nobody: what others are just taking is left to them. Each record holds the
+        attempt from then on, as after a `write` with this lease; nobody else gets it, and it is due no more. `now`
+        (Unix seconds) is when the attempts are said to have begun. A record that can't be read is left out.
         """
         ...
 
@@ -360,6 +393,18 @@ class Output(Protocol):
 
 
 @runtime_checkable
+class SupportsWithdrawal(Protocol):
+    """An output that can be taken away again, because its account is gone."""
+
+    def withdraw(self) -> str:
+        """Remove what we published there; what anybody else wrote is left.
+
+        Returns why something is left there, in words; empty: nothing of ours is. Never raises.
+        """
+        ...
+
+
+@runtime_checkable
 class RemoteOutput(Output, Protocol):
     """An output behind a network, which may keep everybody waiting who asks it.
 
@@ -397,6 +442,20 @@ class Hook(Protocol):
 
         May be called again for the same occasion. May be cancelled where it takes too long. Raises `HookError`,
         naming place, reason and way out.
+        """
+        ...
+
+
+class Accounts(Protocol):
+    """A place that knows who the accounts of a set are."""
+
+    id: str
+    """For messages: what it is."""
+
+    async def names(self) -> list[str]:
+        """List the names of all accounts there are now, in any order, whatever they look like.
+
+        Comes back within seconds. Raises `AccountsError` and `StoreError`, naming place, reason and way out.
         """
         ...
 

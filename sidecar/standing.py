@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from sidecar.ports import Mark
     from sidecar.profile import Profile
     from sidecar.tokens import Record
-
-CONSENT = (
-    "consent again: token-sidecar login {0}, or give a new refresh token: token-sidecar seed {0} --file FILE"
-)
-"""What a human does where only a human can help; formatted with the token's name."""
 
 UNREADABLE_FOR = 15 * 60.0
 """Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""
@@ -46,6 +42,18 @@ class Troubles(msgspec.Struct, frozen=True):
     """Whether the store has failed to take tokens that exist nowhere else."""
     unanswered: bool = False
     """Whether the answer to the record's attempt is overdue."""
+
+
+def quoted(token: str) -> str:
+    """Write a token's name for a command line: an account's is somebody else's text, and is pasted into a shell."""
+    return shlex.quote(token)
+
+
+def consent(token: str) -> str:
+    """Say what a human does where only a human can help."""
+    name = quoted(token)
+    seed = f"token-sidecar seed {name} --file FILE"
+    return f"consent again: token-sidecar login {name}, or give a new refresh token: {seed}"
 
 
 def standing(
@@ -92,7 +100,7 @@ def remedy(token: str, state: GrantState) -> str:
     """Say what a human can do about a grant in this state; empty where waiting helps."""
     match state:
         case GrantState.DEAD | GrantState.UNSEEDED:
-            return CONSENT.format(token)
+            return consent(token)
         case GrantState.MISCONFIGURED:
             return "correct the configuration, then run: token-sidecar check"
         case _:
@@ -125,7 +133,7 @@ def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
     if record is None:
         return (
             "the store has no record of this token although this daemon published it before, so the seed may be "
-            f"spent; restore the store, or {CONSENT.format(token)}"
+            f"spent; restore the store, or {consent(token)}"
         )
     found = f"generation {record.generation}" + (
         "" if record.lineage == mark.lineage else " of an older lineage"
@@ -133,7 +141,7 @@ def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
     return (
         f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
         "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, "
-        f"{CONSENT.format(token)}, or dare it: token-sidecar refresh {token}"
+        f"{consent(token)}, or dare it: token-sidecar refresh {quoted(token)}"
     )
 
 

@@ -46,22 +46,12 @@ def load(path: Path, *, token: str | None = None) -> Settings:
     settings = config.load(path, disk=False).settings
     if settings.store.url_file is not None:
         settings = config.load(path).settings
-    if token is not None:
-        only(settings, token)
-    return settings
+    return settings if token is None else only(settings, token)
 
 
 def only(settings: Settings, token: str) -> Settings:
-    """Leave out all other tokens. Raises `UnknownToken`."""
-    import msgspec
-
-    from sidecar.server.wire import UnknownToken
-
-    if token not in settings.tokens:
-        known = ", ".join(sorted(settings.tokens))
-        raise UnknownToken(f"no token is called {token!r}; the configuration has: {known}")
-    profiles = {token: settings.profiles[token]} if token in settings.profiles else {}
-    return msgspec.structs.replace(settings, tokens={token: settings.tokens[token]}, profiles=profiles)
+    """Leave out all other tokens; a member of a set is as good as a plain one then. Raises `UnknownToken`."""
+    return settings.only(token)
 
 
 def control(settings: Settings) -> ControlClient:
@@ -73,8 +63,11 @@ def control(settings: Settings) -> ControlClient:
 
 
 def key_of(settings: Settings, name: str) -> str:
-    """Return a token's key in the store; a name with a slash is one already."""
-    return name if "/" in name else f"{settings.namespace}/{name}"
+    """Return a token's key in the store; another name with a slash is one already."""
+    of = name.partition("/")[0]
+    return (
+        settings.key_of(name) if "/" not in name or name in settings.tokens or of in settings.sets else name
+    )
 
 
 @asynccontextmanager

@@ -14,7 +14,13 @@ import click
 
 from sidecar.cli import common, planting
 from sidecar.cli.options import Span, config_option, examples, json_option, name_argument
-from sidecar.errors import ConsentFailed, SidecarError, TemporarilyUnavailable, UsageError
+from sidecar.errors import (
+    ConsentFailed,
+    SidecarError,
+    TemporarilyUnavailable,
+    UnknownToken,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -126,15 +132,15 @@ class _Login:
         from sidecar.server.client import NotRunning
 
         try:
-            tokens: dict[str, Any] = common.control(self._settings).status()["tokens"]
+            tokens: dict[str, Any] = common.control(self._settings).status(self._name)["tokens"]
+        except UnknownToken:
+            raise UsageError(
+                f"{self._name}: the running daemon does not know this token yet; reload it first (SIGHUP)"
+            ) from None
         except NotRunning:
             # The store is ours to write then, with all that the daemon would check.
             configuration.load(self._config)
             return None
-        if self._name not in tokens:
-            raise UsageError(
-                f"{self._name}: the running daemon does not know this token yet; reload it first (SIGHUP)"
-            )
         return dict(tokens[self._name])
 
     def _read_old(self) -> Record | None:

@@ -86,8 +86,7 @@ def _in_turn(work: Callable[[], Reply], ask_daemon: Callable[[], Reply]) -> Repl
 def _alone(config: Path, name: str) -> Loaded:
     """Load the configuration with this one token, so that no other is worked on."""
     loaded = configuration.load(config)
-    settings = msgspec.structs.replace(loaded.settings, tokens={name: loaded.settings.tokens[name]})
-    return msgspec.structs.replace(loaded, settings=settings, warnings=())
+    return msgspec.structs.replace(loaded, settings=loaded.settings.only(name), warnings=())
 
 
 def _record(settings: Settings, name: str) -> Record | None:

@@ -36,6 +36,7 @@ FAILING = {"misconfigured", "unpersisted"}
     epilog=examples(
         ("token-sidecar status", "all tokens"),
         ("token-sidecar status gmail", "one of them"),
+        ("token-sidecar status gmail/alice@example.com", "one account of a set"),
         ("token-sidecar status --json | jq '.tokens.gmail.seconds_left'", "for scripts"),
     )
 )
@@ -46,6 +47,8 @@ def status(name: str | None, config: Path, *, as_json: bool) -> int:
     """Show how every token is doing.
 
     The running daemon is asked; where none runs, the store and the outputs are read, and that is said.
+    Of a set, the accounts that have metrics of their own are shown, and those in trouble.
+
     Exit code 3 says that a required grant is dead or not seeded, 4 that a required token can't be used
     right now, 1 that something else is wrong with a required token or with the daemon itself.
     """
@@ -53,13 +56,14 @@ def status(name: str | None, config: Path, *, as_json: bool) -> int:
 
     settings = common.load(config, token=name)
     try:
-        document = {"source": "daemon", **common.control(settings).status()}
+        document = {"source": "daemon", **common.control(settings).status(name or "")}
     except NotRunning as absence:
         from sidecar.cli import stored
 
         document = {"source": "store", "note": str(absence), **stored.document(settings)}
     if name is not None:
         document["tokens"] = {one: shown for one, shown in document["tokens"].items() if one == name}
+        document["sets"] = {}
     if as_json:
         common.print_json(document)
     else:
@@ -96,6 +100,8 @@ def _show(document: dict[str, Any]) -> None:
     if document["source"] == "store":
         click.echo("no daemon answers; this is what the store and the outputs say", err=True)
     rows = [_row(token) for token in document["tokens"].values()]
+    others = {of: one["others"] for of, one in document.get("sets", {}).items()}
+    rows += [_row_of_others(of, told) for of, told in others.items() if told["count"]]
     common.show_table(["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "CONSENT", "OUTPUTS"], rows)
     for line in _remarks(document):
         click.echo(line)
@@ -111,6 +117,24 @@ def _row(token: dict[str, Any]) -> list[str]:
         _consent(token),
         _outputs(token),
     ]
+
+
+def _row_of_others(of: str, others: dict[str, Any]) -> list[str]:
+    """Show in one line those accounts of a set that are not told of one by one."""
+    left = others["seconds_left"]
+    return [
+        f"{of}/*",
+        _several(others["access_state"]),
+        "-" if left is None else f"{common.span(left)} or more",
+        "-",
+        _several(others["grant_state"]),
+        "-",
+        f"of {others['count']} more",
+    ]
+
+
+def _several(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "-"
 
 
 def _left(token: dict[str, Any]) -> str:
@@ -174,6 +198,13 @@ def _remarks(document: dict[str, Any]) -> list[str]:
                 f"{view.token}: the access token lacks scopes that were asked for, or granted before: "
                 f"{' '.join(view.missing_scopes)}"
             )
+    for of, one in document.get("sets", {}).items():
+        lines += [f"{of}: {one['problem']}"] if one["problem"] else []
+        lines += [f"{of}: {reason}" for reason in one["refused"].values()]
+        lines += [
+            f"{name}: {told['reason']}" + (f"; {told['remedy']}" if told["remedy"] else "")
+            for name, told in one["others"]["troubled"].items()
+        ]
     configuration = document.get("config", {})
     if not configuration.get("accepted", True):
         lines.append("the configuration was changed, and refused; the old one is in force:")

@@ -55,7 +55,7 @@ def token(name: str, config: Path, *, as_json: bool) -> None:
 
 def _from_store(settings: Settings, name: str, absence: TemporarilyUnavailable) -> ShownToken:
     from sidecar.server.client import ShownToken
-    from sidecar.standing import CONSENT
+    from sidecar.standing import consent
 
     held = common.read_record(settings, name)
     record = held.record if held is not None else None
@@ -63,8 +63,8 @@ def _from_store(settings: Settings, name: str, absence: TemporarilyUnavailable) 
         access = record.access
         return ShownToken(access.value, access.token_type, access.expires_at, access.fingerprint)
     if record is not None and record.is_dead():
-        raise HumanNeeded(f"{name}: the grant is dead; {CONSENT.format(name)}")
+        raise HumanNeeded(f"{name}: the grant is dead; {consent(name)}")
     unseeded = settings.profiles[name].needs_refresh_token and (record is None or record.refresh is None)
     if unseeded and settings.tokens[name].seed is None:
-        raise HumanNeeded(f"{name}: no refresh token yet; {CONSENT.format(name)}")
+        raise HumanNeeded(f"{name}: no refresh token yet; {consent(name)}")
     raise TemporarilyUnavailable(f"{name}: the store holds no valid access token, and {absence}")

@@ -1,7 +1,7 @@
 """From the configuration file to `Settings`, or to every problem of it, one line each.
 
 The way through: text → document.py (a tree with places) → decode.py (`ConfigFile`) → resolve.py (`Settings`)
-→ contradictions.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
+→ contradictions.py, sets.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
 leaves it out and goes on, so that one run names everything. What the seeds and secrets named here hold is not
 looked at: that is for the layers that read them.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config import contradictions, document, durability, surroundings
+from sidecar.config import contradictions, document, durability, sets, surroundings
 from sidecar.config.context import Context
 from sidecar.config.decode import decode
 from sidecar.config.mounts import Mounts
@@ -68,6 +68,7 @@ def load(
     context = Context(absolute, decoded.tree, report, env, disk)
     settings = resolve(decoded.file, context)
     contradictions.check(settings, context)
+    sets.check(settings, context)
     mounts = Mounts.read() if disk else Mounts({})
     durability.check(settings, mounts, context)
     if disk:

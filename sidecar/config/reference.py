@@ -43,6 +43,8 @@ way out. Editors that know JSON Schema complete it with [config.schema.json](con
 _SECTIONS = {
     "ConfigFile": ("The file", "file"),
     "TokenSettings": ("A token: `tokens.NAME`, `defaults`", "token"),
+    "ForEach": ("The accounts of a set: `for_each`", "accounts"),
+    "SqlAccounts": ("Accounts by SQL: `sql`", "accounts by SQL"),
     "Client": ("The client: `client`", "client"),
     "SubjectToken": ("A token to exchange: `subject_token`", "path or subject token"),
     "SeedSource": ("A seed: `seed`", "path or seed"),

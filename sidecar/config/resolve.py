@@ -17,6 +17,7 @@ from sidecar.config.settings import (
     ControlSettings,
     Duration,
     HookSettings,
+    OnDead,
     OutputTarget,
     ProviderSettings,
     Settings,
@@ -37,15 +38,18 @@ _WAYS = (
 def resolve(file: ConfigFile, context: Context) -> Settings:
     """Fill in what the file leaves out. What can't be worked out is reported, and left harmless."""
     own = _own_profiles(file, context)
-    profiles = {name: _profile(name, token, file, own, context) for name, token in _tokens(file).items()}
+    entries = {name: token or TokenSettings() for name, token in file.tokens.items()}
+    profiles = {name: _profile(name, token, file, own, context) for name, token in entries.items()}
+    shown = {name: _in_plain_types(_told_of_sets(name, token, context)) for name, token in entries.items()}
     state_dir = file.state_dir or default_state_dir(context.env)
     return Settings(
         path=context.path,
-        tokens={name: _in_plain_types(token) for name, token in _tokens(file).items()},
+        tokens={name: token for name, token in shown.items() if token.for_each is None},
+        sets={name: token for name, token in shown.items() if token.for_each is not None},
         profiles={name: profile for name, profile in profiles.items() if profile is not None},
         provider_names={
             name: token.provider if isinstance(token.provider, str) else INLINE
-            for name, token in _tokens(file).items()
+            for name, token in entries.items()
         },
         own_profiles=own,
         namespace=file.namespace,
@@ -72,8 +76,14 @@ def default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(tempfile.gettempdir()) / f"token-sidecar-{os.getuid()}"
 
 
-def _tokens(file: ConfigFile) -> dict[str, TokenSettings]:
-    return {name: token or TokenSettings() for name, token in file.tokens.items()}
+def _told_of_sets(name: str, token: TokenSettings, context: Context) -> TokenSettings:
+    """Fill in what is the default for a set alone: that no account's trouble is everybody's."""
+    if token.for_each is None:
+        return token
+    harmless = {"required": False, "on_dead": OnDead.REPORT}
+    kept = {key: value for key, value in harmless.items() if not context.given(("tokens", name, key))}
+    every = msgspec.structs.replace(token.for_each, every=float(token.for_each.every))
+    return msgspec.structs.replace(token, for_each=every, **kept)
 
 
 def _in_plain_types(token: TokenSettings) -> TokenSettings:

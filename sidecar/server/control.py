@@ -36,8 +36,8 @@ class Engine(Protocol):
     what must not be cancelled in them, they shield.
     """
 
-    async def status(self) -> dict[str, Any]:
-        """Return the status document."""
+    async def status(self, name: str = "") -> dict[str, Any]:
+        """Return the status document; `name`: of this token alone, be it one of many that are told of together."""
         ...
 
     async def token(self, name: str) -> AccessToken:
@@ -67,8 +67,8 @@ class Engine(Protocol):
 def control_app(engine: Engine) -> Starlette:
     """Build the application."""
 
-    async def status(_request: Request) -> Any:
-        return await engine.status()
+    async def status(request: Request) -> Any:
+        return await engine.status(request.path_params.get("name", ""))
 
     async def token(request: Request) -> Any:
         access = await engine.token(_name(request))
@@ -98,10 +98,12 @@ def control_app(engine: Engine) -> Starlette:
     return Starlette(
         routes=[
             Route("/status", _answering(status)),
-            Route("/tokens/{name}", _answering(token)),
-            Route("/tokens/{name}/refresh", _answering(refresh), methods=["POST"]),
-            Route("/tokens/{name}/seed", _answering(seed), methods=["POST"]),
-            Route("/tokens/{name}/revoke", _answering(revoke), methods=["POST"]),
+            Route("/status/{name:path}", _answering(status)),
+            # An account may have slashes in its name; what is asked of it comes last, whatever it is called.
+            Route("/tokens/{name:path}/refresh", _answering(refresh), methods=["POST"]),
+            Route("/tokens/{name:path}/seed", _answering(seed), methods=["POST"]),
+            Route("/tokens/{name:path}/revoke", _answering(revoke), methods=["POST"]),
+            Route("/tokens/{name:path}", _answering(token)),
             Route("/reload", _answering(reload), methods=["POST"]),
         ]
     )

@@ -212,10 +212,15 @@ class SqliteStore(RecordStore):
 
         return await self._run(work)
 
-    async def keys(self) -> list[str]:
+    async def keys(self, prefix: str = "") -> list[str]:
 
         def work(connection: sqlite3.Connection) -> list[str]:
-            return [row[0] for row in connection.execute("SELECT key FROM records ORDER BY key")]
+            # No LIKE: it takes `_` and `%` for more than they are, and A for a.
+            rows = connection.execute(
+                "SELECT key FROM records WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key",
+                (prefix,),
+            )
+            return [row[0] for row in rows]
 
         return await self._run(work)
 

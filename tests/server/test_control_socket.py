@@ -21,6 +21,7 @@ from sidecar.errors import (
     SidecarError,
     StoreError,
     TemporarilyUnavailable,
+    UnknownToken,
     UsageError,
 )
 from sidecar.observers import log
@@ -36,7 +37,6 @@ from sidecar.server.wire import (
     RevokeReply,
     SeedReply,
     SeedRequest,
-    UnknownToken,
 )
 from sidecar.tokens import AccessToken, RefreshToken, fingerprint
 from tests.server.conftest import NOW, Rig, serving_unix
@@ -84,8 +84,8 @@ class StubEngine:
         if self.error is not None:
             raise self.error
 
-    async def status(self) -> dict[str, Any]:
-        await self._note("status")
+    async def status(self, name: str = "") -> dict[str, Any]:
+        await self._note("status", *([name] if name else []))
         return {"version": "1.2.3"}
 
     async def token(self, name: str) -> AccessToken:
