@@ -101,7 +101,7 @@ def _in_clusters(settings: Settings) -> Iterator[Steps]:
 
 def _in_aws(settings: Settings) -> Iterator[Steps]:
     """Go through all that is to be found in AWS Secrets Manager beside the store, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.client.id_aws_secret is not None:
             yield "tokens", name, "client", "id_aws_secret"
         if token.seed is not None and token.seed.aws_secret is not None:

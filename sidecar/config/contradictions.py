@@ -554,8 +554,8 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
 
 def _aws_secrets_apart(settings: Settings, context: Context) -> None:
     taken: dict[str, str] = {}
-    for name, token in settings.tokens.items():
-        if settings.store.scheme == "aws-secretsmanager":
+    for name, token in settings.entries.items():
+        if settings.store.scheme == "aws-secretsmanager" and token.for_each is None:
             with suppress(ConfigError):  # its adapter says what is wrong
                 place = secrets_place(settings.store.url or "")
                 taken[place.secret_of(f"{settings.namespace}/{name}")] = f"where the store keeps `{name}`"

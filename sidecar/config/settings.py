@@ -362,6 +362,8 @@ HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=599)]
 class HttpCall(Group, frozen=True, kw_only=True):
     """One HTTP request that says: there is a new token. It carries names and no token; no redirect is followed."""
 
+    PER_ACCOUNT: ClassVar = {"url": "url"}
+
     url: Annotated[str, msgspec.Meta(min_length=1)]
     """`https://…`, or plain http to loopback: another container of the same pod, a program on the same host."""
     method: Literal["POST", "PUT", "PATCH", "GET", "DELETE"] = "POST"
