@@ -77,7 +77,7 @@ def _too_often(settings: Settings, times: dict[str, Timing], config: Path) -> li
     """Find the tokens whose secrets AWS would run out of versions for: it removes none that is younger than a day."""
     found = []
     for name, one in times.items():
-        outputs = settings.tokens[name].outputs
+        outputs = settings.entries[name].outputs
         in_aws = settings.store.scheme == "aws-secretsmanager" or any(output.aws_secret for output in outputs)
         a_day = round(86400 / due(one)[0])
         if in_aws and a_day > VERSIONS_A_DAY:
