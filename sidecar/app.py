@@ -28,9 +28,10 @@ from sidecar.clock import SystemClock
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
-from sidecar.events import Delivered, Event, TokenView, TurnEnded, Warned
+from sidecar.events import Delivered, Event, SetListed, TokenView, TurnEnded, Warned
 from sidecar.notify import ServiceManager
 from sidecar.observers import fan_out
+from sidecar.observers.audit import AuditObserver
 from sidecar.observers.log import LogObserver
 from sidecar.observers.metrics import Metrics
 from sidecar.observers.termination import TerminationLog
@@ -105,11 +106,12 @@ class House:
             self.config_state,
             LogObserver(clock),
             TerminationLog(),
+            AuditObserver(clock, settings.audit.file),
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)
-        workers = max(1, min(settings.max_workers, len(settings.tokens)))
-        self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=workers)
+        workers = settings.max_workers if settings.sets else min(settings.max_workers, len(settings.tokens))
+        self.scheduler = Scheduler(clock, self.heartbeats, self.pulse, workers=max(1, workers))
         escrow = Escrow(state.escrow, sealer)
         escrow.prepare()
         around = Surroundings(clock, store, escrow, state.instance, self.emit, random.SystemRandom().random)
@@ -128,7 +130,7 @@ class House:
 
     def notice(self, event: Event) -> None:
         """Wake whoever waits for something to have happened."""
-        if isinstance(event, TurnEnded | Delivered):
+        if isinstance(event, TurnEnded | Delivered | SetListed):
             ended, self.ended_turns = self.ended_turns, anyio.Event()
             ended.set()
 
@@ -201,15 +203,14 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
             await tasks.start(_signals, house.engine, renewing, manager.stopping, name="signals")
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
-                server(control_app(house.engine), control, worker="control").run, name="control"
+                server(control_app(house.engine, house.emit), control, worker="control").run, name="control"
             )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, manager, name="reload")
             if manager.listens:
                 tasks.start_soon(_report, house, manager, name="report")
-            count = len(settings.tokens)
             _log.info(
-                f"token-sidecar {__version__} keeps {count} token{'' if count == 1 else 's'}",
+                f"token-sidecar {__version__} keeps {settings.counted}",
                 url=url_of(probes),
             )
             await house.renew(renewing)
@@ -254,7 +255,8 @@ async def _stop_when_settled(house: House, renewing: anyio.CancelScope) -> None:
     while True:
         turned = house.ended_turns
         views = await house.engine.read_back()
-        if health.startupz(views, now=house.clock.wall()).ok or is_hopeless(views):
+        done = health.startupz(views, now=house.clock.wall()).ok and not house.engine.settling
+        if done or is_hopeless(views):
             await house.settle(renewing)
             return
         await turned.wait()
@@ -286,8 +288,8 @@ def _site(house: House) -> Site:
     )
 
 
-async def _describe(site: Site) -> dict[str, Any]:
-    return site.status(await site.views())
+async def _describe(site: Site, views: Sequence[TokenView] | None) -> dict[str, Any]:
+    return site.status(await site.views() if views is None else views)
 
 
 async def _reload(engine: Engine, watcher: Watcher, manager: ServiceManager) -> None:

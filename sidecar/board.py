@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.events import Event, TokenForgotten, TokenView, TurnEnded
+from sidecar.events import Event, SetListed, TokenForgotten, TokenView, TurnEnded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,13 +16,18 @@ class Board:
     def __init__(self) -> None:
         """Start empty."""
         self._views: dict[str, TokenView] = {}
+        self.sets: dict[str, SetListed] = {}
+        """Set → what came of the last look at who its accounts are."""
 
     def notice(self, event: Event) -> None:
         """Keep the view that a turn ended with."""
         if isinstance(event, TurnEnded):
             self._views[event.view.token] = event.view
+        elif isinstance(event, SetListed):
+            self.sets[event.of] = event
         elif isinstance(event, TokenForgotten):
             self._views.pop(event.token, None)
+            self.sets.pop(event.token, None)
 
     def put(self, view: TokenView) -> None:
         """Replace a view, after its outputs were read back again."""

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.config.context import Context
     from sidecar.config.contradictions import Steps
+    from sidecar.config.settings import SqlAccounts, SqlCell
 
 
 def check(settings: Settings, context: Context) -> None:
     """Report what is wrong inside the files that are named, and with the formats of outputs."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for index, output in enumerate(token.outputs):
             steps = ("tokens", name, "outputs", index)
             if not context.report.spoilt(context.mark(steps).label):
@@ -68,7 +69,8 @@ def _libraries(settings: Settings, context: Context) -> None:
 
 
 def _databases(settings: Settings, context: Context) -> None:
-    for steps, cell in cells(settings):
+    places: list[tuple[Steps, SqlCell | SqlAccounts]] = [*cells(settings), *_lists(settings)]
+    for steps, cell in places:
         if context.report.spoilt(context.mark(steps).label) or (cell.url_file and not context.disk):
             continue
         try:
@@ -77,9 +79,16 @@ def _databases(settings: Settings, context: Context) -> None:
             context.error(steps, str(error))
 
 
+def _lists(settings: Settings) -> Iterator[tuple[Steps, SqlAccounts]]:
+    """Go through all lists of accounts in databases, each with its place in the file."""
+    for name, token in settings.sets.items():
+        if token.for_each is not None and token.for_each.sql is not None:
+            yield ("tokens", name, "for_each", "sql"), token.for_each.sql
+
+
 def _in_clusters(settings: Settings) -> Iterator[Steps]:
     """Go through all that is to be found in a Kubernetes cluster, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is not None and token.seed.kubernetes_secret is not None:
             yield "tokens", name, "seed", "kubernetes_secret"
         for index, output in enumerate(token.outputs):
@@ -92,7 +101,7 @@ def _in_clusters(settings: Settings) -> Iterator[Steps]:
 
 def _in_aws(settings: Settings) -> Iterator[Steps]:
     """Go through all that is to be found in AWS Secrets Manager beside the store, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.client.id_aws_secret is not None:
             yield "tokens", name, "client", "id_aws_secret"
         if token.seed is not None and token.seed.aws_secret is not None:
@@ -114,7 +123,7 @@ def _keys(settings: Settings, context: Context) -> None:
 
 
 def _clients(settings: Settings, context: Context) -> None:
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name, "client")
         profile = settings.profiles.get(name)
         if profile is None or context.report.spoilt(context.mark(steps).label):
@@ -130,9 +139,11 @@ def _clients(settings: Settings, context: Context) -> None:
 
 def _seeds(settings: Settings, context: Context) -> None:
     owners: dict[str, str] = {}
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name, "seed")
-        if token.seed is None or token.seed.file is None or context.report.spoilt(context.mark(steps).label):
+        if token.seed is None or token.seed.file is None or token.for_each is not None:
+            continue
+        if context.report.spoilt(context.mark(steps).label):
             continue
         profile = settings.profiles.get(name)
         try:

@@ -13,8 +13,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import msgspec
 
-from sidecar import config, contents
+from sidecar import config, contents, links, schedule
+from sidecar.accounts import open_accounts
+from sidecar.claimer import Claimer
+from sidecar.config import members
 from sidecar.enrol import revocation
 from sidecar.enrol.provider import Provider
 from sidecar.errors import (
@@ -23,14 +27,17 @@ from sidecar.errors import (
     HumanNeeded,
     SidecarError,
     TemporarilyUnavailable,
+    UnknownToken,
     UsageError,
 )
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
-from sidecar.outputs import open_output, open_remote_output
+from sidecar.outputs import open_output, open_remote_output, withdraw_forgotten
+from sidecar.ports import SupportsClaims
 from sidecar.renewer import Renewer
+from sidecar.roster import Roster
 from sidecar.schedule import Policy
 from sidecar.seeds import open_seed
 from sidecar.server.wire import (
@@ -40,22 +47,24 @@ from sidecar.server.wire import (
     RevokeReply,
     SeedReply,
     SeedRequest,
-    UnknownToken,
 )
 from sidecar.setup import Setup, Surroundings
+from sidecar.standing import consent
 from sidecar.tokens import GrantState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sidecar.board import Board
     from sidecar.clients.http import HttpClient
     from sidecar.clients.shared import SharedClients
     from sidecar.config import Settings
+    from sidecar.config.settings import TokenSettings
     from sidecar.courier import Courier
     from sidecar.events import TokenView
     from sidecar.intake import Planting
+    from sidecar.ports import Claimed, Grant
     from sidecar.scheduler import Scheduler
     from sidecar.tokens import AccessToken, Record
 
@@ -70,6 +79,8 @@ FIXED = (
         "server",
         "control",
         "log",
+        "audit",
+        "console.url",
         "max_workers",
     ),
     "allow_insecure_http",
@@ -77,6 +88,13 @@ FIXED = (
 """What a running daemon cannot change."""
 
 PLANT_RACES = 5
+COURIER = "\ncourier"
+ROSTER = "\nroster"
+CLAIMER = "\nclaimer"
+"""Put behind a name, for what else takes turns. No account has a line's end in its name."""
+ABSENCE = 60.0
+"""Seconds for which a member's record may be missing from the store before it counts as lost: every daemon has asked
+by then whether the account is gone."""
 
 _Result = TypeVar("_Result")
 
@@ -88,11 +106,14 @@ def make_setup(
     http: HttpClient,
     issuers: Issuers,
     clients: SharedClients,
+    *,
+    grant: Grant | None = None,
 ) -> Setup:
-    """Put one token's adapters together. Raises `ConfigError`."""
-    token, profile = settings.tokens[name], settings.profiles[name]
-    grant = open_grant(token, profile, http, issuers, clients)
-    grant.tell = lambda reason: around.emit(Warned("client", reason, name))
+    """Put one token's adapters together; `grant`: one that it shares. Raises `ConfigError`."""
+    found = settings.resolve(name)
+    token, profile = found.settings, found.profile
+    if grant is None:
+        grant = make_grant(name, settings, around, http, issuers, clients)
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
     hook = partial(
@@ -108,16 +129,10 @@ def make_setup(
     seed = partial(open_seed, clock=around.clock, clients=clients, living=profile.lives_by_itself)
     return Setup(
         name=name,
-        key=f"{settings.namespace}/{name}",
-        provider=settings.provider_names[name],
+        key=found.key,
+        provider=found.provider,
         profile=profile,
-        policy=Policy(
-            min_validity=token.min_validity,
-            refresh_at=token.refresh_at,
-            min_interval=token.min_interval,
-            lease=token.lease,
-            request_timeout=token.request_timeout,
-        ),
+        policy=policy_of(token),
         grant=grant,
         outputs=tuple(near(target) for target in token.outputs if target.file),
         remote_outputs=tuple(far(target) for target in token.outputs if not target.file),
@@ -129,7 +144,35 @@ def make_setup(
         dead_grace=token.dead_grace,
         refresh_token_ttl=token.refresh_token_ttl,
         refresh_without_store=token.refresh_without_store,
+        page=links.page(settings.console.url, name),
+        of_set=found.of_set,
     )
+
+
+def policy_of(token: TokenSettings) -> Policy:
+    """Say what the configuration says of a token's timing."""
+    return Policy(
+        min_validity=token.min_validity,
+        refresh_at=token.refresh_at,
+        min_interval=token.min_interval,
+        lease=token.lease,
+        request_timeout=token.request_timeout,
+    )
+
+
+def make_grant(
+    name: str,
+    settings: Settings,
+    around: Surroundings,
+    http: HttpClient,
+    issuers: Issuers,
+    clients: SharedClients,
+) -> Grant:
+    """Make the grant of a token, or the one that the members of a set share. Raises `ConfigError`."""
+    found = settings.resolve(name)
+    grant = open_grant(found.settings, found.profile, http, issuers, clients)
+    grant.tell = lambda reason: around.emit(Warned("client", reason, found.of_set or name))
+    return grant
 
 
 class Engine:
@@ -155,37 +198,42 @@ class Engine:
         self._board = board
         self._environ = environ
         self.reload_wanted = anyio.Event()
-        self.describe: Callable[[], Awaitable[dict[str, Any]]] | None = None
-        """Builds the status document; set by whoever knows the process."""
+        self.describe: Callable[[Sequence[TokenView] | None], Awaitable[dict[str, Any]]] | None = None
+        """Builds the status document, of these tokens or of all; set by whoever knows the process."""
         self._issuers = Issuers(http, settings.state_dir, around.clock)
         self._renewers = {name: Renewer(self._setup(name, settings), around) for name in settings.tokens}
+        self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
 
     async def start(self) -> None:
         """Take over what a predecessor left in escrow, and give every token its first turn."""
-        renewers = {renewer.setup.key: renewer for renewer in self._renewers.values()}
         for entry in self._around.escrow.entries():
-            if entry.key in renewers:
-                renewers[entry.key].recover(entry)
-            else:
+            name = self.settings.name_of(entry.key)
+            if name is None:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
+            elif name in self.settings.tokens:
+                self._renewers[name].recover(entry)
+            elif name not in self._renewers:
+                # Whether or not this account is there any more: the answer has to get into the store.
+                await self._welcome(name)
         for reason in self._around.escrow.locked():
             self._around.emit(Warned("escrow", reason))
-        for name, renewer in self._renewers.items():
-            await self._take_in(name, renewer)
+        for name in self.settings.tokens:
+            await self._take_in(name, self._renewers[name])
+        for of in self._sets:
+            self._begin(of)
 
     async def _take_in(self, name: str, renewer: Renewer) -> None:
         # Seen before its first turn: probes must not pass for want of anything to judge.
         self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
         self._scheduler.add(name, renewer)
-        renewer.courier.rouse = partial(self._rouse, f"{name}:courier", renewer.courier)
+        renewer.courier.rouse = partial(self._rouse, name + COURIER, renewer.courier)
         if renewer.courier.has_work:
             renewer.courier.rouse()
 
     def _rouse(self, name: str, courier: Courier) -> None:
-        # A colon is in no token's name.
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
@@ -196,8 +244,16 @@ class Engine:
         """
         async with anyio.create_task_group() as tasks:
             for renewer in self._renewers.values():
-                finish = renewer.courier.finish
-                tasks.start_soon(partial(finish, math.inf) if patiently else finish)
+                if renewer.courier.has_work:
+                    finish = renewer.courier.finish
+                    tasks.start_soon(partial(finish, math.inf) if patiently else finish)
+
+    @property
+    def settling(self) -> bool:
+        """Whether somebody's first turn is still to come, or who the accounts are was not found out yet."""
+        known = self._board.sets
+        unheard = any(of not in known or not (known[of].listed_at or known[of].problem) for of in self._sets)
+        return unheard or any(view.of_set and not view.next_wake for view in self._board)
 
     async def rest(self) -> None:
         """Wait for the end of deliveries that are under way."""
@@ -210,10 +266,11 @@ class Engine:
 
     async def read_back(self) -> list[TokenView]:
         """Return the view of every token, with its outputs as they are at this moment."""
-        views = [await self._renewers[name].look() for name in sorted(self._renewers)]
-        for view in views:
-            self._board.put(view)
-        return views
+        for _, renewer in sorted(self._renewers.items()):
+            # Of those who are told of together, each turn's own look is enough: there may be very many.
+            if not renewer.setup.aggregated:
+                self._board.put(await renewer.look())
+        return list(self._board)
 
     def interests(self) -> dict[Path, Callable[[], None]]:
         """Name the files to be watched, and what to do when one has changed."""
@@ -226,6 +283,10 @@ class Engine:
             files += [token.seed.file] if token.seed and token.seed.file else []
             for path in files:
                 found[path] = _both(found.get(path), self._waker(name))
+        for of in self._sets:
+            client = self.settings.sets[of].client
+            for path in client.files.values():
+                found[path] = _both(found.get(path), partial(self._wake_refused, of))
         found[self.settings.path] = self.want_reload
         return found
 
@@ -239,11 +300,114 @@ class Engine:
 
         return wake
 
+    def _wake_refused(self, of: str) -> None:
+        """Have those members tried again whose client was refused: it may be another one now."""
+        for account in self._sets[of].present:
+            name = f"{of}{members.SLASH}{account}"
+            record = self._renewers[name].record
+            if record is None or record.backoff is not None:
+                self._scheduler.wake(name)
+
+    # The members of sets
+
+    def present(self, of: str) -> set[str]:
+        """See `Keeper.present`."""
+        return self._sets[of].present
+
+    async def admit(self, of: str, account: str) -> None:
+        """See `Keeper.admit`."""
+        name, found = f"{of}{members.SLASH}{account}", self._sets[of]
+        if name in self._renewers:
+            self._renewers[name].stay()
+        else:
+            # As one of many unless there is room for series of its own. It keeps its place for as long as it's there.
+            alone = len(found.alone) < found.max_series
+            setup = self._setup(name, self.settings, aggregated=not alone)
+            if alone:
+                found.alone.add(account)
+            self._renewers[name] = self._revived(name, setup)
+            await self._take_in(name, self._renewers[name])
+        found.present.add(account)
+
+    def dismiss(self, of: str, account: str) -> None:
+        """See `Keeper.dismiss`."""
+        name = f"{of}{members.SLASH}{account}"
+        self._sets[of].present.discard(account)
+        self._renewers[name].leave(partial(self._forget, name))
+        self._scheduler.wake(name)
+
+    def settled(self, of: str) -> None:
+        """See `Keeper.settled`: files that an earlier run published for others than these are withdrawn."""
+        mine = {
+            output.id for renewer in self if renewer.setup.of_set == of for output in renewer.setup.outputs
+        }
+        patterns = [output.file for output in self.settings.sets[of].outputs if output.file]
+
+        def is_forgotten(path: Path) -> bool:
+            return f"file:{path}" not in mine and any(
+                path.parent == pattern.parent and members.may_meet(pattern.name, path.name)
+                for pattern in patterns
+            )
+
+        for problem in withdraw_forgotten(self.settings.state_dir, is_forgotten):
+            self._around.emit(Warned("output", problem, of))
+
+    async def _welcome(self, name: str) -> Renewer:
+        """Serve an account that did not come from its set's source, which may know of it a moment later."""
+        found = self.settings.resolve(name)
+        self._sets[found.of_set].roster.invite(found.account)
+        await self.admit(found.of_set, found.account)
+        return self._renewers[name]
+
+    def _forget(self, name: str) -> None:
+        of, _, account = name.partition(members.SLASH)
+        if of in self._sets:
+            self._sets[of].alone.discard(account)
+        self._retire(name)
+        del self._renewers[name]
+        self._around.emit(TokenForgotten(name))
+
+    def _begin(self, of: str) -> None:
+        """Ask who the accounts of a set are from now on, and claim what is due of them where that can be done."""
+        self._scheduler.add(of + ROSTER, self._sets[of].roster)
+        store, settings = self._around.store, self.settings
+        if isinstance(store, SupportsClaims):
+            claimer = Claimer(
+                settings.prefix_of(of), store, self._around, self._hand, most=settings.max_workers
+            )
+            # The lease that a token gets whose life is not known yet: it's for all of them.
+            claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
+            self._scheduler.add(of + CLAIMER, claimer)
+
+    def _hand(self, one: Claimed, until: float) -> anyio.Event | None:
+        """Have a claimed record's token refreshed; None where that is not one of ours."""
+        name = self.settings.name_of(one.key)
+        renewer = self._renewers.get(name) if name is not None else None
+        if name is None or renewer is None:
+            return None
+        renewer.claimed(one.held, until)
+        return self._scheduler.wake(name)
+
+    def _roster(self, of: str, settings: Settings) -> Roster:
+        token = settings.sets[of]
+        roster = Roster(of, self, self._around.clock, self._around.emit, required=token.required)
+        roster.source = open_accounts(settings, of, self._around.store, self._clients)
+        roster.every = token.for_each.every if token.for_each is not None else 0.0
+        return roster
+
     # What the control socket asks
 
-    async def status(self) -> dict[str, Any]:
-        """Return the status document."""
-        return await self.describe() if self.describe is not None else {}
+    async def status(self, name: str = "") -> dict[str, Any]:
+        """Return the status document; `name`: of this token alone, be it one of many that are told of together.
+
+        An account that is not there yet is told of as one without a grant.
+        """
+        if self.describe is None:
+            return {}
+        if not name:
+            return await self.describe(None)
+        renewer = self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)
+        return await self.describe([msgspec.structs.replace(await renewer.look(), aggregated=False)])
 
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""
@@ -278,7 +442,7 @@ class Engine:
 
     async def seed(self, name: str, request: SeedRequest) -> SeedReply:
         """Start a new lineage from a refresh token, and from the access token that came with it."""
-        renewer = self._renewer(name)
+        renewer = self._renewers.get(name) or await self._newcomer(name)
         seeding = request.seeding
 
         async def plant() -> Planting:
@@ -298,8 +462,8 @@ class Engine:
         Raises `UsageError` where there is nothing to revoke or nowhere to do it, and what `revocation.revoke` raises.
         """
         renewer = self._renewer(name)
-        settings, profile = self.settings.tokens[name], self.settings.profiles[name]
-        provider = Provider(name, settings, profile, self._http, self._issuers)
+        found = self.settings.resolve(name)
+        provider = Provider(name, found.settings, found.profile, self._http, self._issuers)
 
         async def revoke() -> Record | None:
             if renewer.unpersisted:
@@ -336,19 +500,30 @@ class Engine:
         return ReloadReply(f"{len(changed)} tokens changed", changed)
 
     async def _apply(self, settings: Settings) -> tuple[str, ...]:
-        fixed = dict.fromkeys(
-            key.partition(".")[0]
-            for key in FIXED
-            if attrgetter(key)(settings) != attrgetter(key)(self.settings)
-        )
+        fixed = [
+            *dict.fromkeys(
+                key.partition(".")[0]
+                for key in FIXED
+                if attrgetter(key)(settings) != attrgetter(key)(self.settings)
+            ),
+            *(
+                f"tokens.{of}.for_each.store"
+                for of in settings.sets.keys() & self.settings.sets.keys()
+                if settings.prefix_of(of) != self.settings.prefix_of(of)
+            ),
+        ]
         if fixed:
             raise ConfigError(
                 [f"{settings.path}: {key}: changes only at a restart of the daemon" for key in fixed]
             )
         old, new = _by_token(self.settings), _by_token(settings)
         changed = {name for name in new if new[name] != old.get(name)}
+        gone = {*self.settings.tokens} - {*settings.tokens} | {*self.settings.sets} - {*settings.sets}
         # Everything that can fail comes before anything is touched.
-        setups = {name: self._setup(name, settings) for name in sorted(changed)}
+        setups = {name: self._setup(name, settings) for name in sorted(changed & settings.tokens.keys())}
+        rosters = {of: self._roster(of, settings) for of in sorted(changed & settings.sets.keys())}
+        for name in gone:
+            self._drop(name)
         self.settings = settings
         for name, setup in setups.items():
             if name in self._renewers:
@@ -357,39 +532,111 @@ class Engine:
             else:
                 self._renewers[name] = self._revived(name, setup)
                 await self._take_in(name, self._renewers[name])
-        gone = old.keys() - new.keys()
-        for name in gone:
-            self._retire(name)
-            self._retired[name] = self._renewers.pop(name)
-            self._around.emit(TokenForgotten(name))
+        for of, roster in rosters.items():
+            self._change(of, roster)
         return tuple(sorted(changed | gone))
+
+    def _change(self, of: str, roster: Roster) -> None:
+        """Work by another configuration of a set, with the same members."""
+        token, known = self.settings.sets[of], self._sets.get(of)
+        if known is None:
+            self._sets[of] = _Set(token, roster)
+            self._begin(of)
+            return
+        known.roster.source = roster.source
+        known.roster.every, known.roster.required = roster.every, roster.required
+        known.max_series, known.grant = _Set(token, roster).max_series, None
+        for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
+            renewer = self._renewers[name]
+            try:
+                renewer.reconfigure(self._setup(name, self.settings, aggregated=renewer.setup.aggregated))
+            except ConfigError:
+                # Told of by the roster, which asks for it again.
+                self.dismiss(of, name.partition(members.SLASH)[2])
+            else:
+                self._scheduler.wake(name)
+        self._scheduler.wake(of + ROSTER)
+
+    def _drop(self, name: str) -> None:
+        """Let go of a token, or of a set with its members, that left the configuration. Files stay as they are."""
+        names = [name]
+        if name in self._sets:
+            self._scheduler.remove(name + ROSTER)
+            self._scheduler.remove(name + CLAIMER)
+            del self._sets[name]
+            names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
+            self._around.emit(TokenForgotten(name))
+        for one in names:
+            self._retire(one)
+            self._retired[one] = self._renewers.pop(one)
+            self._around.emit(TokenForgotten(one))
 
     def _retire(self, name: str) -> None:
         # A turn of its own may still be under way, and must call for no more of the courier's.
         self._renewers[name].courier.rouse = _nothing
         self._scheduler.remove(name)
-        self._scheduler.remove(f"{name}:courier")
+        self._scheduler.remove(name + COURIER)
 
     def _revived(self, name: str, setup: Setup) -> Renewer:
         renewer = self._retired.pop(name, None)
         if renewer is not None:
             renewer.reconfigure(setup)
             return renewer
+        return self._begun(setup)
+
+    def _begun(self, setup: Setup) -> Renewer:
         renewer = Renewer(setup, self._around)
         for entry in self._around.escrow.entries():
             if entry.key == setup.key:
                 renewer.recover(entry)
         return renewer
 
-    def _setup(self, name: str, settings: Settings) -> Setup:
-        return make_setup(name, settings, self._around, self._http, self._issuers, self._clients)
+    def _setup(
+        self, name: str, settings: Settings, *, aggregated: bool = False, grant: Grant | None = None
+    ) -> Setup:
+        parts = (settings, self._around, self._http, self._issuers, self._clients)
+        of = name.partition(members.SLASH)[0]
+        if of not in settings.sets:
+            return make_setup(name, *parts)
+        token, found = settings.sets[of], self._sets[of]
+        if grant is None and members.ACCOUNT not in (token.subject or ""):
+            # They differ by their refresh tokens alone, which it is handed.
+            grant = found.grant = found.grant or make_grant(name, *parts)
+        setup = make_setup(name, *parts, grant=grant)
+        absence = (
+            max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0
+        )
+        claims = isinstance(self._around.store, SupportsClaims)
+        return msgspec.structs.replace(setup, aggregated=aggregated, absence=absence, claims=claims)
 
     def _renewer(self, name: str) -> Renewer:
+        """Find a token that is served. Raises `UnknownToken`."""
         renewer = self._renewers.get(name)
         if renewer is None:
-            known = ", ".join(sorted(self._renewers)) or "none"
-            raise UnknownToken(f"no token is called {name!r}; the configuration has: {known}")
+            found = self.settings.resolve(name)
+            raise UnknownToken(
+                f"{name}: the set {found.of_set} has no such account now; connect it: {consent(name)}"
+            )
         return renewer
+
+    async def _newcomer(self, name: str) -> Renewer:
+        """Take in an account that is about to get its first grant. Raises `UnknownToken` and `ConfigError`."""
+        self.settings.resolve(name)
+        return await self._welcome(name)
+
+
+class _Set:
+    """What there is of a set, beside its members' renewers."""
+
+    def __init__(self, token: TokenSettings, roster: Roster) -> None:
+        self.roster = roster
+        self.max_series = token.for_each.max_series if token.for_each is not None else 0
+        self.present: set[str] = set()
+        """The accounts that are served, but for those on their way out."""
+        self.alone: set[str] = set()
+        """Accounts that have series of their own."""
+        self.grant: Grant | None = None
+        """The one that all members share, where they can."""
 
 
 async def _raced(write: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -431,7 +678,7 @@ def _nothing() -> None:
 def _by_token(settings: Settings) -> dict[str, Any]:
     return {
         name: (token, settings.profiles[name], settings.provider_names[name])
-        for name, token in settings.tokens.items()
+        for name, token in settings.entries.items()
     }
 
 

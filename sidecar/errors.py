@@ -42,6 +42,10 @@ class UsageError(SidecarError):
     exit_code = 2
 
 
+class UnknownToken(UsageError):
+    """There is no token of this name in the configuration."""
+
+
 class HumanNeeded(SidecarError):
     """The grant is dead: a human has to consent again, with `token-sidecar login`."""
 
@@ -119,6 +123,12 @@ class FormatError(SidecarError):
 
 class OutputError(SidecarError):
     """An output could not be written."""
+
+
+class AccountsError(SidecarError):
+    """Who the accounts of a set are could not be found out; those that are known stay."""
+
+    exit_code = 4
 
 
 class HookError(SidecarError):

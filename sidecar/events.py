@@ -72,6 +72,10 @@ class TokenView(msgspec.Struct, frozen=True):
     unpersisted: bool = False
     outputs: tuple[OutputView, ...] = ()
     hooks: tuple[HookView, ...] = ()
+    of_set: str = ""
+    """The set that it is a member of; empty: it is a plain token."""
+    aggregated: bool = False
+    """Whether it is told of together with other members, and has no metrics of its own."""
 
     def access_state(self, now: float) -> AccessState:
         """Say what a reader may do with the access token at `now`."""
@@ -100,6 +104,22 @@ class TokenForgotten(Event, frozen=True):
     """A token left the configuration."""
 
     token: str
+
+
+class SetListed(Event, frozen=True):
+    """It was looked who the accounts of a set are."""
+
+    of: str
+    """The set."""
+    members: int
+    """How many are served now."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Accounts that can't be served, and why."""
+    problem: str = ""
+    """Why those who are known stay as they are; empty: they were brought up to date."""
+    listed_at: float | None = None
+    """When they last were (Unix seconds)."""
+    required: bool = False
 
 
 class CallFinished(Event, frozen=True):
@@ -227,3 +247,20 @@ class Warned(Event, frozen=True):
     place: str
     reason: str
     token: str = ""
+
+
+class Audited(Event, frozen=True):
+    """Somebody asked for something that changes a token, or for a session."""
+
+    who: str
+    """As whom they are signed in, or `uid 1000` for a command on this machine; empty: nobody is."""
+    what: str
+    """sign-in | sign-out | consent | seed | refresh | revoke | reload | request."""
+    outcome: str
+    """begun | done | aside | failed | refused."""
+    token: str = ""
+    fingerprint: str = ""
+    """Of the token that came of it."""
+    reason: str = ""
+    origin: str = ""
+    """The address that it came from."""

@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
-from sidecar.ports import Held
+from sidecar.ports import Held, SupportsClaims
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
 
 if TYPE_CHECKING:
@@ -56,11 +56,13 @@ class Ledger:
 
     __slots__ = (
         "_clock",
+        "_due",
         "_emit",
         "_held",
         "_key",
         "_looked_at",
         "_mine",
+        "_missing_since",
         "_store",
         "_token",
         "_unmoved_since",
@@ -68,9 +70,16 @@ class Ledger:
     )
 
     def __init__(
-        self, token: str, key: str, store: Store, emit: Callable[[Event], None], clock: Clock
+        self,
+        token: str,
+        key: str,
+        store: Store,
+        emit: Callable[[Event], None],
+        clock: Clock,
+        due: Callable[[Record], float | None] | None = None,
     ) -> None:
-        """Know nothing until the first `sync`."""
+        """Know nothing until the first `sync`. `due`: see `SupportsClaims`; None: nobody claims this record."""
+        self._due = due
         self._token = token
         self._key = key
         self._store = store
@@ -78,13 +87,14 @@ class Ledger:
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
         self._held: Held | None = None
+        self._missing_since: float | None = None
         self._mine = False
         """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
 
     def twin(self) -> Ledger:
         """Make another ledger of the same token, which knows what the store was last seen to hold and owes nothing."""
-        made = Ledger(self._token, self._key, self._store, self._emit, self._clock)
+        made = Ledger(self._token, self._key, self._store, self._emit, self._clock, self._due)
         made._held = self._held
         return made
 
@@ -137,25 +147,51 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self, *, hold: float = 0.0) -> None:
+    async def sync(self, *, hold: float = 0.0, absence: float = 0.0) -> None:
         """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
 
         `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
-        no attempt, which everybody sees.
+        no attempt, which everybody sees. `absence`: seconds for which a record that is missing altogether is not
+        written again, but is a `StoreError`.
         """
         await self.settle()
         stored = await self._store.load(self._key)
         known = self._held
+        self._mourn(stored, absence)
         if known is not None and rolled_back(stored.record if stored else None, known.record):
             self._emit(Warned("store", "the store lost a newer record, which is written again", self._token))
             self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
             expected = stored.version if stored else None
-            version = await self._store.write(self._key, healed, expected=expected, lease=hold)
+            version = await self._put(healed, expected=expected, lease=hold)
             self._held = Held(healed, version, lease_left=hold)
         else:
             self._watch(stored)
             self._held = stored
+
+    def take(self, held: Held, since: float) -> bool:
+        """Go on from what a claim has brought that began `since` (boot-time clock): the record with our attempt in it.
+
+        Returns False for a store that fell back, which is to be read, and healed, first; and for a record that was read
+        or written here meanwhile, since the claim's may be the older one: what it says was sent already then.
+        """
+        known = self._held.version if self._held is not None else None
+        if self._looked_at >= since and known not in {None, held.version}:
+            return False
+        if self._held is not None and rolled_back(held.record, self._held.record):
+            return False
+        self._missing_since = None
+        self._watch(held)
+        self._held = held
+        self.distrust()
+        return True
+
+    async def _put(self, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        store = self._store
+        if self._due is None or not isinstance(store, SupportsClaims):
+            return await store.write(self._key, record, expected=expected, lease=lease)
+        due = None if lease > 0 else self._due(record)
+        return await store.write_due(self._key, record, expected=expected, lease=lease, due=due)
 
     def distrust(self) -> None:
         """Have the record read at the next turn: somebody else has written it, or may have."""
@@ -166,7 +202,7 @@ class Ledger:
         expected = self._held.version if self._held else None
         self.distrust()
         try:
-            version = await self._store.write(self._key, record, expected=expected, lease=lease)
+            version = await self._put(record, expected=expected, lease=lease)
         except Conflict:
             raise
         except StoreError:
@@ -241,7 +277,7 @@ class Ledger:
         record, lease, outcome = debt.record, 0.0, "committed"
         for _ in range(RACES):
             try:
-                self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
+                self._keep(record, await self._put(record, expected=expected, lease=lease))
             except Conflict:
                 theirs = await self._store.load(self._key)
                 expected = theirs.version if theirs else None
@@ -258,6 +294,18 @@ class Ledger:
             else:
                 return outcome
         raise Conflict("the record is changed by others faster than this daemon can commit to it")
+
+    def _mourn(self, stored: Held | None, absence: float) -> None:
+        if stored is not None or self._held is None:
+            self._missing_since = None
+            return
+        now = self._clock.boot()
+        since = self._missing_since = now if self._missing_since is None else self._missing_since
+        if now - since < absence:
+            raise StoreError(
+                f"the record {self._key} is not in the store any more; if its account is not gone, it is written again "
+                f"after {absence:g} s"
+            )
 
     def _watch(self, stored: Held | None) -> None:
         now, known = self._clock.boot(), self._held

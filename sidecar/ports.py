@@ -6,7 +6,7 @@ adapter to what is written here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ import msgspec
 from sidecar.tokens import AccessToken, Record, RefreshToken, fingerprint
 
 if TYPE_CHECKING:
+    from sidecar.errors import RecordUnreadable
     from sidecar.events import Event
 
 
@@ -160,12 +161,25 @@ class Store(AbstractAsyncContextManager["Store"], Protocol):
         """
         ...
 
-    async def keys(self) -> list[str]:
-        """List all keys, sorted."""
+    async def keys(self, prefix: str = "") -> list[str]:
+        """List all keys that begin so, sorted. Raises `Unlisted` where that right is lacking."""
         ...
 
     async def delete(self, key: str, *, expected: str) -> None:
         """Remove the record if its version is still `expected`; raises `Conflict` otherwise."""
+        ...
+
+
+@runtime_checkable
+class SupportsMany(Protocol):
+    """A store in which many records are read at the price of one."""
+
+    async def load_many(self, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+        """Return the records that are there, and why one of them can't be read; raises `StoreError`.
+
+        Each is as `load` would return it, and together they are as of one moment. A few hundred are meant to be
+        asked for at once.
+        """
         ...
 
 
@@ -178,6 +192,39 @@ class SupportsRekey(Protocol):
 
         Its lease goes on. Raises `Conflict` when somebody else wrote it meanwhile, having changed nothing, and
         `RecordUnreadable`.
+        """
+        ...
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A record whose lease was given out."""
+
+    key: str
+    held: Held
+    """With the attempt in it that the lease is for."""
+
+
+@runtime_checkable
+class SupportsClaims(Protocol):
+    """A store that gives out the leases of several records at once, to whoever asks first.
+
+    It has to be told when each token is due. A record that was written by `write` is due never.
+    """
+
+    async def write_due(
+        self, key: str, record: Record, *, expected: str | None, lease: float = 0.0, due: float | None
+    ) -> str:
+        """Do what `write` does. `due`: when somebody may claim it (Unix seconds, by the store's clock); None: never."""
+        ...
+
+    async def claim(
+        self, prefix: str, instance: str, *, most: int, lease: float, now: float
+    ) -> list[Claimed]:
+        """Take the leases of at most `most` records whose keys begin so and that are due, the longest due first.
+
+        One statement, which waits for nobody: what others are just taking is left to them. Each record holds the
+        attempt from then on, as after a `write` with this lease; nobody else gets it, and it is due no more. `now`
+        (Unix seconds) is when the attempts are said to have begun. A record that can't be read is left out.
         """
         ...
 
@@ -360,6 +407,18 @@ class Output(Protocol):
 
 
 @runtime_checkable
+class SupportsWithdrawal(Protocol):
+    """An output that can be taken away again, because its account is gone."""
+
+    def withdraw(self) -> str:
+        """Remove what we published there; what anybody else wrote is left.
+
+        Returns why something is left there, in words; empty: nothing of ours is. Never raises.
+        """
+        ...
+
+
+@runtime_checkable
 class RemoteOutput(Output, Protocol):
     """An output behind a network, which may keep everybody waiting who asks it.
 
@@ -401,6 +460,20 @@ class Hook(Protocol):
         ...
 
 
+class Accounts(Protocol):
+    """A place that knows who the accounts of a set are."""
+
+    id: str
+    """For messages: what it is."""
+
+    async def names(self) -> list[str]:
+        """List the names of all accounts there are now, in any order, whatever they look like.
+
+        Comes back within seconds. Raises `AccountsError` and `StoreError`, naming place, reason and way out.
+        """
+        ...
+
+
 class Seeding(msgspec.Struct, frozen=True):
     """What a seed holds."""
 
@@ -410,6 +483,8 @@ class Seeding(msgspec.Struct, frozen=True):
     """The client that it was given to; empty: not known, so that it counts as the configured one's."""
     endpoint: str = ""
     """Origin of the token endpoint that gave it; empty: not known."""
+    account: str = ""
+    """Who consented, as the provider's ID token told; empty: not known."""
 
     @property
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import OutputError
 from sidecar.events import OutputView, OutputWritten
+from sidecar.ports import SupportsWithdrawal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,11 @@ class Publisher:
             elif found is not None:
                 return output, found
         return None
+
+    def withdraw(self) -> list[str]:
+        """Take away what was published where that can be done; return what is left, and why, in words."""
+        left = [output.withdraw() for output in self._outputs if isinstance(output, SupportsWithdrawal)]
+        return [problem for problem in left if problem]
 
     async def mark(self) -> Mark | None:
         """Tell how far the record had come that this daemon published last; None: it never did."""

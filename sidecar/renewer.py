@@ -42,7 +42,16 @@ from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
 from sidecar.setup import Setup, Surroundings
-from sidecar.standing import CONSENT, Troubles, fallen_back, missing_scopes, remedy, standing, with_record
+from sidecar.standing import (
+    Troubles,
+    consent,
+    fallen_back,
+    missing_scopes,
+    quoted,
+    remedy,
+    standing,
+    with_record,
+)
 from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ if TYPE_CHECKING:
     from sidecar.escrow import Entry, Slip
     from sidecar.events import OutputView
     from sidecar.outcomes import Outcome
-    from sidecar.ports import Seeding
+    from sidecar.ports import Held, Seeding
     from sidecar.schedule import Decision, Timing
     from sidecar.tokens import Record, RefreshToken
 
@@ -70,6 +79,8 @@ class Renewer:
     __slots__ = (
         "_around",
         "_blank",
+        "_born",
+        "_claim",
         "_did",
         "_failed_credentials",
         "_fallen_back",
@@ -77,6 +88,7 @@ class Renewer:
         "_forced",
         "_found_dead",
         "_intake",
+        "_leaving",
         "_ledger",
         "_missing",
         "_next_wake",
@@ -96,7 +108,8 @@ class Renewer:
         self.setup = setup
         self._successor: Setup | None = None
         self._around = around
-        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock)
+        due = self._claimable_at if setup.claims else None
+        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock, due)
         self._intake = Intake(around, self._ledger)
         self._publisher = Publisher(setup.name, setup.outputs, around.emit)
         self.courier = Courier(setup.name, around.emit, around.clock)
@@ -118,6 +131,11 @@ class Renewer:
         self._did: list[str] = []
         self._unread = True
         """Whether answers may be there that this profile has not looked at."""
+        self._born = around.clock.wall()
+        self._claim: tuple[Held, float] | None = None
+        """A lease that was claimed for this token, and its end on the boot-time clock."""
+        self._leaving: Callable[[], None] | None = None
+        """Takes note that nothing of this token is under way any more; None: it stays."""
 
     # The flow
 
@@ -127,22 +145,46 @@ class Renewer:
         `late` is called when an answer does not come within the deadline: the turn goes on, but should no longer
         occupy a worker.
         """
+        if self._leaving is not None:
+            return await self._leave(self._leaving)
         self._take_over()
         self._read_again()
         self._did = []
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
-        raced = not await self._load()
+        lease = await self._take_claim()
+        raced = lease is None and not await self._load()
         await self._publish()
         # Not before: whoever asks meanwhile is told what was found the last time.
         self._obstacle = ""
         decision = self._decide()
-        if isinstance(decision, Refresh) and not raced and self._may_call():
-            raced = not await self._renew(late)
+        if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
+            raced = not await self._renew(late, lease)
             decision = self._decide()
         if await self._discard():
             decision = self._decide()
         return await self._end(decision, raced=raced)
+
+    def claimed(self, held: Held, until: float) -> None:
+        """Refresh at the next turn, which is to be asked for: the lease is ours `until` then (boot-time clock)."""
+        self._claim = held, until
+
+    async def _take_claim(self) -> float | None:
+        """Go on from a lease that was claimed; returns its end, or None where there is none that is of use.
+
+        An attempt that nobody goes on from is found, and cleared, when the record is read.
+        """
+        claim, self._claim = self._claim, None
+        if claim is None or self._ledger.debt is not None:
+            return None
+        held, until = claim
+        if until - self._around.clock.boot() < self._times().lease / 2:
+            return None
+        if not self._ledger.take(held, until - held.lease_left):
+            return None
+        self._store_trouble, self._found_dead = "", bool(self._found_dead)
+        await self._compare()
+        return None if self._fallen_back else until
 
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
@@ -152,7 +194,7 @@ class Renewer:
                 or self._store_trouble
                 or self._ledger.unread >= self._poll_interval()
             ):
-                await self._ledger.sync(hold=self._hold())
+                await self._ledger.sync(hold=self._hold(), absence=self.setup.absence)
                 self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
@@ -178,14 +220,46 @@ class Renewer:
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
         )
-        return schedule.decide(record, self._times(), self.setup.profile, seen)
+        decision = schedule.decide(record, self._times(), self.setup.profile, seen)
+        return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
 
-    async def _renew(self, late: Callable[[], None]) -> bool:
-        """Call the provider once and see the answer home; returns False when another instance was faster."""
+    def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
+        """Leave what is merely due to whoever claims it, for a while."""
+        if self._is_claimed(record):
+            return Wait(seen.now + seen.lease_left, "claimed by this daemon")
+        if record is None or seen.forced or not isinstance(decision, Refresh):
+            return decision
+        until = schedule.left_to_claims(record, self._times(), self.setup.profile)
+        return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+
+    def _is_claimed(self, record: Record | None) -> bool:
+        """Tell whether this process claimed a record, and may be about to go on from that.
+
+        Until its lease has ended, such an attempt is neither cleared nor replaced: another turn will begin with it.
+        """
+        attempt = record.attempt if record is not None and self._ledger.debt is None else None
+        return (
+            self.setup.claims
+            and attempt is not None
+            and attempt.in_doubt_since is None
+            and self._owns_attempt(record)
+            and attempt.started_at >= self._born
+            and self._ledger.lease_left > 0
+        )
+
+    def _claimable_at(self, record: Record) -> float | None:
+        times = schedule.timing_of(record, self.setup.policy, self.setup.profile)
+        return schedule.claimable_at(record, times, self.setup.profile)
+
+    async def _renew(self, late: Callable[[], None], lease: float | None = None) -> bool:
+        """Call the provider once and see the answer home; returns False when another instance was faster.
+
+        `lease`: the end of the one that is held already.
+        """
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
         with anyio.CancelScope(shield=True):
             try:
-                base, deadline = await self._lease()
+                base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
                 return False
             except StoreError as error:
@@ -221,13 +295,7 @@ class Renewer:
 
         The end is None where the call goes without a lease, because the token exists nowhere but here.
         """
-        record = self.record
-        if record is None:
-            raise Conflict
-        clock, times, grant = self._around.clock, self._times(), self.setup.grant
-        record = rotation.directed(
-            record, client_id=grant.client_id(), endpoint=grant.endpoint, issuer=grant.issuer
-        )
+        record, clock, times = self._directed(), self._around.clock, self._times()
         grace = self.setup.profile.grace or 0.0
         base = rotation.intended(record, self._around.instance, self._now(), grace)
         if self._ledger.alone:
@@ -243,6 +311,14 @@ class Renewer:
                 raise
             return base, None
         return base, began + times.lease
+
+    def _directed(self) -> Record:
+        record, grant = self.record, self.setup.grant
+        if record is None:
+            raise Conflict
+        return rotation.directed(
+            record, client_id=grant.client_id(), endpoint=grant.endpoint, issuer=grant.issuer
+        )
 
     async def _see_home(self, base: Record, deadline: float | None, late: Callable[[], None]) -> None:
         attempt = base.attempt
@@ -358,7 +434,11 @@ class Renewer:
         if verdict is OutcomeClass.DEAD:
             self._found_dead = False
             refused = base.refresh.fingerprint if base.refresh else ""
-            emit(GrantDied(setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD)))
+            emit(
+                GrantDied(
+                    setup.name, refused, outcome.reason, remedy(setup.name, GrantState.DEAD, setup.page)
+                )
+            )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
             self._did.append(f"refreshed to generation {record.generation}")
@@ -448,12 +528,14 @@ class Renewer:
         marks = [await self._publisher.mark(), *await self.courier.marks()]
         mark = max((mark for mark in marks if mark is not None), key=attrgetter("issued_at"), default=None)
         if mark is not None and rotation.behind(record, mark):
-            self._fallen_back = fallen_back(self.setup.name, record, mark)
+            self._fallen_back = fallen_back(self.setup.name, record, mark, self.setup.page)
 
     async def _clear_unsent(self) -> None:
         """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
         record = self._ledger.record
         if record is None or record.attempt is None or self._ledger.debt is not None:
+            return
+        if self._is_claimed(record):
             return
         if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
             # An entry that cannot be opened (its key is gone) was not recovered, and still says what was sent.
@@ -495,6 +577,29 @@ class Renewer:
     def reconfigure(self, setup: Setup) -> None:
         """Work by another configuration from the next turn on; what is owed to the store stays owed."""
         self._successor = setup
+
+    def leave(self, gone: Callable[[], None]) -> None:
+        """Go with the account: at the next turn, which is to be asked for, once nothing is owed to the store.
+
+        `gone` is called then. A turn that is under way ends as it would have, with its call and its commit.
+        """
+        self._leaving = gone
+
+    def stay(self) -> None:
+        """Go on after all: the account is back."""
+        self._leaving = None
+
+    async def _leave(self, gone: Callable[[], None]) -> Wake:
+        try:
+            await self._ledger.settle()
+        except StoreError:
+            debt = self._ledger.debt
+            at = self._around.clock.wall() + (debt.retry_delay() if debt is not None else STORE_RETRY)
+            return Wake(at, urgency=at)
+        for problem in self._publisher.withdraw():
+            self._around.emit(Warned("output", problem, self.setup.name))
+        gone()
+        return Wake(float("inf"), urgency=float("inf"))
 
     def _take_over(self) -> None:
         if self._successor is not None:
@@ -646,7 +751,7 @@ class Renewer:
     def _told_of_move(self, bound: str, wanted: str) -> str:
         name, grant = self.setup.name, self.setup.grant
         says = f"the configuration with the issuer {grant.issuer}" if grant.issuer else "the configuration"
-        rebind = f"if both are yours, stop the daemon and run: token-sidecar store rebind {name}"
+        rebind = f"if both are yours, stop the daemon and run: token-sidecar store rebind {quoted(name)}"
         if self.record is not None and self.record.refresh is None:
             return (
                 f"the token was got at {bound}, but {says} names {wanted}, where no secret is sent; "
@@ -654,7 +759,7 @@ class Renewer:
             )
         return (
             f"the refresh token belongs to {bound}, but {says} names {wanted}, where it is not sent; correct the "
-            f"configuration, or {CONSENT.format(name)}; {rebind}"
+            f"configuration, or {consent(name, self.setup.page)}; {rebind}"
         )
 
     def _may_be_spent(self, record: Record | None) -> bool:
@@ -706,13 +811,15 @@ class Renewer:
             dead_grace=setup.dead_grace,
             grant_state=state,
             reason=reason,
-            remedy=remedy(setup.name, state),
+            remedy=remedy(setup.name, state, setup.page),
             min_validity=self._times().min_validity,
             next_wake=self._next_wake,
             unpersisted=ledger.overdue,
             found_dead=bool(self._found_dead),
             outputs=outputs,
             hooks=self.courier.hooks(),
+            of_set=setup.of_set,
+            aggregated=setup.aggregated,
         )
         return with_record(view, record, setup.profile, ttl=setup.refresh_token_ttl, scopes=setup.scopes)
 

@@ -70,6 +70,7 @@ def seeded(
         client_id=client_id,
         endpoint=endpoint,
         issuer=issuer,
+        account=seeding.account,
         seeds=_appended(seeds, seeding.fingerprint),
         granted=seeding.access.scopes if seeding.access is not None else (),
         replaced=_replaced(old) if old else (),

@@ -38,6 +38,17 @@ class Setup(msgspec.Struct, frozen=True):
     dead_grace: float | None = None
     refresh_token_ttl: float | None = None
     refresh_without_store: bool = False
+    page: str = ""
+    """The URL of its page in the console; empty: there is no console."""
+    of_set: str = ""
+    """The set that it is a member of; empty: it is a plain token."""
+    aggregated: bool = False
+    """Whether it is told of together with other members."""
+    claims: bool = False
+    """Whether its lease is mostly taken by a claim, of whoever serves its set."""
+    absence: float = 0.0
+    """For how long a record that is missing from the store is not written again: whoever removed it may have meant
+    the account, which is about to leave. 0: it was lost, and is written again at once."""
 
 
 class Surroundings(msgspec.Struct, frozen=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sidecar import schedule
-from sidecar.tokens import ExpirySource, GrantState, OutcomeClass
+from sidecar.tokens import DeadlineRule, ExpirySource, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.events import TokenView
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
     from sidecar.profile import Profile
     from sidecar.tokens import Record
 
-CONSENT = (
-    "consent again: token-sidecar login {0}, or give a new refresh token: token-sidecar seed {0} --file FILE"
-)
-"""What a human does where only a human can help; formatted with the token's name."""
+DEADLINES = {
+    DeadlineRule.TOLD: ": the refresh token's end, as the provider or the seed named it",
+    DeadlineRule.CONFIGURED: ": refresh_token_ttl, counted from the consent",
+    DeadlineRule.PROFILE: ": so long do this provider's grants last from the consent, whatever happens",
+    DeadlineRule.IDLE: ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
+    DeadlineRule.LIVING: (
+        ", unless a refresh succeeds before: this access token is exchanged for the next while it lives"
+    ),
+}
+"""What a deadline follows from, in words."""
 
 UNREADABLE_FOR = 15 * 60.0
 """Seconds after which answers that no token endpoint gives are no passing trouble, but a wrong address or a proxy."""
@@ -46,6 +53,11 @@ class Troubles(msgspec.Struct, frozen=True):
     """Whether the store has failed to take tokens that exist nowhere else."""
     unanswered: bool = False
     """Whether the answer to the record's attempt is overdue."""
+
+
+def quoted(token: str) -> str:
+    """Write a token's name for a command line: an account's is somebody else's text, and is pasted into a shell."""
+    return shlex.quote(token)
 
 
 def standing(
@@ -88,11 +100,18 @@ def _of_record(record: Record, troubles: Troubles, now: float) -> tuple[GrantSta
     return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, backoff.reason
 
 
-def remedy(token: str, state: GrantState) -> str:
+def consent(token: str, page: str = "") -> str:
+    """Say what a human does where only a human can help. `page`: the URL of the token's page in the console, if any."""
+    name, at = quoted(token), f"{page} or " if page else ""
+    seed = f"token-sidecar seed {name} --file FILE"
+    return f"consent again: {at}token-sidecar login {name}, or give a new refresh token: {seed}"
+
+
+def remedy(token: str, state: GrantState, page: str = "") -> str:
     """Say what a human can do about a grant in this state; empty where waiting helps."""
     match state:
         case GrantState.DEAD | GrantState.UNSEEDED:
-            return CONSENT.format(token)
+            return consent(token, page)
         case GrantState.MISCONFIGURED:
             return "correct the configuration, then run: token-sidecar check"
         case _:
@@ -120,12 +139,13 @@ def _holds(held: set[str], scope: str) -> bool:
     return any(one == scope or one.endswith(f"/{scope}") for one in held)
 
 
-def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
+def fallen_back(token: str, record: Record | None, mark: Mark, page: str = "") -> str:
     """Say that the store holds less than what was published from it, and the ways out."""
+    again = consent(token, page)
     if record is None:
         return (
             "the store has no record of this token although this daemon published it before, so the seed may be "
-            f"spent; restore the store, or {CONSENT.format(token)}"
+            f"spent; restore the store, or {again}"
         )
     found = f"generation {record.generation}" + (
         "" if record.lineage == mark.lineage else " of an older lineage"
@@ -133,7 +153,7 @@ def fallen_back(token: str, record: Record | None, mark: Mark) -> str:
     return (
         f"the store fell back: generation {mark.generation} was published here, and it holds {found}, whose refresh "
         "token may be spent, so it is not sent; start a daemon that has the newer record, restore a newer copy, "
-        f"{CONSENT.format(token)}, or dare it: token-sidecar refresh {token}"
+        f"{again}, or dare it: token-sidecar refresh {quoted(token)}"
     )
 
 

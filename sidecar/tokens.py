@@ -245,6 +245,8 @@ class Record(msgspec.Struct, frozen=True):
     history: tuple[Turn, ...] = ()
     issuer: str = ""
     """Who named `endpoint`, or is to name it; empty where the configuration did."""
+    account: str = ""
+    """Who consented, as the provider's ID token told; empty: it did not tell."""
     schema: int = SCHEMA_VERSION
     beyond: Beyond = Beyond()
     """What a newer version added, carried along within the lineage."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "seed": "Give a token a new refresh token.",
     "export": "Take a refresh token out of the store.",
     "revoke": "End a token's grant at the provider.",
+    "console": "Serve a web page to look at tokens and to consent again.",
     "healthcheck": "Ask the daemon's probes.",
     "providers": "Show what is known of OAuth2 providers.",
     "store": "Look after the records in the store.",

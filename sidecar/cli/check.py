@@ -55,7 +55,7 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
         common.print_json({"ok": False, "problems": error.problems, "warnings": error.warnings, "tokens": {}})
         return error.exit_code
     settings = loaded.settings
-    times = {name: timing(settings, name) for name in settings.tokens}
+    times = {name: timing(settings, name) for name in settings.entries}
     warnings = [*loaded.warnings]
     warnings += [
         f"{config}: tokens.{name}: {warning}" for name, one in times.items() for warning in one.warnings
@@ -65,10 +65,9 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
         tokens = {name: _described(settings, name, one) for name, one in times.items()}
         common.print_json({"ok": True, "problems": [], "warnings": warnings, "tokens": tokens})
         return 0
-    count = len(settings.tokens)
-    click.echo(f"{config} is valid: {count} token{'' if count == 1 else 's'}")
+    click.echo(f"{config} is valid: {settings.counted}")
     for name, one in times.items():
-        click.echo(f"  {name}: {_in_words(settings, name, one)}")
+        click.echo(f"  {name}: {_members(settings, name)}{_in_words(settings, name, one)}")
     for warning in warnings:
         click.echo(f"warning: {warning}")
     return 0
@@ -78,7 +77,7 @@ def _too_often(settings: Settings, times: dict[str, Timing], config: Path) -> li
     """Find the tokens whose secrets AWS would run out of versions for: it removes none that is younger than a day."""
     found = []
     for name, one in times.items():
-        outputs = settings.tokens[name].outputs
+        outputs = settings.entries[name].outputs
         in_aws = settings.store.scheme == "aws-secretsmanager" or any(output.aws_secret for output in outputs)
         a_day = round(86400 / due(one)[0])
         if in_aws and a_day > VERSIONS_A_DAY:
@@ -93,7 +92,7 @@ def timing(settings: Settings, name: str) -> Timing:
     """Work out the timing in force for a token that lives as long as its profile says, else an hour."""
     from sidecar import schedule
 
-    token, profile = settings.tokens[name], settings.profiles[name]
+    token, profile = settings.entries[name], settings.profiles[name]
     policy = schedule.Policy(
         min_validity=token.min_validity,
         refresh_at=token.refresh_at,
@@ -112,6 +111,22 @@ def due(times: Timing) -> tuple[float, float]:
     cap = times.ttl - times.min_validity - times.lease
     earliest = max(min(latest * (1 - JITTER_WIDTH), cap), times.min_interval)
     return earliest, max(min(latest, cap), times.min_interval)
+
+
+def _source(settings: Settings, name: str) -> str | None:
+    """Say who the accounts of a set are; None for a token that is none."""
+    token = settings.sets.get(name)
+    if token is None or token.for_each is None:
+        return None
+    return "sql" if token.for_each.sql is not None else f"records {settings.prefix_of(name)}…"
+
+
+def _members(settings: Settings, name: str) -> str:
+    source = _source(settings, name)
+    if source is None:
+        return ""
+    listed = "what its SQL query lists" if source == "sql" else f"the {source} in the store"
+    return f"one for each account, by {listed}; "
 
 
 def _in_words(settings: Settings, name: str, times: Timing) -> str:
@@ -139,6 +154,7 @@ def _described(settings: Settings, name: str, times: Timing) -> dict[str, Any]:
     return {
         "provider": settings.provider_names[name],
         "grant": settings.profiles[name].grant.value,
-        "required": settings.tokens[name].required,
+        "required": settings.entries[name].required,
+        "for_each": _source(settings, name),
         "timing": {**msgspec.to_builtins(times), "refresh_after": [first, last]},
     }

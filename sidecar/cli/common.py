@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidecar.errors import StoreMissing, TemporarilyUnavailable, UsageError
+from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from sidecar.config import Settings
     from sidecar.ports import Held, Store
@@ -46,22 +46,12 @@ def load(path: Path, *, token: str | None = None) -> Settings:
     settings = config.load(path, disk=False).settings
     if settings.store.url_file is not None:
         settings = config.load(path).settings
-    if token is not None:
-        only(settings, token)
-    return settings
+    return settings if token is None else only(settings, token)
 
 
 def only(settings: Settings, token: str) -> Settings:
-    """Leave out all other tokens. Raises `UnknownToken`."""
-    import msgspec
-
-    from sidecar.server.wire import UnknownToken
-
-    if token not in settings.tokens:
-        known = ", ".join(sorted(settings.tokens))
-        raise UnknownToken(f"no token is called {token!r}; the configuration has: {known}")
-    profiles = {token: settings.profiles[token]} if token in settings.profiles else {}
-    return msgspec.structs.replace(settings, tokens={token: settings.tokens[token]}, profiles=profiles)
+    """Leave out all other tokens; a member of a set is as good as a plain one then. Raises `UnknownToken`."""
+    return settings.only(token)
 
 
 def control(settings: Settings) -> ControlClient:
@@ -73,42 +63,25 @@ def control(settings: Settings) -> ControlClient:
 
 
 def key_of(settings: Settings, name: str) -> str:
-    """Return a token's key in the store; a name with a slash is one already."""
-    return name if "/" in name else f"{settings.namespace}/{name}"
+    """Return a token's key in the store; another name with a slash is one already."""
+    of = name.partition("/")[0]
+    return (
+        settings.key_of(name) if "/" not in name or name in settings.tokens or of in settings.sets else name
+    )
 
 
-@asynccontextmanager
-async def open_existing(settings: Settings) -> AsyncIterator[Store | None]:
-    """Open the store for as long as the block lasts; None if there is none yet, and none is created.
+def open_existing(settings: Settings) -> AbstractAsyncContextManager[Store | None]:
+    """Open the store; see `records.open_existing`."""
+    from sidecar import records
 
-    Raises `TemporarilyUnavailable` for a store that lives in the daemon's own memory, and `StoreError`.
-    """
-    if settings.store.scheme == "memory":
-        raise TemporarilyUnavailable("the store is in the daemon's memory, and no daemon runs; start it")
-    async with AsyncExitStack() as stack:
-        try:
-            opened: Store | None = await stack.enter_async_context(make_store(settings, create=False))
-        except StoreMissing:
-            opened = None
-        yield opened
+    return records.open_existing(settings)
 
 
 def make_store(settings: Settings, *, create: bool = True) -> Store:
-    """Make the store with its keys; its `async with` creates what is missing, if wanted. Raises `ConfigError`."""
-    from sidecar.clock import SystemClock
-    from sidecar.seal import open_sealer
-    from sidecar.stores import open_store
+    """Make the store; see `records.make_store`."""
+    from sidecar import records
 
-    place = settings.store
-    sealer = open_sealer(place.encryption_keys)
-    return open_store(
-        str(place.url),
-        SystemClock(),
-        sealer,
-        url_file=place.url_file,
-        create=create,
-        namespace=settings.namespace,
-    )
+    return records.make_store(settings, create=create)
 
 
 def read_record(settings: Settings, name: str) -> Held | None:
@@ -163,6 +136,22 @@ def print_json(document: Any) -> None:
 def on_terminal() -> bool:
     """Tell whether a human looks at what is printed."""
     return sys.stdout.isatty()
+
+
+def is_graphical() -> bool:
+    """Tell whether there may be a browser here that doesn't take the terminal over."""
+    return sys.platform != "linux" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+
+
+def open_browser(url: str) -> None:
+    """Open a browser, which may load the page from this very process."""
+    import threading
+    import webbrowser
+
+    # Some return when the window is closed.
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 def span(seconds: float) -> str:

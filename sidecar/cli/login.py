@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,16 @@ import click
 
 from sidecar.cli import common, planting
 from sidecar.cli.options import Span, config_option, examples, json_option, name_argument
-from sidecar.errors import ConsentFailed, SidecarError, TemporarilyUnavailable, UsageError
+from sidecar.errors import (
+    ConsentFailed,
+    SidecarError,
+    TemporarilyUnavailable,
+    UnknownToken,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from sidecar.config import Settings
     from sidecar.enrol.code import Authorization
@@ -27,8 +32,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 600.0
 """Seconds for a human to consent."""
-STORE_PATIENCE = 120.0
-"""Seconds for which a consent is held on to while the store doesn't take it."""
 LINGER = 3.0
 """Seconds for the browser to fetch the page that says what came of it."""
 LINE_LIMIT = 4095
@@ -126,15 +129,15 @@ class _Login:
         from sidecar.server.client import NotRunning
 
         try:
-            tokens: dict[str, Any] = common.control(self._settings).status()["tokens"]
+            tokens: dict[str, Any] = common.control(self._settings).status(self._name)["tokens"]
+        except UnknownToken:
+            raise UsageError(
+                f"{self._name}: the running daemon does not know this token yet; reload it first (SIGHUP)"
+            ) from None
         except NotRunning:
             # The store is ours to write then, with all that the daemon would check.
             configuration.load(self._config)
             return None
-        if self._name not in tokens:
-            raise UsageError(
-                f"{self._name}: the running daemon does not know this token yet; reload it first (SIGHUP)"
-            )
         return dict(tokens[self._name])
 
     def _read_old(self) -> Record | None:
@@ -208,7 +211,9 @@ class _Login:
         authorization = self._authorization(redirect_uri)
         page = loopback.Loopback(authorization, redirect_uri)
         async with self._http, _serving(page, listening):
-            opened = _open(page.start_url)
+            opened = common.is_graphical()
+            if opened:
+                common.open_browser(page.start_url)
             click.echo(
                 f"{'A browser opens. Should none appear, open this' if opened else 'Open this in a browser'} on this "
                 f"machine, and consent:\n\n  {authorization.url}\n\n"
@@ -248,10 +253,16 @@ class _Login:
 
     async def _store(self, seeding: Seeding, asked: tuple[str, ...]) -> SeedReply:
         """Put it where it is safe, and do with the old grant what was asked for."""
+        import anyio.to_thread
+
+        from sidecar import deputy
         from sidecar.server.wire import LOGIN, SeedRequest
 
         request = SeedRequest(seeding, origin=LOGIN, since=self._since)
-        reply = await _insistently(partial(planting.plant, self._config, self._settings, self._name, request))
+        plant = partial(planting.plant, self._config, self._settings, self._name, request)
+        reply = await deputy.insistently(
+            partial(anyio.to_thread.run_sync, plant), partial(click.echo, err=True)
+        )
         self._warn_of_scopes(seeding, asked)
         if self._chosen.revoke_old and not reply.aside:
             await self._end_old()
@@ -322,26 +333,6 @@ class _Login:
         return f"the grant with refresh token {self._old.refresh.fingerprint} ({state}), which is {end}"
 
 
-async def _insistently(plant: Callable[[], SeedReply]) -> SeedReply:
-    """Try until it is stored: a store that is away for a moment must not cost a human's consent."""
-    import anyio
-    import anyio.to_thread
-
-    until, delay = time.monotonic() + STORE_PATIENCE, 0.5
-    while True:
-        try:
-            return await anyio.to_thread.run_sync(plant)
-        except SidecarError as error:
-            if error.exit_code != TemporarilyUnavailable.exit_code or time.monotonic() > until:
-                raise
-            if delay < 1:
-                click.echo(
-                    f"{error}; the consent is held on to, and stored as soon as that is over", err=True
-                )
-        await anyio.sleep(delay)
-        delay = min(delay * 2, 5.0)
-
-
 @asynccontextmanager
 async def _serving(page: Any, listening: Any) -> AsyncIterator[None]:
     """Answer on a socket for as long as the block lasts."""
@@ -360,21 +351,6 @@ async def _serving(page: Any, listening: Any) -> AsyncIterator[None]:
             yield
         finally:
             tasks.cancel_scope.cancel()
-
-
-def _open(url: str) -> bool:
-    """Open a browser where there may be one that doesn't take the terminal over; tell whether that was tried."""
-    import os
-    import threading
-    import webbrowser
-
-    graphical = sys.platform != "linux" or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    )
-    if graphical:
-        # Some return when the window is closed, and it is this process that it loads its first page from.
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    return graphical
 
 
 def _with_port(redirect_uri: str, port: str = "") -> str:

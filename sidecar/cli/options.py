@@ -36,9 +36,11 @@ class TokenName(click.ParamType[str]):
 
         path = ctx.params.get("config") or os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
         try:
-            names = config.load(Path(path), disk=False).settings.tokens
+            settings = config.load(Path(path), disk=False).settings
         except ConfigError:
             return []
+        # Who the accounts of a set are is known to its source alone.
+        names = [*settings.tokens, *(f"{of}/" for of in settings.sets)]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 

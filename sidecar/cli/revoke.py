@@ -65,6 +65,8 @@ def _revoke(config: Path, settings: Settings, name: str) -> RevokeReply:
 
 
 def _told(name: str, reply: RevokeReply) -> str:
+    from sidecar.standing import quoted
+
     left = reply.access_expires_at - time.time() if reply.access_expires_at is not None else 0.0
     readers = (
         f"readers keep the last access token, which ends in {common.span(left)} at the latest"
@@ -73,5 +75,5 @@ def _told(name: str, reply: RevokeReply) -> str:
     )
     return (
         f"the grant of {name} is revoked; {readers}. It counts as dead until somebody consents again: "
-        f"token-sidecar login {name}; or take it out of the configuration"
+        f"token-sidecar login {quoted(name)}; or take it out of the configuration"
     )

@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 BAR = 10
 """Characters."""
 
-DEADLINES = {
-    "told": ": the refresh token's end, as the provider or the seed named it",
-    "configured": ": refresh_token_ttl, counted from the consent",
-    "profile": ": so long do this provider's grants last from the consent, whatever happens",
-    "idle": ", unless a refresh succeeds before: this provider forgets grants that nobody uses",
-    "living": ", unless a refresh succeeds before: this access token is exchanged for the next while it lives",
-}
-"""What a deadline follows from (`DeadlineRule`), in words."""
+BY_ITSELF = {"idle", "living"}
+"""Those deadlines that every refresh puts off, so that nobody has to do anything while a daemon runs."""
 
 BY_ITSELF = {"idle", "living"}
 """Those that every refresh puts off, so that nobody has to do anything while a daemon runs."""
@@ -36,6 +30,7 @@ FAILING = {"misconfigured", "unpersisted"}
     epilog=examples(
         ("token-sidecar status", "all tokens"),
         ("token-sidecar status gmail", "one of them"),
+        ("token-sidecar status gmail/alice@example.com", "one account of a set"),
         ("token-sidecar status --json | jq '.tokens.gmail.seconds_left'", "for scripts"),
     )
 )
@@ -46,6 +41,8 @@ def status(name: str | None, config: Path, *, as_json: bool) -> int:
     """Show how every token is doing.
 
     The running daemon is asked; where none runs, the store and the outputs are read, and that is said.
+    Of a set, the accounts that have metrics of their own are shown, and those in trouble.
+
     Exit code 3 says that a required grant is dead or not seeded, 4 that a required token can't be used
     right now, 1 that something else is wrong with a required token or with the daemon itself.
     """
@@ -53,13 +50,14 @@ def status(name: str | None, config: Path, *, as_json: bool) -> int:
 
     settings = common.load(config, token=name)
     try:
-        document = {"source": "daemon", **common.control(settings).status()}
+        document = {"source": "daemon", **common.control(settings).status(name or "")}
     except NotRunning as absence:
         from sidecar.cli import stored
 
         document = {"source": "store", "note": str(absence), **stored.document(settings)}
     if name is not None:
         document["tokens"] = {one: shown for one, shown in document["tokens"].items() if one == name}
+        document["sets"] = {}
     if as_json:
         common.print_json(document)
     else:
@@ -96,6 +94,8 @@ def _show(document: dict[str, Any]) -> None:
     if document["source"] == "store":
         click.echo("no daemon answers; this is what the store and the outputs say", err=True)
     rows = [_row(token) for token in document["tokens"].values()]
+    others = {of: one["others"] for of, one in document.get("sets", {}).items()}
+    rows += [_row_of_others(of, told) for of, told in others.items() if told["count"]]
     common.show_table(["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "CONSENT", "OUTPUTS"], rows)
     for line in _remarks(document):
         click.echo(line)
@@ -111,6 +111,24 @@ def _row(token: dict[str, Any]) -> list[str]:
         _consent(token),
         _outputs(token),
     ]
+
+
+def _row_of_others(of: str, others: dict[str, Any]) -> list[str]:
+    """Show in one line those accounts of a set that are not told of one by one."""
+    left = others["seconds_left"]
+    return [
+        f"{of}/*",
+        _several(others["access_state"]),
+        "-" if left is None else f"{common.span(left)} or more",
+        "-",
+        _several(others["grant_state"]),
+        "-",
+        f"of {others['count']} more",
+    ]
+
+
+def _several(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "-"
 
 
 def _left(token: dict[str, Any]) -> str:
@@ -150,9 +168,12 @@ def _outputs(token: dict[str, Any]) -> str:
 
 def deadline(at: float, rule: str) -> str:
     """Say by when a human has to consent again, and what that follows from."""
+    from sidecar.standing import DEADLINES
+    from sidecar.tokens import DeadlineRule
+
     left, moment = at - time.time(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
     when = f"by {moment}, in {common.span(left)}" if left > 0 else f"since {moment}"
-    return f"a human must consent again {when}{DEADLINES[rule]}"
+    return f"a human must consent again {when}{DEADLINES[DeadlineRule(rule)]}"
 
 
 def _remarks(document: dict[str, Any]) -> list[str]:
@@ -174,6 +195,13 @@ def _remarks(document: dict[str, Any]) -> list[str]:
                 f"{view.token}: the access token lacks scopes that were asked for, or granted before: "
                 f"{' '.join(view.missing_scopes)}"
             )
+    for of, one in document.get("sets", {}).items():
+        lines += [f"{of}: {one['problem']}"] if one["problem"] else []
+        lines += [f"{of}: {reason}" for reason in one["refused"].values()]
+        lines += [
+            f"{name}: {told['reason']}" + (f"; {told['remedy']}" if told["remedy"] else "")
+            for name, told in one["others"]["troubled"].items()
+        ]
     configuration = document.get("config", {})
     if not configuration.get("accepted", True):
         lines.append("the configuration was changed, and refused; the old one is in force:")

@@ -236,7 +236,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
     from sidecar.profile import Profile
     from sidecar.standing import Troubles, standing
 
-    namespace, _, name = key.partition("/")
+    name = settings.name_of(key)
     row: dict[str, Any] = {
         "key": key,
         "lineage": None,
@@ -246,7 +246,7 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
         "sealed_with": None,
         "expires_at": None,
         "refresh_expires_at": None,
-        "configured": namespace == settings.namespace and name in settings.tokens,
+        "configured": name is not None,
         "reason": "",
     }
     try:
@@ -260,8 +260,9 @@ async def _row(settings: Settings, store: Store, key: str) -> dict[str, Any]:
     state, reason = standing(record, troubles, needs_refresh_token=False, now=time.time())
     left = access.seconds_left(time.time()) if access is not None else None
     profile, ttl = Profile(), None
-    if row["configured"]:
-        profile, ttl = settings.profiles[name], settings.tokens[name].refresh_token_ttl
+    if name is not None:
+        found = settings.resolve(name)
+        profile, ttl = found.profile, found.settings.refresh_token_ttl
     deadline = schedule.deadline(record, profile, ttl)
     return {
         **row,

@@ -54,17 +54,19 @@ def token(name: str, config: Path, *, as_json: bool) -> None:
 
 
 def _from_store(settings: Settings, name: str, absence: TemporarilyUnavailable) -> ShownToken:
+    from sidecar import links
     from sidecar.server.client import ShownToken
-    from sidecar.standing import CONSENT
+    from sidecar.standing import consent
 
+    again = consent(name, links.page(settings.console.url, name))
     held = common.read_record(settings, name)
     record = held.record if held is not None else None
     if record is not None and record.access is not None and record.access.seconds_left(time.time()) > 0:
         access = record.access
         return ShownToken(access.value, access.token_type, access.expires_at, access.fingerprint)
     if record is not None and record.is_dead():
-        raise HumanNeeded(f"{name}: the grant is dead; {CONSENT.format(name)}")
+        raise HumanNeeded(f"{name}: the grant is dead; {again}")
     unseeded = settings.profiles[name].needs_refresh_token and (record is None or record.refresh is None)
     if unseeded and settings.tokens[name].seed is None:
-        raise HumanNeeded(f"{name}: no refresh token yet; {CONSENT.format(name)}")
+        raise HumanNeeded(f"{name}: no refresh token yet; {again}")
     raise TemporarilyUnavailable(f"{name}: the store holds no valid access token, and {absence}")

@@ -1,7 +1,7 @@
 """From the configuration file to `Settings`, or to every problem of it, one line each.
 
 The way through: text → document.py (a tree with places) → decode.py (`ConfigFile`) → resolve.py (`Settings`)
-→ contradictions.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
+→ contradictions.py, sets.py, durability.py, surroundings.py (what can't be right). Each step reports what it finds,
 leaves it out and goes on, so that one run names everything. What the seeds and secrets named here hold is not
 looked at: that is for the layers that read them.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config import contradictions, document, durability, surroundings
+from sidecar.config import console, contradictions, document, durability, sets, surroundings
 from sidecar.config.context import Context
 from sidecar.config.decode import decode
 from sidecar.config.mounts import Mounts
 from sidecar.config.report import Report
 from sidecar.config.resolve import resolve
-from sidecar.config.settings import Settings
+from sidecar.config.settings import Settings, TokenSettings
 from sidecar.errors import ConfigError
 
 __all__ = ["DEFAULT_PATH", "Loaded", "Settings", "default_path", "load"]
@@ -49,11 +49,13 @@ def load(
     *,
     env: Mapping[str, str] = os.environ,
     disk: bool = True,
+    publishes: bool = True,
     also: Callable[[Settings, Context], None] | None = None,
 ) -> Loaded:
     """Read, expand and check a configuration file.
 
     `disk=False` leaves out what depends on this machine: which files exist, and who may read and write them.
+    `publishes=False` leaves out seeds, outputs and hooks alone: for a process that has nothing to do with them.
     `also` reports what layers above know to be wrong, so that it comes out in the same run.
     Raises `ConfigError` with every problem, each beginning with the file's name and place.
     """
@@ -68,14 +70,26 @@ def load(
     context = Context(absolute, decoded.tree, report, env, disk)
     settings = resolve(decoded.file, context)
     contradictions.check(settings, context)
+    console.check(settings, context)
+    sets.check(settings, context)
     mounts = Mounts.read() if disk else Mounts({})
     durability.check(settings, mounts, context)
     if disk:
-        surroundings.check(settings, mounts, context)
+        surroundings.check(settings if publishes else _silent(settings), mounts, context)
     if also is not None:
         also(settings, context)
     report.check()
     return Loaded(settings, report.warnings, context)
+
+
+def _silent(settings: Settings) -> Settings:
+    def silent(entries: dict[str, TokenSettings]) -> dict[str, TokenSettings]:
+        return {
+            name: msgspec.structs.replace(one, seed=None, outputs=(), after_refresh=())
+            for name, one in entries.items()
+        }
+
+    return msgspec.structs.replace(settings, tokens=silent(settings.tokens), sets=silent(settings.sets))
 
 
 def _read(path: Path) -> bytes:

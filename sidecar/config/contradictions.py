@@ -58,14 +58,14 @@ _OUR_HEADERS = {"authorization", "content-type", "cookie", *_FRAMING_HEADERS}
 
 def check(settings: Settings, context: Context) -> None:
     """Report every contradiction."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         steps = ("tokens", name)
         profile = settings.profiles.get(name)
         _scopes(token, steps, context)
         _resource(token, steps, context)
         _client(token, profile, steps, settings, context)
         if token.seed is not None:
-            _one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
+            one_of(token.seed, token.seed.PLACES, (*steps, "seed"), context)
         _hooks(token, steps, settings, context)
         if profile is not None:
             _grants_own(token, profile, steps, context)
@@ -87,10 +87,18 @@ def check(settings: Settings, context: Context) -> None:
 
 
 def _scopes(token: TokenSettings, steps: Steps, context: Context) -> None:
-    for index, scope in enumerate(token.scopes):
+    _scope_list(token.scopes, steps, context)
+    for number, output in enumerate(token.outputs):
+        _scope_list(output.scopes, (*steps, "outputs", number), context)
+
+
+def _scope_list(scopes: tuple[str, ...], steps: Steps, context: Context) -> None:
+    for index, scope in enumerate(scopes):
         place = (*steps, "scopes", index)
-        if scope in token.scopes[:index]:
-            context.error(place, f"is the same scope as scopes[{token.scopes.index(scope)}]; remove one")
+        if not context.given(place):
+            continue  # an output's, which the token took over: that is where it is told of
+        if scope in scopes[:index]:
+            context.error(place, f"is the same scope as scopes[{scopes.index(scope)}]; remove one")
         if not re.fullmatch(r"[\x21\x23-\x5B\x5D-\x7E]+", scope):  # RFC 6749 §3.3
             context.error(
                 place, "is no single scope; write one scope per list item, without spaces or quotes"
@@ -273,7 +281,7 @@ def _no_outputs(steps: Steps, context: Context) -> None:
         context.warning((*steps, "outputs"), text)
 
 
-def _one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context) -> None:
+def one_of(group: Group, choices: Sequence[str], steps: Steps, context: Context) -> None:
     """Report a group that has not exactly one of these keys, unless what it has was reported as wrong."""
     given = [key for key in choices if getattr(group, key) is not None]
     if len(given) > 1:
@@ -288,7 +296,7 @@ def _hooks(token: TokenSettings, steps: Steps, settings: Settings, context: Cont
     labels: list[str] = []
     for index, hook in enumerate(token.after_refresh):
         place, restart = (*steps, "after_refresh", index), hook.rollout_restart
-        _one_of(hook, hook.PLACES, place, context)
+        one_of(hook, hook.PLACES, place, context)
         if not hook.timeout:
             context.error((*place, "timeout"), "is 0; it must be longer")
         if hook.http is not None:
@@ -296,13 +304,13 @@ def _hooks(token: TokenSettings, steps: Steps, settings: Settings, context: Cont
         if hook.exec is not None:
             _command(hook.exec, (*place, "exec"), context)
         if hook.signal is not None:
-            _one_of(hook.signal, hook.signal.TARGETS, (*place, "signal"), context)
+            one_of(hook.signal, hook.signal.TARGETS, (*place, "signal"), context)
         if hook.label in labels and (restart is None or hook.name is not None):
             other = f"after_refresh[{labels.index(hook.label)}]"
             context.error(place, f"is called {hook.label!r}, as {other} is; remove one, or give it a `name`")
         labels.append(hook.label)
         if restart is not None:
-            _one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
+            one_of(restart, restart.WORKLOADS, (*place, "rollout_restart"), context)
             others = [other.rollout_restart for other in token.after_refresh[:index]]
             if restart in others:
                 text = f"restarts what after_refresh[{others.index(restart)}] restarts; remove one"
@@ -328,7 +336,7 @@ def _command(command: Command, steps: Steps, context: Context) -> None:
 
 
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
-    _one_of(output, output.PLACES, steps, context)
+    one_of(output, output.PLACES, steps, context)
     if output.file is None:
         for key in output.FOR_FILES:
             if context.given((*steps, key)):
@@ -351,7 +359,7 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
 
 
 def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:
-    _one_of(cell, cell.LOCATIONS, steps, context)
+    one_of(cell, cell.LOCATIONS, steps, context)
     if cell.url is not None:
         _database(cell.url, (*steps, "url"), "tokens", context)
     named: list[tuple[Steps, str]] = [((*steps, "where", name), name) for name in cell.where]
@@ -382,7 +390,7 @@ def _refresh_token_outside(profile: Profile, steps: Steps, context: Context) -> 
 
 
 def _profile(name: str, settings: Settings, context: Context) -> None:
-    token, profile = settings.tokens[name], settings.profiles[name]
+    token, profile = settings.entries[name], settings.profiles[name]
     steps = ("tokens", name)
     if token.seed is not None and not profile.needs_refresh_token:
         context.error(
@@ -527,7 +535,7 @@ def _strictness(store: StoreSettings, context: Context) -> None:
 
 
 def _outputs_apart(settings: Settings, context: Context) -> None:
-    taken = dict(_inputs(settings))
+    taken = dict(inputs(settings))
     state_dir = Path(os.path.realpath(settings.state_dir))
     for steps, output in outputs(settings):
         if output.file is None:
@@ -546,8 +554,8 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
 
 def _aws_secrets_apart(settings: Settings, context: Context) -> None:
     taken: dict[str, str] = {}
-    for name, token in settings.tokens.items():
-        if settings.store.scheme == "aws-secretsmanager":
+    for name, token in settings.entries.items():
+        if settings.store.scheme == "aws-secretsmanager" and token.for_each is None:
             with suppress(ConfigError):  # its adapter says what is wrong
                 place = secrets_place(settings.store.url or "")
                 taken[place.secret_of(f"{settings.namespace}/{name}")] = f"where the store keeps `{name}`"
@@ -568,7 +576,7 @@ def _aws_secrets_apart(settings: Settings, context: Context) -> None:
 def _secrets_apart(settings: Settings, context: Context) -> None:
     taken = {
         token.seed.kubernetes_secret: f"tokens.{name}.seed"
-        for name, token in settings.tokens.items()
+        for name, token in settings.entries.items()
         if token.seed is not None and token.seed.kubernetes_secret is not None
     }
     for steps, output in outputs(settings):
@@ -584,7 +592,7 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
 def _cells_apart(settings: Settings, context: Context) -> None:
     taken = {
         token.seed.sql.cell: f"tokens.{name}.seed"
-        for name, token in settings.tokens.items()
+        for name, token in settings.entries.items()
         if token.seed is not None and token.seed.sql is not None
     }
     for steps, output in outputs(settings):
@@ -600,12 +608,12 @@ def _cells_apart(settings: Settings, context: Context) -> None:
 
 def outputs(settings: Settings) -> Iterator[tuple[Steps, OutputTarget]]:
     """Go through all outputs, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for index, output in enumerate(token.outputs):
             yield ("tokens", name, "outputs", index), output
 
 
-def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
+def inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
     """Go through all files that no token may be written to, each with what it is."""
     yield spot(settings.path), "this configuration file"
     if settings.store.sqlite_path is not None:
@@ -614,7 +622,7 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
         yield spot(settings.store.url_file), "store.url_file"
     for index, path in enumerate(settings.store.encryption_keys):
         yield spot(path), f"store.encryption_keys[{index}]"
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for (key, *number), path in token.client.files.items():
             which = f"[{number[0]}]" if number else ""
             yield spot(path), f"tokens.{name}.client.{key}{which}"
@@ -630,7 +638,7 @@ def _inputs(settings: Settings) -> Iterator[tuple[Path, str]]:
 
 def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
     """Go through all that is named in databases of applications, each with its place in the file."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is not None and token.seed.sql is not None:
             yield ("tokens", name, "seed", "sql"), token.seed.sql
     for steps, output in outputs(settings):
@@ -640,7 +648,7 @@ def cells(settings: Settings) -> Iterator[tuple[Steps, SqlCell]]:
 
 def _seeds_apart(settings: Settings, context: Context) -> None:
     taken: dict[str | SecretKey | tuple[str, ...], str] = {}
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         if token.seed is None:
             continue
         file, sql = token.seed.file, token.seed.sql

@@ -10,7 +10,7 @@ from sidecar.config.settings import Settings
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report a volatile store: with it goes the only copy of a rotated refresh token."""
     where = _volatile(settings, mounts)
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         for index, hook in enumerate(token.after_refresh):
             if where is not None and hook.rollout_restart is not None:
                 text = (

@@ -43,6 +43,8 @@ way out. Editors that know JSON Schema complete it with [config.schema.json](con
 _SECTIONS = {
     "ConfigFile": ("The file", "file"),
     "TokenSettings": ("A token: `tokens.NAME`, `defaults`", "token"),
+    "ForEach": ("The accounts of a set: `for_each`", "accounts"),
+    "SqlAccounts": ("Accounts by SQL: `sql`", "accounts by SQL"),
     "Client": ("The client: `client`", "client"),
     "SubjectToken": ("A token to exchange: `subject_token`", "path or subject token"),
     "SeedSource": ("A seed: `seed`", "path or seed"),
@@ -64,6 +66,10 @@ _SECTIONS = {
     "ServerSettings": ("`server`", "server"),
     "ControlSettings": ("`control`", "control"),
     "LogSettings": ("`log`", "log"),
+    "AuditSettings": ("`audit`", "audit"),
+    "ConsoleSettings": ("`console`", "console"),
+    "ConsoleProxy": ("`console.proxy`", "proxy"),
+    "Operators": ("`console.operators`", "operators"),
 }
 """Group → its heading, and how a table refers to it; in the order of the page."""
 

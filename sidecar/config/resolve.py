@@ -14,9 +14,11 @@ from sidecar.config.context import Context
 from sidecar.config.decode import absolute
 from sidecar.config.settings import (
     ConfigFile,
+    ConsoleSettings,
     ControlSettings,
     Duration,
     HookSettings,
+    OnDead,
     OutputTarget,
     ProviderSettings,
     Settings,
@@ -37,15 +39,18 @@ _WAYS = (
 def resolve(file: ConfigFile, context: Context) -> Settings:
     """Fill in what the file leaves out. What can't be worked out is reported, and left harmless."""
     own = _own_profiles(file, context)
-    profiles = {name: _profile(name, token, file, own, context) for name, token in _tokens(file).items()}
+    entries = {name: token or TokenSettings() for name, token in file.tokens.items()}
+    profiles = {name: _profile(name, token, file, own, context) for name, token in entries.items()}
+    shown = {name: _in_plain_types(_told_of_sets(name, token, context)) for name, token in entries.items()}
     state_dir = file.state_dir or default_state_dir(context.env)
     return Settings(
         path=context.path,
-        tokens={name: _in_plain_types(token) for name, token in _tokens(file).items()},
+        tokens={name: token for name, token in shown.items() if token.for_each is None},
+        sets={name: token for name, token in shown.items() if token.for_each is not None},
         profiles={name: profile for name, profile in profiles.items() if profile is not None},
         provider_names={
             name: token.provider if isinstance(token.provider, str) else INLINE
-            for name, token in _tokens(file).items()
+            for name, token in entries.items()
         },
         own_profiles=own,
         namespace=file.namespace,
@@ -54,6 +59,8 @@ def resolve(file: ConfigFile, context: Context) -> Settings:
         server=file.server,
         control=ControlSettings(mode=file.control.mode, group=_numeric(file.control.group)),
         log=file.log,
+        audit=file.audit,
+        console=_console(file.console),
         allow_volatile_store=file.allow_volatile_store,
         allow_insecure_http=file.allow_insecure_http,
         max_workers=file.max_workers,
@@ -72,8 +79,14 @@ def default_state_dir(env: Mapping[str, str]) -> Path:
     return Path(tempfile.gettempdir()) / f"token-sidecar-{os.getuid()}"
 
 
-def _tokens(file: ConfigFile) -> dict[str, TokenSettings]:
-    return {name: token or TokenSettings() for name, token in file.tokens.items()}
+def _told_of_sets(name: str, token: TokenSettings, context: Context) -> TokenSettings:
+    """Fill in what is the default for a set alone: that no account's trouble is everybody's."""
+    if token.for_each is None:
+        return token
+    harmless = {"required": False, "on_dead": OnDead.REPORT}
+    kept = {key: value for key, value in harmless.items() if not context.given(("tokens", name, key))}
+    every = msgspec.structs.replace(token.for_each, every=float(token.for_each.every))
+    return msgspec.structs.replace(token, for_each=every, **kept)
 
 
 def _in_plain_types(token: TokenSettings) -> TokenSettings:
@@ -82,7 +95,14 @@ def _in_plain_types(token: TokenSettings) -> TokenSettings:
     hooks = tuple(_hook_in_plain_types(hook) for hook in token.after_refresh)
     members = {name: getattr(token, name) for name in token.__struct_fields__}
     spans = {name: float(value) for name, value in members.items() if isinstance(value, Duration)}
-    return msgspec.structs.replace(token, outputs=outputs, after_refresh=hooks, **spans)
+    readers = dict.fromkeys(scope for output in outputs for scope in output.scopes)
+    scopes = (*token.scopes, *(scope for scope in readers if scope not in token.scopes))
+    return msgspec.structs.replace(token, outputs=outputs, after_refresh=hooks, scopes=scopes, **spans)
+
+
+def _console(console: ConsoleSettings) -> ConsoleSettings:
+    url = console.url.rstrip("/") if console.url else None
+    return msgspec.structs.replace(console, url=url, session=float(console.session))
 
 
 def _hook_in_plain_types(hook: HookSettings) -> HookSettings:

@@ -14,6 +14,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 
+from sidecar.config import members
+from sidecar.errors import UnknownToken
 from sidecar.profile import (
     AnswerShape,
     AuthMethod,
@@ -76,8 +78,11 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A
 """A token's or namespace's name: it becomes a metric label, a file name and part of a key."""
 
 NAMESPACE_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-OBJECT_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
-KEY_PATTERN = r"^[A-Za-z0-9._-]{1,253}$"
+OBJECT_PATTERN = r"^[a-z0-9](([a-z0-9.-]|\{account\}){0,251}([a-z0-9]|\{account\}))?$"
+KEY_PATTERN = r"^([A-Za-z0-9._-]|\{account\}){1,253}$"
+
+PREFIX_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){0,3}/$"
+"""What the names of a set's records begin with; the slash tells them from those of plain tokens."""
 
 KubernetesNamespace = Annotated[str, msgspec.Meta(pattern=NAMESPACE_PATTERN)]
 """RFC 1123's label, as Kubernetes demands it."""
@@ -186,6 +191,8 @@ class SubjectToken(Group, frozen=True, kw_only=True):
 class SecretKey(Group, frozen=True, kw_only=True):
     """One key of a Kubernetes Secret."""
 
+    PER_ACCOUNT: ClassVar = {"name": "object", "key": "key"}
+
     namespace: KubernetesNamespace | None = None
     """By default the pod's own; outside of pods the kubeconfig's."""
     name: KubernetesName
@@ -207,6 +214,7 @@ class SqlCell(Group, frozen=True, kw_only=True):
     """One column of one row, in a table of an application's own PostgreSQL database."""
 
     LOCATIONS: ClassVar = ("url", "url_file")
+    PER_ACCOUNT: ClassVar = {"where": "text"}
 
     url: str | None = None
     """Where the database is: `postgresql://USER@HOST/DATABASE`, with the parameters that a store's URL has."""
@@ -252,6 +260,7 @@ class SeedSource(Group, frozen=True, kw_only=True):
     """Where an operator leaves a refresh token: a file, a secret or a table. A path alone stands for `{file: PATH}`."""
 
     PLACES: ClassVar = ("file", "kubernetes_secret", "aws_secret", "sql")
+    PER_ACCOUNT: ClassVar = {"file": "file"}
 
     file: Path | None = None
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
@@ -283,6 +292,7 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     PLACES: ClassVar = ("file", "kubernetes_secret", "aws_secret", "sql")
     FOR_FILES: ClassVar = ("mode", "owner", "group", "adopt", "require_tmpfs")
     """Keys that say nothing of other places."""
+    PER_ACCOUNT: ClassVar = {"file": "file", "login": "text"}
 
     file: Path | None = None
     """Replaced atomically; mount its directory, never the file itself."""
@@ -302,6 +312,8 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     """Files only: group name or numeric id."""
     required: bool | None = None
     """Whether the token is unready without it; by default files are required, and others are not."""
+    scopes: tuple[str, ...] = ()
+    """What its readers need: a consent asks for these too, beside the token's own."""
     adopt: bool = False
     """Files only: take over what the application refreshes by itself; needs `include_refresh_token`."""
     include_refresh_token: bool = False
@@ -327,6 +339,7 @@ class RolloutRestart(Group, frozen=True, kw_only=True):
     """A workload whose pods are replaced, a few at a time, as `kubectl rollout restart` does it."""
 
     WORKLOADS: ClassVar = ("deployment", "statefulset", "daemonset")
+    PER_ACCOUNT: ClassVar = dict.fromkeys(WORKLOADS, "object")
 
     namespace: KubernetesNamespace | None = None
     """By default the pod's own; outside of pods the kubeconfig's."""
@@ -348,6 +361,8 @@ HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=599)]
 
 class HttpCall(Group, frozen=True, kw_only=True):
     """One HTTP request that says: there is a new token. It carries names and no token; no redirect is followed."""
+
+    PER_ACCOUNT: ClassVar = {"url": "url"}
 
     url: Annotated[str, msgspec.Meta(min_length=1)]
     """`https://…`, or plain http to loopback: another container of the same pod, a program on the same host."""
@@ -482,9 +497,51 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     """What this provider's errors mean; tried before the rules of the profile that is extended."""
 
 
-class TokenSettings(Group, frozen=True, kw_only=True):
-    """One token. What is left out follows from its provider's profile and from its lifetime."""
+class SqlAccounts(Group, frozen=True, kw_only=True):
+    """The accounts as an application's own PostgreSQL database lists them."""
 
+    LOCATIONS: ClassVar = ("url", "url_file")
+
+    url: str | None = None
+    """`postgresql://USER@HOST/DATABASE`; a role that may read the table is enough."""
+    url_file: Path | None = None
+    """A file that holds the URL; the user and password in it are read again for every new connection."""
+    query: str
+    """One SELECT, whose first column is the account's name: `SELECT email FROM users WHERE gmail`."""
+
+    def __repr__(self) -> str:
+        """Hide the URL: it may hold a password."""
+        return "SqlAccounts(...)"
+
+
+class ForEach(Group, frozen=True, kw_only=True):
+    """Who the accounts of a set are. They come and go while the daemon runs.
+
+    `{account}` in the set's other settings is each account's name. In the name of a file, all but letters, digits and
+    `._@+-` is percent-encoded there, and so is a dot at its beginning.
+    """
+
+    store: Annotated[str, msgspec.Meta(pattern=PREFIX_PATTERN)] | None = None
+    """What the names of the accounts' records begin with, in the store; by default the set's name and a `/`. Without
+    `sql`, each such record is an account."""
+    sql: SqlAccounts | None = None
+    """Ask the application's own database who the accounts are, and keep a record for each."""
+    enrolment: bool = False
+    """Whether users may connect their own account in the console, under the name that they are signed in with."""
+    max_series: Annotated[int, msgspec.Meta(ge=0, le=100000)] = 100
+    """So many accounts have metrics and a place in `/status` of their own; the others are told of together, as
+    `SET/*`."""
+    every: Duration = msgspec.field(default_factory=lambda: Duration(10))
+    """How often it is looked who the accounts are."""
+
+
+class TokenSettings(Group, frozen=True, kw_only=True):
+    """One token, or a set of them. What is left out follows from its provider's profile and from its lifetime."""
+
+    PER_ACCOUNT: ClassVar = {"subject": "text"}
+
+    for_each: ForEach | None = None
+    """Makes this a set: a token for each account, of which each is called `SET/ACCOUNT`."""
     provider: str | ProviderSettings | None = None
     """A profile's name, or a profile inline: `{token_url: …}`."""
     grant: GrantType | None = None
@@ -511,7 +568,7 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     installation: str | None = None
     """`github_installation`: the number of the GitHub App's installation."""
     required: bool = True
-    """Whether the daemon is unready without it."""
+    """Whether the daemon is unready without it; not by default for the tokens of a set."""
     min_validity: Duration | None = None
     """What a reader finds left, at least; by default the shorter of 10m and a sixth of the lifetime."""
     refresh_at: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
@@ -527,7 +584,8 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     refresh_without_store: bool = False
     """Refresh even while the store is unreachable; only for one daemon that shares its grant with nobody."""
     on_dead: OnDead = OnDead.RESTART
-    """What a dead grant does to the probes: fail `/livez`, fail `/readyz`, or be reported only."""
+    """What a dead grant does to the probes: fail `/livez`, fail `/readyz`, or be reported only. One account's grant
+    can't restart the daemon of all: for the tokens of a set it's `report` by default, and `restart` is refused."""
     dead_grace: Duration | None = None
     """How long a grant is dead before `/livez` fails; by default 60s, or 15m if it was dead at the start."""
 
@@ -611,6 +669,55 @@ class LogSettings(Group, frozen=True, kw_only=True):
     """By default `console` on a terminal and `json` elsewhere."""
 
 
+class ConsoleProxy(Group, frozen=True, kw_only=True):
+    """A reverse proxy that signs people in, such as oauth2-proxy, and says in a header who they are."""
+
+    addresses: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """Addresses and networks (`10.0.0.7`, `10.1.0.0/16`) that its requests come from; others are turned away."""
+    user_header: str = "X-Forwarded-Email"
+    """The header that names who is signed in. The proxy has to replace whatever a browser sends under it."""
+    groups_header: str | None = None
+    """The header with their groups, separated by commas, such as `X-Forwarded-Groups`."""
+
+
+class Operators(Group, frozen=True, kw_only=True):
+    """Who may see and renew every token; everybody else that the proxy signs in may connect accounts of their own."""
+
+    users: tuple[str, ...] = ()
+    """As the proxy names them; `"*"` means everybody whom it lets through."""
+    groups: tuple[str, ...] = ()
+    """Groups of the proxy's `groups_header`."""
+
+
+class ConsoleSettings(Group, frozen=True, kw_only=True):
+    """`token-sidecar console`, the web page for operators and for users who connect accounts of their own."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    """The address to listen on; others than the loopback need `proxy`."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 9641
+    """0 takes any free port."""
+    url: str | None = None
+    """Where browsers reach it, such as `https://tokens.example.com`, without a path. Providers send them back to
+    `URL/callback/PROVIDER`, which has to be registered there, and alerts lead to `URL/tokens/NAME`. By default the
+    address that is listened on."""
+    proxy: ConsoleProxy | None = None
+    """Who signs people in. Without it, whoever opens the link that the command prints is signed in, once."""
+    operators: Operators = Operators()
+    """Which of the people that the proxy signs in are operators."""
+    secret_file: Path | None = None
+    """At least 32 random bytes to sign sessions and forms with, so that they outlive a restart; by default new ones at
+    each start. Only the console reads it."""
+    session: Duration = msgspec.field(default_factory=lambda: Duration(8 * 3600))
+    """How long somebody stays signed in."""
+
+
+class AuditSettings(Group, frozen=True, kw_only=True):
+    """The record of who did what: sign-ins, consents, seeds, refreshes on request, revocations."""
+
+    file: Path | None = None
+    """JSON lines are appended here; by default they go to the log. Daemon and console may share it."""
+
+
 class ConfigFile(Group, frozen=True, kw_only=True):
     """The configuration file as it is written."""
 
@@ -630,6 +737,10 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """The control socket in `state_dir`."""
     log: LogSettings = LogSettings()
     """Logging."""
+    audit: AuditSettings = AuditSettings()
+    """The record of who did what."""
+    console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
+    """`token-sidecar console`: the web page."""
     providers: dict[Name, ProviderSettings] = {}
     """Profiles of your own by name, or changes to built-in ones."""
     defaults: TokenSettings | None = None
@@ -649,11 +760,16 @@ class Settings(Group, frozen=True, kw_only=True):
 
     path: Path
     """The file it was read from."""
-    tokens: dict[Name, TokenSettings]
+    tokens: dict[str, TokenSettings]
+    """Those that are no sets, by name."""
+    sets: dict[str, TokenSettings] = {}
+    """Those with `for_each`, by name, with `{account}` where each account's name belongs."""
     profiles: dict[str, Profile]
-    """Token name → its profile, with the token's own `grant` and `client.auth_method` applied."""
+    """Name of a token or set → its profile, with the token's own `grant` and `client.auth_method` applied."""
     provider_names: dict[str, str]
-    """Token name → the name of its profile, for labels; `inline` where it has none."""
+    """Name of a token or set → the name of its profile, for labels; `inline` where it has none."""
+    keys: dict[str, str] = {}
+    """Token name → key in the store, for members of sets that were resolved by `only`."""
     own_profiles: dict[str, Profile] = {}
     """Name → each profile of the file's own `providers`, used or not."""
     namespace: str = "default"
@@ -663,6 +779,88 @@ class Settings(Group, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
+    console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     allow_volatile_store: bool = False
     allow_insecure_http: bool = False
     max_workers: int = 8
+
+    @property
+    def entries(self) -> dict[str, TokenSettings]:
+        """Everything under `tokens` in the file: tokens and sets."""
+        return {**self.tokens, **self.sets}
+
+    @property
+    def counted(self) -> str:
+        """How many tokens and sets there are, in words."""
+        counts = ((len(self.tokens), "token"), (len(self.sets), "set"))
+        told = [f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts if count]
+        return " and ".join(told) or "no token"
+
+    def resolve(self, name: str) -> Resolved:
+        """Find a token, be it plain or the member `SET/ACCOUNT` of a set, whether or not that account is there.
+
+        Raises `UnknownToken`, and `ConfigError` for an account whose name has no place in the set's settings.
+        """
+        if name in self.tokens:
+            profile, provider = self.profiles[name], self.provider_names[name]
+            return Resolved(name, self.tokens[name], profile, provider, self.key_of(name))
+        of, slash, account = name.partition(members.SLASH)
+        if not slash or of not in self.sets:
+            known = (
+                ", ".join([*sorted(self.tokens), *(f"{of}/ACCOUNT" for of in sorted(self.sets))]) or "none"
+            )
+            raise UnknownToken(f"no token is called {name[:300]!r}; the configuration has: {known}")
+        own = members.expanded(self.sets[of], account)
+        key = self.key_of(name)
+        return Resolved(
+            name, own, self.profiles[of], self.provider_names[of], key, of_set=of, account=account
+        )
+
+    def only(self, name: str) -> Settings:
+        """Leave out all other tokens; a member of a set is as good as a plain one then. Raises as `resolve` does."""
+        found = self.resolve(name)
+        return msgspec.structs.replace(
+            self,
+            tokens={name: found.settings},
+            sets={},
+            profiles={name: found.profile},
+            provider_names={name: found.provider},
+            keys={name: found.key},
+        )
+
+    def key_of(self, name: str) -> str:
+        """Return the key in the store of a token that `resolve` knows."""
+        of, slash, account = name.partition(members.SLASH)
+        if slash and of in self.sets:
+            return self.prefix_of(of) + account
+        return self.keys.get(name, f"{self.namespace}/{name}")
+
+    def prefix_of(self, of: str) -> str:
+        """Return what the keys of a set's members begin with, in the store."""
+        chosen = self.sets[of].for_each
+        return f"{self.namespace}/{(chosen and chosen.store) or of + members.SLASH}"
+
+    def name_of(self, key: str) -> str | None:
+        """Return the name of the token that has this key in the store; None: it is none of this configuration's."""
+        for of in self.sets:
+            account = key.removeprefix(self.prefix_of(of))
+            if account != key and not members.problem_of(account):
+                return f"{of}{members.SLASH}{account}"
+        return next((name for name in self.tokens if self.key_of(name) == key), None)
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """All that the configuration says of one token."""
+
+    name: str
+    settings: TokenSettings
+    """With the account's name put in, for a member of a set."""
+    profile: Profile
+    provider: str
+    """The name of its profile, for labels."""
+    key: str
+    """In the store."""
+    of_set: str = ""
+    """The set that it is a member of; empty: it is a plain token."""
+    account: str = ""

@@ -19,7 +19,7 @@ MAX_SECRET_BYTES = 1024 * 1024
 
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report everything that this machine, and the user that this process runs as, stand in the way of."""
-    for name, token in settings.tokens.items():
+    for name, token in settings.entries.items():
         _token(token, ("tokens", name), context)
     for index, path in enumerate(settings.store.encryption_keys):
         remedy = "make a key: token-sidecar store keygen FILE"
@@ -36,7 +36,8 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
 
 
 def _token(token: TokenSettings, steps: Steps, context: Context) -> None:
-    if token.seed is not None and token.seed.file is not None:
+    # Those of a set's accounts are looked at when there are accounts.
+    if token.seed is not None and token.seed.file is not None and token.for_each is None:
         _seed(token.seed.file, (*steps, "seed"), context)
     if token.subject_token is not None:
         _subject_token(token.subject_token.file, (*steps, "subject_token"), context)

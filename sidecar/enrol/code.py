@@ -8,6 +8,8 @@ import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import msgspec
+
 from sidecar.enrol import id_token
 from sidecar.enrol.provider import problem
 from sidecar.errors import ConsentFailed, ConsentRefused, TemporarilyUnavailable
@@ -28,12 +30,14 @@ class NotOurs(ConsentFailed):
 class Authorization:
     """One request for consent, good for one answer."""
 
-    def __init__(self, provider: Provider, *, redirect_uri: str, scopes: tuple[str, ...]) -> None:
-        """`provider` was located with its `authorization_url`."""
+    def __init__(
+        self, provider: Provider, *, redirect_uri: str, scopes: tuple[str, ...], state: str = ""
+    ) -> None:
+        """`provider` was located with its `authorization_url`. `state` has to be one that nobody guesses."""
         self._provider = provider
         self._redirect_uri = redirect_uri
         self.scopes = scopes
-        self._state = secrets.token_urlsafe(32)
+        self._state = state or secrets.token_urlsafe(32)
         self._verifier = secrets.token_urlsafe(64)
         self._nonce = secrets.token_urlsafe(32) if "openid" in scopes else ""
         self._answered = False
@@ -78,19 +82,19 @@ class Authorization:
         Raises `NotOurs` with everything left as it was; else `ConsentRefused`, `TemporarilyUnavailable` and
         `ConsentFailed`, and the consent is over.
         """
-        members = _members(query)
-        state = members.get("state", "")
+        told = members(query)
+        state = told.get("state", "")
         if self._answered or not secrets.compare_digest(state.encode(), self._state.encode()):
             raise NotOurs
         self._answered = True
-        self._check_issuer(members.get("iss"))
-        if "error" in members:
-            raise self._refusal(members["error"], members.get("error_description", ""))
-        if not members.get("code"):
+        self._check_issuer(told.get("iss"))
+        if "error" in told:
+            raise self._refusal(told["error"], told.get("error_description", ""))
+        if not told.get("code"):
             raise ConsentFailed(
                 f"{self._provider.name}: the answer holds neither a code nor an error; log in again"
             )
-        return members["code"]
+        return told["code"]
 
     def pasted(self, text: str) -> str:
         """Read the code out of what a user copied: the whole URL that the browser was sent to, or the code alone.
@@ -122,9 +126,10 @@ class Authorization:
             }
         )
         seeding = provider.seeding(answer, self.scopes)
-        if self._nonce:
-            id_token.check(answer, provider, nonce=self._nonce)
-        return seeding
+        if not self._nonce:
+            return seeding
+        account = id_token.check(answer, provider, nonce=self._nonce)
+        return msgspec.structs.replace(seeding, account=account)
 
     def _check_issuer(self, told: str | None) -> None:
         """Compare who says that it answers (RFC 9207 §2.4): else one provider's code could be sent to another."""
@@ -157,7 +162,7 @@ def _challenge(verifier: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def _members(query: str) -> dict[str, str]:
+def members(query: str) -> dict[str, str]:
     """Read a query in which nothing comes twice (RFC 6749 §3.1). Raises `NotOurs`."""
     try:
         if len(query) > LONGEST_ANSWER:

@@ -1,7 +1,7 @@
 """The ID token that comes along where the scope `openid` was asked for: is it the answer to our own request?
 
 It comes from the token endpoint over TLS, so that its signature need not be looked at (OpenID Connect Core 1.0
-§3.1.3.7, 6). Nothing in it is kept.
+§3.1.3.7, 6). Of all that is in it, only the account's name is kept: so that people see whose grant it is.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from sidecar.ports import Answer
 
 
-def check(answer: Answer, provider: Provider, *, nonce: str) -> None:
-    """Compare the nonce, the audience, and the issuer where it is known. Raises `ConsentFailed`."""
+LONGEST_ACCOUNT = 255
+
+
+def check(answer: Answer, provider: Provider, *, nonce: str) -> str:
+    """Compare the nonce, the audience, and the issuer where it is known; return the account's name.
+
+    That is empty where the provider doesn't tell. Raises `ConsentFailed`.
+    """
     document = answers.document(answer) or {}
     if "id_token" not in document:
-        return
+        return ""
     claims = _claims(document["id_token"])
     told, audience = claims.get("nonce"), claims.get("aud")
     issuer = provider.profile.issuer
@@ -37,6 +43,13 @@ def check(answer: Answer, provider: Provider, *, nonce: str) -> None:
         raise ConsentFailed(
             f"{provider.name}: the ID token {wrong}: the code may be somebody else's; nothing was stored"
         )
+    return _account(claims)
+
+
+def _account(claims: dict[str, Any]) -> str:
+    """Name the user, for people: by what they know first (OpenID Connect Core 1.0 §5.1)."""
+    told = (answers.printable(claims.get(claim)) for claim in ("email", "preferred_username", "sub"))
+    return next((name[:LONGEST_ACCOUNT] for name in told if name), "")
 
 
 def _claims(token: Any) -> dict[str, Any]:

@@ -86,9 +86,7 @@ class Provider:
     @property
     def title(self) -> str:
         """What to call the provider."""
-        profile = self.profile
-        own = profile.title if profile.title != providers.load("generic").title else ""
-        return own or profile.issuer or origin(profile.token_url)
+        return title(self.profile)
 
     @property
     def endpoint(self) -> TokenEndpoint:
@@ -176,6 +174,12 @@ class Provider:
             "the first consent, so that this application has to be removed from the account first"
             + (f". See {profile.docs}" if profile.docs else "")
         )
+
+
+def title(profile: Profile) -> str:
+    """Say what to call a provider before people."""
+    own = profile.title if profile.title != providers.load("generic").title else ""
+    return own or profile.issuer or origin(profile.token_url)
 
 
 _WHAT = {

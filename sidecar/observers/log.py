@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, assert_never
 import structlog
 
 from sidecar.clock import Clock
+from sidecar.config.members import SLASH
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.events import (
     Adopted,
@@ -33,6 +34,7 @@ from sidecar.events import (
     ScopesShrank,
     Seeded,
     SeedRefused,
+    SetListed,
     TokenForgotten,
     TokenView,
     TurnEnded,
@@ -58,6 +60,8 @@ _LIBRARIES_QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"
 _SILENT_BELOW = {"httpx2": logging.WARNING, "httpcore2": logging.WARNING}
 
 # Python writes these messages itself, of types and names and never of values.
+SHOWN = 10
+"""Of many things that are alike, so many are named."""
 _VOUCHED = (OSError, TypeError, AttributeError, NameError, ImportError, RuntimeError, BaseExceptionGroup)
 _VOUCHED_MODULES = frozenset({"builtins", "ssl", "socket"})
 
@@ -249,14 +253,15 @@ class LogObserver:
         self._seen: dict[str, object] = {}
         self._log = structlog.get_logger("sidecar")
 
-    def notice(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event
+    def notice(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one case for each event
         """Write the line for one event."""
         match event:
             case TurnEnded():
                 self._turn(event)
             case TokenForgotten():
                 self._forget(event.token)
-                self._write("info", "the token left the configuration", token=event.token)
+                gone = "the account is gone" if SLASH in event.token else "the token left the configuration"
+                self._write("info", gone, token=event.token)
             case CallFinished():
                 self._write("debug", f"the provider was called: {event.outcome}", **_fields(event))
             case Seeded():
@@ -296,6 +301,8 @@ class LogObserver:
                 self._skew(event)
             case ConfigLoaded():
                 self._config(event)
+            case SetListed():
+                self._set(event)
             case Warned():
                 self._trouble("warning", ("warned", event.token, event.place), event.reason, event)
             case _:
@@ -321,6 +328,20 @@ class LogObserver:
         if left_out:
             fields["left_out"] = left_out
         self._write(level if loud else "debug", event.sentence, **fields)
+
+    def _set(self, event: SetListed) -> None:
+        key = ("set", event.of)
+        if event.problem:
+            loud, _ = self._admit(key, _without_numbers(event.problem))
+            self._write("warning" if loud else "debug", event.problem, set=event.of, members=event.members)
+        elif self._said.pop(key, None) is not None:
+            self._write("info", "it is known again who the accounts are", set=event.of, members=event.members)
+        if not event.refused:
+            self._said.pop(("refused", event.of), None)
+        elif self._admit(("refused", event.of), event.refused)[0]:
+            shown = [reason for _, reason in event.refused[:SHOWN]]
+            sentence = f"{len(event.refused)} accounts can't be served"
+            self._write("warning", sentence, set=event.of, reasons=shown)
 
     def _skew(self, event: ClockSkewSeen) -> None:
         key = ("skew", event.provider)

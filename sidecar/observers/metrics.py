@@ -2,11 +2,13 @@
 
 One custom collector renders everything: children of prometheus_client cost 21 KiB a token. `DEFINITIONS` is
 the one source of names, labels and help; docs/reference/metrics.md is written from it. Label values are names
-from the configuration and words of this file alone, so the configuration bounds the number of series.
+from the configuration, words of this file, and of each set as many accounts' names as the configuration allows: so it
+bounds the number of series.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 from bisect import bisect_left
 from collections import Counter
@@ -26,6 +28,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from sidecar.config.members import ALL, SLASH
 from sidecar.events import (
     CallFinished,
     ClockSkewSeen,
@@ -35,13 +38,16 @@ from sidecar.events import (
     HookRan,
     OutputView,
     OutputWritten,
+    SetListed,
     TokenForgotten,
     TokenView,
+    TurnEnded,
 )
 from sidecar.tokens import AccessState, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from enum import StrEnum
 
     from sidecar.clock import Clock
     from sidecar.pulse import Heartbeats
@@ -183,6 +189,24 @@ DEFINITIONS = {
             "When the worker last showed that it works, as Unix time.",
             ("worker",),
         ),
+        Definition(
+            "set_members",
+            "gauge",
+            "How many accounts of the set are served.",
+            ("set",),
+        ),
+        Definition(
+            "set_refused_accounts",
+            "gauge",
+            "How many accounts of the set can't be served, because of their names.",
+            ("set",),
+        ),
+        Definition(
+            "set_last_listed_timestamp_seconds",
+            "gauge",
+            "When it was last found out who the accounts of the set are, as Unix time; NaN before the first time.",
+            ("set",),
+        ),
         Definition("build", "info", "The version that runs, and its Python.", ("version", "python")),
     )
 }
@@ -205,34 +229,56 @@ class Metrics(Collector):
         self._durations: dict[str, _Histogram] = {}
         self._skews: dict[str, float] = {}
         self._config_accepted = True
+        self._sets: dict[str, SetListed] = {}
+        self._alone: set[str] = set()
+        """Tokens that have series of their own."""
         self._views: tuple[TokenView, ...] = ()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def notice(self, event: Event) -> None:
+    def notice(self, event: Event) -> None:  # noqa: C901 - one case for each event
         """Count one event."""
         match event:
+            case TurnEnded():
+                if not event.view.aggregated:
+                    self._alone.add(event.view.token)
             case CallFinished():
-                self._refreshes[event.token, event.outcome.value] += 1
+                self._refreshes[self._counted(event.token), event.outcome.value] += 1
                 self._durations.setdefault(event.provider, _Histogram()).observe(event.seconds)
             case CommitFinished():
                 self._commits[event.store, event.outcome] += 1
             case OutputWritten():
-                self._writes[event.token, event.output, event.outcome] += 1
+                token = self._counted(event.token)
+                self._writes[token, event.output if token == event.token else ALL, event.outcome] += 1
             case HookRan():
-                self._hooks[event.token, event.hook, event.outcome] += 1
+                token = self._counted(event.token)
+                self._hooks[token, event.hook if token == event.token else ALL, event.outcome] += 1
             case ClockSkewSeen():
                 self._skews[event.provider] = event.seconds
             case ConfigLoaded():
                 self._config_accepted = event.accepted
+            case SetListed():
+                self._sets[event.of] = event
             case TokenForgotten():
-                for counter in (self._refreshes, self._writes, self._hooks):
-                    for key in [key for key in counter if key[0] == event.token]:
-                        del counter[key]
+                self._forget(event.token)
             case _:
                 pass
+
+    def _counted(self, token: str) -> str:
+        """Name the series that count for a token: its own, or those of all that are told of together."""
+        of, slash, _ = token.partition(SLASH)
+        return token if not slash or token in self._alone else f"{of}{SLASH}{ALL}"
+
+    def _forget(self, token: str) -> None:
+        # Of one of many, what was counted stays: a sum of counters must not fall.
+        gone = {token, f"{token}{SLASH}{ALL}"} if token in self._sets else {token}
+        for counter in (self._refreshes, self._writes, self._hooks):
+            for key in [key for key in counter if key[0] in gone]:
+                del counter[key]
+        self._sets.pop(token, None)
+        self._alone.discard(token)
 
     def render(self, views: Iterable[TokenView], accept: str = "") -> tuple[bytes, str]:
         """Render the page of these tokens; return it with its content type.
@@ -262,40 +308,47 @@ class Metrics(Collector):
             yield family
 
     def _samples(self, now: float) -> dict[str, list[tuple[tuple[str, ...], Any]]]:
+        labels = sorted({_label(view) for view in self._views})
+        outputs = sorted(
+            {(_label(view), _part(view, one.output)) for view in self._views for one in view.outputs}
+        )
+        hooks = sorted({(_label(view), _part(view, one.hook)) for view in self._views for one in view.hooks})
         samples: dict[str, list[tuple[tuple[str, ...], Any]]] = {
-            name: [((view.token,), gauge(view)) for view in self._views] for name, gauge in _GAUGES.items()
+            name: _together((((_label(view),), gauge(view)) for view in self._views), whole)
+            for name, (gauge, whole) in _GAUGES.items()
         }
-        samples["access_state"] = [
-            ((view.token, state.value), float(view.access_state(now) is state))
-            for view in self._views
-            for state in AccessState
-        ]
-        samples["grant_state"] = [
-            ((view.token, state.value), float(view.grant_state is state))
-            for view in self._views
-            for state in GrantState
-        ]
-        samples["output_token_expiry_timestamp_seconds"] = [
-            ((view.token, output.output), _held_until(output))
+        samples["access_state"] = _counts(
+            labels, AccessState, ((_label(view), view.access_state(now)) for view in self._views)
+        )
+        samples["grant_state"] = _counts(
+            labels, GrantState, ((_label(view), view.grant_state) for view in self._views)
+        )
+        held = (
+            ((_label(view), _part(view, output.output)), _held_until(output))
             for view in self._views
             for output in view.outputs
-        ]
+        )
+        samples["output_token_expiry_timestamp_seconds"] = _together(held, _earliest)
         samples["refreshes"] = [
-            ((view.token, outcome.value), self._refreshes[view.token, outcome.value])
-            for view in self._views
+            ((label, outcome.value), self._refreshes[label, outcome.value])
+            for label in labels
             for outcome in OutcomeClass
         ]
         samples["output_writes"] = [
-            ((view.token, output.output, outcome), self._writes[view.token, output.output, outcome])
-            for view in self._views
-            for output in view.outputs
+            ((*place, outcome), self._writes[(*place, outcome)])
+            for place in outputs
             for outcome in WRITE_OUTCOMES
         ]
         samples["hook_runs"] = [
-            ((view.token, hook.hook, outcome), self._hooks[view.token, hook.hook, outcome])
-            for view in self._views
-            for hook in view.hooks
+            ((*place, outcome), self._hooks[(*place, outcome)])
+            for place in hooks
             for outcome in HOOK_OUTCOMES
+        ]
+        listed = [one for _, one in sorted(self._sets.items())]
+        samples["set_members"] = [((one.of,), float(one.members)) for one in listed]
+        samples["set_refused_accounts"] = [((one.of,), float(len(one.refused))) for one in listed]
+        samples["set_last_listed_timestamp_seconds"] = [
+            ((one.of,), _or_unknown(one.listed_at)) for one in listed
         ]
         samples["store_commits"] = sorted(self._commits.items())
         providers = sorted({view.provider for view in self._views} | set(self._durations) | set(self._skews))
@@ -363,15 +416,48 @@ def _held_until(output: OutputView) -> float:
     return NEVER if output.never_expires else _or_unknown(output.expires_at)
 
 
-_GAUGES: dict[str, Callable[[TokenView], float]] = {
-    "access_token_expiry_timestamp_seconds": _expires,
-    "refresh_token_expiry_timestamp_seconds": lambda view: _or_unknown(view.refresh_expires_at),
-    "refresh_token_life_seconds": lambda view: _or_unknown(view.refresh_life),
-    "next_refresh_timestamp_seconds": lambda view: _or_unknown(view.next_wake),
-    "last_refresh_success_timestamp_seconds": lambda view: _or_unknown(view.last_success),
-    "min_validity_seconds": lambda view: view.min_validity,
-    "unpersisted_rotations": lambda view: float(view.unpersisted),
+def _label(view: TokenView) -> str:
+    return f"{view.of_set}{SLASH}{ALL}" if view.aggregated else view.token
+
+
+def _part(view: TokenView, name: str) -> str:
+    """Name an output or hook of a token; those of many tokens are told of together, too."""
+    return ALL if view.aggregated else name
+
+
+def _earliest(values: list[float]) -> float:
+    """Of several moments, take the first that is known."""
+    return min((value for value in values if not math.isnan(value)), default=UNKNOWN)
+
+
+def _together(
+    pairs: Iterable[tuple[tuple[str, ...], float]], whole: Callable[[list[float]], float]
+) -> list[tuple[tuple[str, ...], Any]]:
+    """Make one sample of all that have the same labels."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for labels, value in pairs:
+        found.setdefault(labels, []).append(value)
+    return [(labels, whole(values)) for labels, values in found.items()]
+
+
+def _counts(
+    labels: Iterable[str], states: Iterable[StrEnum], pairs: Iterable[tuple[str, StrEnum]]
+) -> list[tuple[tuple[str, ...], Any]]:
+    """Count how many are in which state."""
+    found = Counter(pairs)
+    return [((label, state.value), float(found[label, state])) for label in labels for state in states]
+
+
+_GAUGES: dict[str, tuple[Callable[[TokenView], float], Callable[[list[float]], float]]] = {
+    "access_token_expiry_timestamp_seconds": (_expires, _earliest),
+    "refresh_token_expiry_timestamp_seconds": (lambda view: _or_unknown(view.refresh_expires_at), _earliest),
+    "refresh_token_life_seconds": (lambda view: _or_unknown(view.refresh_life), _earliest),
+    "next_refresh_timestamp_seconds": (lambda view: _or_unknown(view.next_wake), _earliest),
+    "last_refresh_success_timestamp_seconds": (lambda view: _or_unknown(view.last_success), _earliest),
+    "min_validity_seconds": (lambda view: view.min_validity, _earliest),
+    "unpersisted_rotations": (lambda view: float(view.unpersisted), sum),
 }
+"""Metric → its value for one token, and what it is for many."""
 
 _VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("access_state", "state"): tuple(AccessState),
@@ -402,8 +488,8 @@ _PAGE = """\
 <!-- Written from sidecar/observers/metrics.py; a test says how when it's out of date. -->
 
 `/metrics` speaks Prometheus' text format, and OpenMetrics to whoever asks for it in `Accept`. `token` is a
-token's name in the configuration, `output` and `hook` say where it goes and who is told, `provider` is a profile's
-name (`inline` for one without). No label holds a URL, an account, an error's text or a secret.
+token's name in the configuration, or `SET/ACCOUNT`; `output` and `hook` say where it goes and who is told, `provider`
+is a profile's name (`inline` for one without). No label holds a URL, an error's text or a secret.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|
@@ -411,6 +497,11 @@ name (`inline` for one without). No label holds a URL, an account, an error's te
 
 - Every series of a configured token exists from its first scrape on, counters at 0. There are no `_created`
   series.
+- Of each [set](../howto/many-accounts.md), `max_series` accounts have series of their own, each for as long as it is
+  there: those that came first. All others are told of together as `token="SET/*"`, with `output="*"` and `hook="*"`:
+  states, `unpersisted_rotations` and counters are sums, and of every time and of `min_validity_seconds` it is the
+  earliest or least that is known. So an alert on an expiry fires when one of them is affected; which one it is,
+  [`/status`](http.md) and `token-sidecar status` tell. What was counted for an account that is gone stays counted.
 - Times are moments, never ages: `… - time()` stays right when the daemon hangs.
 - Files are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader would get, whoever
   wrote it. Of outputs behind a network it tells what was seen last, a minute ago at most unless they are in trouble.

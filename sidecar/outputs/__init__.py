@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sidecar.errors import ConfigError, FormatError, OutputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sidecar.formats.contents import Format
     from sidecar.ports import Output, Publication, RemoteOutput
 
-__all__ = ["encoded", "open_output", "open_remote_output"]
+__all__ = ["encoded", "open_output", "open_remote_output", "withdraw_forgotten"]
 
 
 def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock) -> Output:
@@ -56,6 +57,19 @@ def open_remote_output(
     from sidecar.outputs.kubernetes_secret import SecretOutput
 
     return SecretOutput(target, target.kubernetes_secret, api, state_dir=state_dir, clock=clock)
+
+
+def withdraw_forgotten(state_dir: Path, is_forgotten: Callable[[Path], bool]) -> list[str]:
+    """Remove the files that were published from this `state_dir` and that nobody publishes any more.
+
+    `is_forgotten` is asked for each. Returns what is left all the same, and why, in words.
+    """
+    from sidecar.outputs.file import withdraw
+    from sidecar.outputs.index import Index, published
+
+    paths = [Path(place) for place in published(state_dir) if place.startswith("/")]
+    left = [withdraw(path, Index(state_dir, path)) for path in paths if is_forgotten(path)]
+    return [problem for problem in left if problem]
 
 
 def encoded(publication: Publication, layout: Format, target: OutputTarget, output: str) -> bytes:

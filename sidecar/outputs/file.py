@@ -110,6 +110,11 @@ class FileOutput:
         """
         return replace(self._judged(self._look()), mark=self._index.mark)
 
+    def withdraw(self) -> str:
+        """See `SupportsWithdrawal`."""
+        self._cached = None
+        return withdraw(self._path, self._index)
+
     async def diagnose(self) -> list[Finding]:
         """See `SupportsDiagnosis`: what `publish` does is done to a file of another name, which is removed."""
         folder, mounts = self._path.parent, Mounts.read()
@@ -289,6 +294,23 @@ class FileOutput:
             errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         }
         return remedies.get(error.errno or 0) or error.strerror or "could not be written"
+
+
+def withdraw(path: Path, index: Index) -> str:
+    """Remove a file if what it holds was published by us; see `SupportsWithdrawal`."""
+    try:
+        found = read_small(path, follow=False)
+        if index.find(digest(found.data)) is None:
+            return f"file:{path} is of an account that is gone, and is left: somebody else has written it"
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except UnfitFile as unfit:
+        return f"file:{path} is of an account that is gone, and is left: it {unfit}"
+    except OSError as error:
+        return f"file:{path} is of an account that is gone, and can't be removed: {error.strerror}"
+    index.forget()
+    return ""
 
 
 def _check_sticky(folder: Path, file: Path) -> None:

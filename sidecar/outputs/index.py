@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ from sidecar.ports import Holding, Mark
 from sidecar.tokens import ExpirySource, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sidecar.ports import Publication
@@ -81,6 +83,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def published(state_dir: Path) -> Iterator[str]:
+    """Go through all places that were published to from this `state_dir`, as the indexes name them."""
+    for file in sorted((state_dir / "outputs").glob("*.json")):
+        with suppress(OSError, UnfitFile, msgspec.MsgspecError, UnicodeDecodeError):
+            yield msgspec.json.decode(read_small(file, follow=False).data, type=_Page).path
+
+
 class Index:
     """One small file in `state_dir/outputs`, and a copy of it in memory."""
 
@@ -121,6 +130,12 @@ class Index:
         self._entries = (entry, *others[:_KEPT])
         if self._entries != self._stored:
             self._store()
+
+    def forget(self) -> None:
+        """Know nothing any more of what was published: it was taken away."""
+        self._entries, self._stored = (), None
+        with suppress(OSError):
+            (self._folder / self._name).unlink(missing_ok=True)
 
     def _store(self) -> None:
         # A failure must not keep a fresh token from its readers, so it is told of and not raised.

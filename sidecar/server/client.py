@@ -64,9 +64,9 @@ class ControlClient:
         self._path = path
         self._timeout = timeout
 
-    def status(self) -> dict[str, Any]:
-        """Return the status document."""
-        document: dict[str, Any] = self._ask("GET", "/status")
+    def status(self, name: str = "") -> dict[str, Any]:
+        """Return the status document; `name`: of this token alone."""
+        document: dict[str, Any] = self._ask("GET", f"/status/{_quoted(name)}" if name else "/status")
         return document
 
     def token(self, name: str) -> ShownToken:

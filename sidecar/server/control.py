@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sidecar.audit import auditing
 from sidecar.errors import SidecarError, UsageError
+from sidecar.events import Event
 from sidecar.server.wire import (
     BODY_LIMIT,
     RefreshReply,
@@ -26,6 +28,7 @@ from sidecar.server.wire import (
 from sidecar.tokens import AccessToken, fingerprint
 
 _Body = TypeVar("_Body")
+_Reply = TypeVar("_Reply")
 
 
 class Engine(Protocol):
@@ -36,8 +39,8 @@ class Engine(Protocol):
     what must not be cancelled in them, they shield.
     """
 
-    async def status(self) -> dict[str, Any]:
-        """Return the status document."""
+    async def status(self, name: str = "") -> dict[str, Any]:
+        """Return the status document; `name`: of this token alone, be it one of many that are told of together."""
         ...
 
     async def token(self, name: str) -> AccessToken:
@@ -64,11 +67,19 @@ class Engine(Protocol):
         ...
 
 
-def control_app(engine: Engine) -> Starlette:
-    """Build the application."""
+def _unheard(_event: Event) -> None:
+    """Nobody keeps a record."""
 
-    async def status(_request: Request) -> Any:
-        return await engine.status()
+
+def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Starlette:
+    """Build the application. `emit` hears who asked for what, and what it came to."""
+
+    async def audited(request: Request, what: str, work: Awaitable[_Reply]) -> _Reply:
+        who = request.client.host if request.client is not None else ""
+        return await auditing(work, emit, who=who, what=what, token=request.path_params.get("name", ""))
+
+    async def status(request: Request) -> Any:
+        return await engine.status(request.path_params.get("name", ""))
 
     async def token(request: Request) -> Any:
         access = await engine.token(_name(request))
@@ -81,27 +92,29 @@ def control_app(engine: Engine) -> Starlette:
 
     async def refresh(request: Request) -> Any:
         body = await _read(request, RefreshRequest)
-        return await engine.refresh(_name(request), body.rejected)
+        return await audited(request, "refresh", engine.refresh(_name(request), body.rejected))
 
     async def seed(request: Request) -> Any:
         body = await _read(request, SeedRequest)
-        return await engine.seed(_name(request), body)
+        return await audited(request, body.deed, engine.seed(_name(request), body))
 
     async def revoke(request: Request) -> Any:
         await _read(request, dict[str, Any])
-        return await engine.revoke(_name(request))
+        return await audited(request, "revoke", engine.revoke(_name(request)))
 
     async def reload(request: Request) -> Any:
         await _read(request, dict[str, Any])
-        return await engine.reload()
+        return await audited(request, "reload", engine.reload())
 
     return Starlette(
         routes=[
             Route("/status", _answering(status)),
-            Route("/tokens/{name}", _answering(token)),
-            Route("/tokens/{name}/refresh", _answering(refresh), methods=["POST"]),
-            Route("/tokens/{name}/seed", _answering(seed), methods=["POST"]),
-            Route("/tokens/{name}/revoke", _answering(revoke), methods=["POST"]),
+            Route("/status/{name:path}", _answering(status)),
+            # An account may have slashes in its name; what is asked of it comes last, whatever it is called.
+            Route("/tokens/{name:path}/refresh", _answering(refresh), methods=["POST"]),
+            Route("/tokens/{name:path}/seed", _answering(seed), methods=["POST"]),
+            Route("/tokens/{name:path}/revoke", _answering(revoke), methods=["POST"]),
+            Route("/tokens/{name:path}", _answering(token)),
             Route("/reload", _answering(reload), methods=["POST"]),
         ]
     )

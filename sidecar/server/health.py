@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.config.settings import OnDead
-from sidecar.events import OutputView, TokenView
+from sidecar.events import OutputView, SetListed, TokenView
 from sidecar.tokens import GrantState
 
 if TYPE_CHECKING:
@@ -81,10 +81,18 @@ def readyz_token(views: Iterable[TokenView], token: str, *, now: float) -> Verdi
     return None
 
 
-def startupz(views: Iterable[TokenView], *, now: float) -> Verdict:
-    """Judge whether every required token was published as its own; a marker may say so in its stead."""
+def startupz(views: Iterable[TokenView], *, now: float, sets: Iterable[SetListed] = ()) -> Verdict:
+    """Judge whether every required token was published as its own; a marker may say so in its stead.
+
+    Of a required set it has to be known who its tokens are.
+    """
     required = (view for view in views if view.required)
-    return Verdict(tuple(reason for view in required for reason in _not_started(view, now)))
+    unknown = [
+        " ".join(f"{one.of}: its accounts are not known yet: {one.problem}".split())
+        for one in sets
+        if one.required and one.listed_at is None
+    ]
+    return Verdict((*unknown, *(reason for view in required for reason in _not_started(view, now))))
 
 
 def _dead_too_long(view: TokenView, now: float, uptime: float) -> str | None:

@@ -58,6 +58,7 @@ class Site:
             config=self.config(),
             heartbeats=self.heartbeats,
             clock=self.clock,
+            sets=self.board.sets.values(),
         )
 
 
@@ -83,12 +84,13 @@ def probes_app(site: Site) -> Starlette:
         name: str = request.path_params["token"]
         verdict = health.readyz_token(views, name, now=site.clock.wall())
         if verdict is None:
-            known = ", ".join(view.token for view in views) or "none"
+            known = ", ".join(view.token for view in views if not view.of_set) or "none"
             return _text(f"no token is called {name[:64]!r}; known: {known}", 404)
         return _answer(verdict)
 
     async def startupz(_request: Request) -> Response:
-        verdict = health.startupz(await site.views(), now=site.clock.wall())
+        views = await site.views()
+        verdict = health.startupz(views, now=site.clock.wall(), sets=site.board.sets.values())
         if verdict.ok:
             site.marker.set()
         elif site.marker.present:
@@ -107,7 +109,7 @@ def probes_app(site: Site) -> Starlette:
         routes=[
             Route("/livez", livez),
             Route("/readyz", readyz),
-            Route("/readyz/{token}", readyz_token),
+            Route("/readyz/{token:path}", readyz_token),
             Route("/startupz", startupz),
             Route("/metrics", metrics),
             Route("/status", status),

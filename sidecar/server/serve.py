@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,8 +284,18 @@ class _Connection(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Switched off in the logging's set-up alone, which anybody may change; and its lines have codes in them.
+        self.access_log = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            # Who asks, as the kernel says; an address has no port there.
+            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            self.client = (f"uid {uid}", 0)
         self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sidecar.clock import Clock
-from sidecar.events import ConfigLoaded, Event, TokenView
+from sidecar.events import ConfigLoaded, Event, SetListed, TokenView
 from sidecar.pulse import Heartbeats
+from sidecar.tokens import GrantState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+MOST = 50
+"""Accounts of a set that are named beside those that have a place of their own: who is in trouble, who was refused."""
+WELL = (GrantState.OK, GrantState.RETRYING)
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -69,9 +76,15 @@ def status_document(
     config: dict[str, Any],
     heartbeats: Heartbeats,
     clock: Clock,
+    sets: Iterable[SetListed] = (),
 ) -> dict[str, Any]:
     """Build the document, of JSON types alone. Durations in seconds, times as Unix seconds."""
-    now = clock.wall()
+    now, views = clock.wall(), list(views)
+    shown = [view for view in views if not view.aggregated]
+    others: dict[str, list[TokenView]] = {}
+    for view in views:
+        if view.aggregated:
+            others.setdefault(view.of_set, []).append(view)
     stamps = heartbeats.stamped_at()
     stale = set(heartbeats.stale())
     return {
@@ -81,10 +94,41 @@ def status_document(
         "uptime": round(process.uptime(clock), 3),
         "now": now,
         "config": config,
-        "tokens": {view.token: _token(view, now) for view in views},
+        "tokens": {view.token: _token(view, now) for view in shown},
+        "sets": {
+            one.of: _set(one, others.get(one.of, []), now, seen=sum(view.of_set == one.of for view in views))
+            for one in sets
+        },
         "heartbeats": {
             worker: {"stamped_at": stamps.get(worker), "age": round(age, 3), "stale": worker in stale}
             for worker, age in sorted(heartbeats.ages().items())
+        },
+    }
+
+
+def _set(listed: SetListed, others: list[TokenView], now: float, *, seen: int) -> dict[str, Any]:
+    """Tell of a set, and of those of its members that have no place of their own in the document."""
+    ends = [view.expires_at for view in others if view.fingerprint and view.expires_at is not None]
+    troubled = [view for view in others if view.grant_state not in WELL]
+    return {
+        # Some may have come since it was looked who they are.
+        "members": max(listed.members, seen),
+        "listed_at": listed.listed_at,
+        "problem": listed.problem,
+        "refused": dict(listed.refused[:MOST]),
+        "others": {
+            "count": len(others),
+            "access_state": Counter(view.access_state(now).value for view in others),
+            "grant_state": Counter(view.grant_state.value for view in others),
+            "seconds_left": _left(min(ends, default=None), now),
+            "troubled": {
+                view.token: {
+                    "grant_state": view.grant_state.value,
+                    "reason": view.reason,
+                    "remedy": view.remedy,
+                }
+                for view in troubled[:MOST]
+            },
         },
     }
 

@@ -16,6 +16,7 @@ from sidecar.errors import (
     HumanNeeded,
     SidecarError,
     TemporarilyUnavailable,
+    UnknownToken,
     UsageError,
 )
 from sidecar.ports import Seeding
@@ -29,10 +30,6 @@ LOGIN = "login"
 """The origin of what a consent brought."""
 
 _STATUS_OF_EXIT_CODE = {1: 500, 2: 400, 3: 409, 4: 503}
-
-
-class UnknownToken(UsageError):
-    """There is no token of this name in the configuration."""
 
 
 class RefreshRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +49,11 @@ class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Take a refresh token that was spent before."""
     since: str | None = None
     """The lineage that was there when the consent began; see `Renewer.plant`."""
+
+    @property
+    def deed(self) -> str:
+        """What it is called in the record of who did what."""
+        return "consent" if self.origin == LOGIN else "seed"
 
 
 class RefreshReply(msgspec.Struct, frozen=True):

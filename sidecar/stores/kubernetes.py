@@ -125,15 +125,15 @@ class KubernetesStore(RecordStore):
     async def _delete_blob(self, key: str, *, expected: str) -> None:
         await self._change(key, None, dict.fromkeys((KEY, WRITE, LEASE)), expected=expected)
 
-    async def keys(self) -> list[str]:
-        """List all keys. Raises `Unlisted` where that right is lacking, which a daemon does without."""
+    async def keys(self, prefix: str = "") -> list[str]:
+        """List all keys that begin so. Raises `Unlisted` where that right is lacking, which a daemon does without."""
         try:
             found = await self._api.list_secrets(self._secrets.namespace, LABELS)
         except kubernetes.Fault as fault:
             kind = Unlisted if fault.kind is kubernetes.Kind.FORBIDDEN else StoreError
             raise kind(self._told(str(fault))) from None
         named = [(one.annotations.get(KEY, ""), one.name) for one in found if DATA in one.data]
-        return sorted(key for key, name in named if name == self._name(key))
+        return sorted(key for key, name in named if key.startswith(prefix) and name == self._name(key))
 
     async def probe(self, key: str) -> None:
         """See `SupportsProbe`: a PATCH with `dryRun=All` takes the same rights, and does nothing."""

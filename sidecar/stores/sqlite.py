@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sidecar.clock import Clock
-    from sidecar.ports import Sealer, Store
+    from sidecar.errors import RecordUnreadable
+    from sidecar.ports import Held, Sealer, Store
 
 T = TypeVar("T")
 
@@ -63,6 +64,12 @@ A file may be one version ahead, so that the processes of a host can be replaced
 adds what the statements of the version before can leave out, and taking away waits for the next.
 """
 SCHEMA = len(MIGRATIONS)
+
+# The casts take what somebody typed into a `sqlite3` shell for what it was meant to be.
+FIND = """
+SELECT key, CAST(version AS TEXT), CAST(blob AS BLOB), lease_boot_id, CAST(lease_until AS REAL)
+FROM records WHERE key IN
+"""
 
 # EXTRA, not FULL: in this journal mode a commit is the unlinking of the journal, which FULL doesn't sync.
 # After a power cut it could be back, and undo a write that was acknowledged. secure_delete: a replaced
@@ -177,21 +184,25 @@ class SqliteStore(RecordStore):
         await self._close()
 
     async def _load_blob(self, key: str) -> Blob | None:
+        return (await self._load_blobs([key])).get(key)
 
-        def work(connection: sqlite3.Connection) -> Blob | None:
-            # The casts take what somebody typed into a `sqlite3` shell for what it was meant to be.
-            row = connection.execute(
-                "SELECT CAST(version AS TEXT), CAST(blob AS BLOB), lease_boot_id, CAST(lease_until AS REAL)"
-                " FROM records WHERE key = ?",
-                (key,),
-            ).fetchone()
-            if row is None:
-                return None
-            version, blob, boot, until = row
-            alive = until is not None and boot == self._boot
-            return Blob(blob, version, max(0.0, until - self._clock.boot()) if alive else 0.0)
+    async def load_many(self, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+        """See `SupportsMany.load_many`."""
+        return self._all_opened(await self._load_blobs(keys))
+
+    async def _load_blobs(self, keys: Collection[str]) -> dict[str, Blob]:
+
+        def work(connection: sqlite3.Connection) -> dict[str, Blob]:
+            rows = connection.execute(f"{FIND} ({', '.join('?' * len(keys))})", (*keys,)).fetchall()
+            return {key: self._found(*row) for key, *row in rows}
 
         return await self._run(work)
+
+    def _found(self, version: str, blob: bytes | None, boot: str | None, until: float | None) -> Blob:
+        alive = until is not None and boot == self._boot
+        return Blob(
+            blob, version, max(0.0, until - self._clock.boot()) if alive and until is not None else 0.0
+        )
 
     async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
         # Random and not counted: a counter would repeat itself after a deletion, and after a restored backup.
@@ -212,10 +223,15 @@ class SqliteStore(RecordStore):
 
         return await self._run(work)
 
-    async def keys(self) -> list[str]:
+    async def keys(self, prefix: str = "") -> list[str]:
 
         def work(connection: sqlite3.Connection) -> list[str]:
-            return [row[0] for row in connection.execute("SELECT key FROM records ORDER BY key")]
+            # No LIKE: it takes `_` and `%` for more than they are, and A for a.
+            rows = connection.execute(
+                "SELECT key FROM records WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 ORDER BY key",
+                (prefix,),
+            )
+            return [row[0] for row in rows]
 
         return await self._run(work)
 

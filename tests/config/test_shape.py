@@ -143,7 +143,10 @@ def test_a_value_that_does_not_fit_is_one_line(place: Place, keys: str, problem:
             "1:42: providers.x.errors[0].stauts: unknown key; did you mean `status`?",
         ),
         ("namspace: 1", "1:1: namspace: unknown key; did you mean `namespace`?"),
-        ("zzz: 1", "1:1: zzz: unknown key; known here: allow_insecure_http, allow_volatile_store, control, "),
+        (
+            "zzz: 1",
+            "1:1: zzz: unknown key; known here: allow_insecure_http, allow_volatile_store, audit, console, control, ",
+        ),
         ("state_dir: {}", "1:12: state_dir: is a mapping where text is needed"),
         ("store: {ulr: x}", "1:9: store.ulr: unknown key; did you mean `url`?"),
     ],

@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sidecar.errors import HumanNeeded
+from sidecar.errors import HumanNeeded, UnknownToken
 from sidecar.observers.metrics import DEFINITIONS
-from sidecar.server.wire import UnknownToken
 from sidecar.testing import fingerprint
 from sidecar.tokens import AccessState, GrantState
 from tests import leaks

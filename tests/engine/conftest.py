@@ -191,8 +191,9 @@ class FaultyStore:
     async def __aexit__(self, *_: object) -> None:
         """Stay as it is."""
 
-    async def keys(self) -> list[str]:
-        return await self.inner.keys()
+    async def keys(self, prefix: str = "") -> list[str]:
+        self._check()
+        return await self.inner.keys(prefix)
 
     async def delete(self, key: str, *, expected: str) -> None:
         await self.inner.delete(key, expected=expected)

@@ -157,3 +157,16 @@ async def test_a_provider_that_gives_the_same_refresh_token_again(house: House) 
     done = await daemon.renewer.plant(brought, origin="login", since=dead.lineage)
     record = await house.store.record()
     assert (done.aside, record.is_dead(), record.lineage) == (False, False, done.lineage)
+
+
+async def test_a_dead_grants_remedy_leads_to_its_page(house: House) -> None:
+    """Where there is a console, the log, the status and the termination message have the link to the token's page."""
+    page = "https://tokens.example.com/tokens/gmail"
+    daemon = house.daemon(seed=house.provider.new_grant(), page=page)
+    await daemon.run(60)
+    house.provider.kill()
+    daemon.scheduler.wake("gmail")
+    await daemon.run(86400)
+
+    assert f"consent again: {page} or token-sidecar login gmail" in daemon.of(GrantDied)[0].remedy
+    assert page in daemon.view.remedy

@@ -252,6 +252,15 @@ def test_neither_the_consent_nor_a_named_end_is_moved_by_a_refresh() -> None:
 # Seeds
 
 
+def test_an_account_belongs_to_its_consent() -> None:
+    """Every refresh keeps the name of who consented, and the next consent brings its own or none."""
+    record = seeded(None, Seeding(refresh_token(0), account="a@example.com"), client_id="c", endpoint="e")
+    outcome = Outcome(outcome=OutcomeClass.SUCCESS, access=access_token(1), refresh=refresh_token(1))
+    record = concluded(record, outcome, ROTATING, now=NOW, delay=1)
+    assert record.account == "a@example.com"
+    assert seeded(record, Seeding(refresh_token(2)), client_id="c", endpoint="e").account == ""
+
+
 @given(records)
 def test_a_seed_starts_a_lineage_and_forgets_no_token(old: Record) -> None:
     """Attempt, doubt, death and back-off end with the old one; what it held is remembered."""

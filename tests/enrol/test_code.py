@@ -210,6 +210,19 @@ async def test_a_pasted_answer_is_judged_like_another(desk: Desk) -> None:
         (await desk.ask()).pasted("sim-rt-code-1/2")
 
 
+@pytest.mark.parametrize("place", ["javascript:alert(1)//example", "file:///etc/passwd", "provider.example"])
+async def test_an_issuers_document_sends_nobody_off_the_web(make_desk: MakeDesk, place: str) -> None:
+    """A browser is led to web addresses alone, whatever the issuer publishes."""
+    desk = make_desk(msgspec.structs.replace(ISSUER, authorization_url=""))
+    desk.wire.documents["/.well-known/openid-configuration"] = {
+        "issuer": BASE,
+        "token_endpoint": f"{BASE}/token",
+        "authorization_endpoint": place,
+    }
+    with pytest.raises(UsageError, match="the authorization endpoint of Example is not known"):
+        await desk.ask()
+
+
 async def test_mixed_up_providers_are_noticed(make_desk: MakeDesk) -> None:
     """An answer that names another issuer, or none though this one promised to, is refused with its code (RFC 9207)."""
     desk = make_desk(ISSUER, issuer="https://attacker.example")
@@ -233,6 +246,48 @@ async def test_mixed_up_providers_are_noticed(make_desk: MakeDesk) -> None:
     assert [path for _, path, _ in desk.wire.sent].count("/token") == 0
 
 
+def forged(**claims: Any) -> Any:
+    """Change what an answer's ID token says."""
+
+    def reshape(answer: dict[str, Any]) -> dict[str, Any]:
+        head, body, proof = answer["id_token"].split(".")
+        told = json.loads(base64.urlsafe_b64decode(body + "==")) | claims
+        text = base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
+        return {**answer, "id_token": f"{head}.{text}.{proof}"}
+
+    return reshape
+
+
+@pytest.mark.parametrize(
+    ("claims", "account"),
+    [
+        ({"email": "a@example.com", "preferred_username": "a"}, "a@example.com"),
+        ({"preferred_username": "a"}, "a"),
+        ({}, "user"),
+        ({"email": "", "preferred_username": 7, "sub": "x\ny"}, ""),
+        ({"email": "é" * 300}, "é" * 255),
+    ],
+)
+async def test_an_id_token_tells_who_consented(
+    make_desk: MakeDesk, claims: dict[str, Any], account: str
+) -> None:
+    """By the name that people know first; what no page could show is left out."""
+    desk = make_desk(ISSUER, issuer=BASE)
+    desk.wire.reshape = forged(**claims)
+    authorization = await desk.ask("openid")
+    seeding = await authorization.redeem(authorization.code(desk.browse(authorization)))
+    assert seeding.account == account
+
+
+async def test_without_openid_nobody_is_named(make_desk: MakeDesk) -> None:
+    """An ID token that nobody asked for is not looked at: it could not be told from somebody else's."""
+    desk = make_desk(ISSUER, issuer=BASE)
+    desk.wire.reshape = partial(with_id_token, "a.b.c")
+    authorization = await desk.ask("mail.read")
+    seeding = await authorization.redeem(authorization.code(desk.browse(authorization)))
+    assert seeding.account == ""
+
+
 async def test_an_id_token_has_to_be_ours(make_desk: MakeDesk) -> None:
     """Nonce, audience and issuer are compared where `openid` was asked for."""
     desk = make_desk(ISSUER, issuer=BASE)
@@ -240,16 +295,6 @@ async def test_an_id_token_has_to_be_ours(make_desk: MakeDesk) -> None:
     seeding = await authorization.redeem(authorization.code(desk.browse(authorization)))
     assert seeding.access is not None
     assert seeding.access.scopes == ("openid", "mail.read")
-
-    def forged(**claims: Any) -> Any:
-        def reshape(answer: dict[str, Any]) -> dict[str, Any]:
-            head, body, proof = answer["id_token"].split(".")
-            told = json.loads(base64.urlsafe_b64decode(body + "==")) | claims
-            text = base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
-            return {**answer, "id_token": f"{head}.{text}.{proof}"}
-
-        return reshape
-
     for claims, told in (
         ({"nonce": "x"}, "nonce"),
         ({"nonce": None}, "nonce"),

@@ -85,6 +85,10 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "prometheusRule.enabled": (False, ""),
     "prometheusRule.labels": ({"release": "p"}, "release: p"),
     "prometheusRule.alertLabels": ({"team": "post"}, "team: post"),
+    "prometheusRule.consoleUrl": (
+        "https://tokens.example.com/",
+        "console: https://tokens.example.com/tokens/{{ $labels.token }}",
+    ),
     "dashboard.enabled": (False, ""),
     "dashboard.labels.grafana_dashboard": ("yes", 'grafana_dashboard: "yes"'),
     "dashboard.annotations": ({"folder": "Mail"}, "folder: Mail"),

@@ -26,6 +26,7 @@ from sidecar.events import (
     ScopesShrank,
     Seeded,
     SeedRefused,
+    SetListed,
     TokenForgotten,
     TokenView,
     TurnEnded,
@@ -415,3 +416,17 @@ def test_an_observer_that_raises_is_logged_once_and_breaks_nothing() -> None:
     assert [line["level"] for line in out.lines()] == ["error", "error"]
     assert "the observer Broken failed at TurnEnded" in out.lines()[0]["event"]
     assert "sim-" not in out.stream.getvalue()
+
+
+def test_a_set_tells_who_cannot_be_served_and_why_nobody_new_is_found() -> None:
+    """Each trouble once, its end once, and the account that left by its own sentence."""
+    trouble = SetListed("people", members=2, problem="the list is away; those who are known stay")
+    refused = SetListed("people", members=2, refused=(("*", "the account '*' stands for all"),))
+    lines = Log("info").after(trouble, trouble, refused, refused, TokenForgotten("people/a"))
+    assert [(line["level"], line["event"]) for line in lines] == [
+        ("warning", "the list is away; those who are known stay"),
+        ("info", "it is known again who the accounts are"),
+        ("warning", "1 accounts can't be served"),
+        ("info", "the account is gone"),
+    ]
+    assert lines[2]["reasons"] == ["the account '*' stands for all"]

@@ -18,8 +18,10 @@ from sidecar.events import (
     Event,
     OutputView,
     OutputWritten,
+    SetListed,
     TokenForgotten,
     TokenView,
+    TurnEnded,
     Warned,
 )
 from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics, reference
@@ -297,3 +299,88 @@ def test_the_reference_page_is_current() -> None:
     command = 'python -c "from sidecar.observers.metrics import reference; print(reference(), end=str())"'
 
     assert page.read_text(encoding="utf-8") == reference(), f"{command} > docs/reference/metrics.md"
+
+
+def many(*names: str, **changes: Any) -> list[TokenView]:
+    """Make the views of a set's accounts that are told of together."""
+    return [
+        a_view(
+            token=f"people/{name}",
+            of_set="people",
+            aggregated=True,
+            outputs=(
+                OutputView(output=f"file:/x/{name}", required=True, fingerprint="f", expires_at=NOW + 9),
+            ),
+            **changes,
+        )
+        for name in names
+    ]
+
+
+def test_accounts_beyond_the_bound_are_told_of_together() -> None:
+    """States and counters are sums, times the earliest that is known; no account's name becomes a label's value."""
+    views = [
+        *many("a", "b", grant_state=GrantState.OK, fingerprint="f", expires_at=NOW + 900, expiry_known=True),
+        *many("c", grant_state=GrantState.DEAD, unpersisted=True),
+        *many("d", grant_state=GrantState.OK, fingerprint="f", expires_at=NOW - 5, expiry_known=True),
+        a_view(token="people/own", of_set="people", grant_state=GrantState.OK),
+    ]
+    events: list[Event] = [TurnEnded(view, "", noteworthy=False) for view in views]
+    events += [CallFinished(f"people/{name}", "google", OutcomeClass.SUCCESS, "", 0.1) for name in "aabcd"]
+    events += [OutputWritten(f"people/{name}", f"file:/x/{name}", "written") for name in ("a", "b", "own")]
+    page = Page(*views, events=tuple(events))
+    everybody = {"token": "people/*"}
+
+    assert page.value("grant_state", **everybody, state="ok") == 3
+    assert page.value("grant_state", **everybody, state="dead") == 1
+    assert page.value("grant_state", token="people/own", state="ok") == 1
+    assert page.value("access_state", **everybody, state="expired") == 1
+    assert page.value("access_token_expiry_timestamp_seconds", **everybody) == NOW - 5
+    assert math.isnan(page.value("last_refresh_success_timestamp_seconds", **everybody))
+    assert page.value("unpersisted_rotations", **everybody) == 1
+    assert page.value("output_token_expiry_timestamp_seconds", **everybody, output="*") == NOW + 9
+    assert page.value("refreshes_total", **everybody, outcome="success") == 5
+    assert page.value("output_writes_total", **everybody, output="*", outcome="written") == 2
+    assert page.value("output_writes_total", token="people/own", output="o1", outcome="written") == 0
+    assert {dict(labels).get("token") for _, labels in page.samples()} <= {None, "people/*", "people/own"}
+
+
+def test_a_hundred_accounts_more_make_no_series_more() -> None:
+    """Once there are accounts beyond the bound, the page doesn't grow with them."""
+    few, lots = Page(*many("a")), Page(*many(*(f"user-{number}" for number in range(100))))
+    assert few.samples().keys() == lots.samples().keys()
+
+
+def test_what_was_counted_together_never_falls() -> None:
+    """An account that leaves takes nothing from the sum, and the set takes everything with it."""
+    [view] = many("a")
+    page = Page(view)
+    for event in (
+        SetListed("people", members=1),
+        TurnEnded(view, "", noteworthy=False),
+        CallFinished("people/a", "google", OutcomeClass.SUCCESS, "", 0.1),
+        TokenForgotten("people/a"),
+    ):
+        page.metrics.notice(event)
+    assert page.value("refreshes_total", token="people/*", outcome="success") == 1
+    page.metrics.notice(TokenForgotten("people"))
+    assert page.value("refreshes_total", token="people/*", outcome="success") == 0
+    assert not [name for name, _ in page.samples() if name.startswith("set_")]
+
+
+def test_a_set_tells_how_many_accounts_it_serves_and_since_when() -> None:
+    """An alert on the time of the last list fires while the source of a set fails."""
+    listed = SetListed("people", members=7, refused=(("*", "stands for all"),), listed_at=NOW - 60)
+    page = Page(events=(listed,))
+    assert page.value("set_members", set="people") == 7
+    assert page.value("set_refused_accounts", set="people") == 1
+    assert page.value("set_last_listed_timestamp_seconds", set="people") == NOW - 60
+    failing = Page(events=(SetListed("people", members=0, problem="away"),))
+    assert math.isnan(failing.value("set_last_listed_timestamp_seconds", set="people"))
+
+
+def test_a_hostile_name_stays_within_its_label() -> None:
+    """Quotes, backslashes and braces in an account's name end no label."""
+    name = 'people/"} 1\\'
+    page = Page(a_view(token=name, of_set="people"))
+    assert page.value("min_validity_seconds", token=name) == 0

@@ -21,8 +21,10 @@ from sidecar.errors import (
     SidecarError,
     StoreError,
     TemporarilyUnavailable,
+    UnknownToken,
     UsageError,
 )
+from sidecar.events import Audited, Event
 from sidecar.observers import log
 from sidecar.ports import Seeding
 from sidecar.pulse import Pulse
@@ -36,7 +38,6 @@ from sidecar.server.wire import (
     RevokeReply,
     SeedReply,
     SeedRequest,
-    UnknownToken,
 )
 from sidecar.tokens import AccessToken, RefreshToken, fingerprint
 from tests.server.conftest import NOW, Rig, serving_unix
@@ -84,8 +85,8 @@ class StubEngine:
         if self.error is not None:
             raise self.error
 
-    async def status(self) -> dict[str, Any]:
-        await self._note("status")
+    async def status(self, name: str = "") -> dict[str, Any]:
+        await self._note("status", *([name] if name else []))
         return {"version": "1.2.3"}
 
     async def token(self, name: str) -> AccessToken:
@@ -366,3 +367,26 @@ def test_a_successors_socket_is_left_alone(tmp_path: Path) -> None:
     anyio.run(run)
     successor.close()
     assert path.read_text() == "successor"
+
+
+async def test_who_asks_is_written_down(tmp_path: Path) -> None:
+    """Each deed is audited with the user id that the kernel tells; looking is none."""
+    told: list[Event] = []
+    async with serving_unix(
+        control_app(StubEngine(), told.append), tmp_path, Rig(tmp_path).heartbeats
+    ) as path:
+        client = ControlClient(path)
+        await in_thread(client.status)
+        await in_thread(client.token, "gmail")
+        await in_thread(client.refresh, "gmail")
+        await in_thread(client.seed, "gmail", BROUGHT)
+        await in_thread(client.revoke, "gmail")
+        await in_thread(client.reload)
+
+    me = f"uid {os.getuid()}"
+    assert told == [
+        Audited(me, "refresh", "done", "gmail", "f" * 12),
+        Audited(me, "consent", "done", "gmail", BROUGHT.seeding.fingerprint),
+        Audited(me, "revoke", "done", "gmail"),
+        Audited(me, "reload", "done"),
+    ]

@@ -52,7 +52,7 @@ def read(path: Path) -> Read:
 def about(found: Read, *, stranger: bool) -> list[Line]:
     """Say what `check` says."""
     settings = found.settings
-    times = {name: command.timing(settings, name) for name in settings.tokens}
+    times = {name: command.timing(settings, name) for name in settings.entries}
     warnings = [*found.warnings]
     warnings += [
         f"{settings.path}: tokens.{name}: {warning}"
@@ -61,8 +61,7 @@ def about(found: Read, *, stranger: bool) -> list[Line]:
     ]
     lines = [_problem(problem, stranger=stranger) for problem in found.problems]
     if not found.problems:
-        count = len(settings.tokens)
-        lines.append(CONFIGURATION.ok(f"{settings.path} is valid: {count} token{'' if count == 1 else 's'}"))
+        lines.append(CONFIGURATION.ok(f"{settings.path} is valid: {settings.counted}"))
     return [*lines, *(CONFIGURATION.warning(*_parted(warning)) for warning in warnings)]
 
 
@@ -110,7 +109,7 @@ async def seeds(exam: Examination) -> list[Line]:
 async def clients(exam: Examination) -> list[Line]:
     """Name how each client proves itself, and until when. One that can't was reported with the configuration."""
     lines = []
-    for name, token in exam.settings.tokens.items():
+    for name, token in exam.settings.entries.items():
         check, profile = Check("client", name), exam.settings.profiles[name]
         try:
             identity = ClientIdentity(token.client, profile, exam.clock)

@@ -43,7 +43,7 @@ async def providers(exam: Examination) -> list[Line]:
     """Look at every provider, all at once; tokens that have one in common share its lines."""
     groups: dict[tuple[str, str, str | None], list[str]] = {}
     for name, profile in exam.settings.profiles.items():
-        place = (profile.issuer, profile.token_url, exam.settings.tokens[name].installation)
+        place = (profile.issuer, profile.token_url, exam.settings.entries[name].installation)
         groups.setdefault(place, []).append(name)
     found: dict[str, list[Line]] = {}
 
@@ -59,7 +59,7 @@ async def providers(exam: Examination) -> list[Line]:
 async def _provider(exam: Examination, names: list[str]) -> list[Line]:
     name = names[0]
     lines: list[Line] = []
-    profile, token = exam.settings.profiles[name], exam.settings.tokens[name]
+    profile, token = exam.settings.profiles[name], exam.settings.entries[name]
     metadata: Metadata | None = None
     if profile.issuer:
         metadata, lines = await _metadata(exam, profile)
@@ -193,7 +193,9 @@ async def _answer(exam: Examination, token_url: str, host: Host, name: str) -> l
 def _certificate(exam: Examination, name: str) -> ClientCertificate | None:
     """Return what a host that asks for a certificate wants to see before it answers anything."""
     try:
-        identity = ClientIdentity(exam.settings.tokens[name].client, exam.settings.profiles[name], exam.clock)
+        identity = ClientIdentity(
+            exam.settings.entries[name].client, exam.settings.profiles[name], exam.clock
+        )
         return identity.credentials().certificate
     except ConfigError:
         return None

@@ -48,7 +48,7 @@ def read(path: Path, namespace: str) -> Configured:
     """
     loaded = config.load(path, env=_environment(namespace), disk=False, also=_check_durable)
     settings, server = loaded.settings, loaded.context.tree.get("server")
-    files = [output for token in settings.tokens.values() for output in token.outputs if output.file]
+    files = [output for token in settings.entries.values() for output in token.outputs if output.file]
     return Configured(
         text=_with_defaults(path.read_text(encoding="utf-8-sig")),
         state_dir=str(settings.state_dir),
