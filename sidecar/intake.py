@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from sidecar import rotation
-from sidecar.errors import ConfigError, SeedError
+from sidecar.errors import ConfigError, ConsentFailed, SeedError
 from sidecar.events import Adopted, Seeded, SeedRefused, Warned
+from sidecar.standing import quoted
 from sidecar.tokens import ExpirySource
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Intake:
         with suppress(SeedError, ConfigError):
             passed_over = await setup.seed.read() if setup.seed is not None else None
         try:
+            if record is not None and since is not None and not force:
+                _check_account(setup.name, record, seeding)
             if record is not None and since not in {None, record.lineage}:
                 if rotation.knows(record, seeding.refresh):  # from an earlier try, whose reply was lost
                     return Planting(record.lineage, aside=seeding.fingerprint not in record.seeds)
@@ -172,6 +175,19 @@ class Intake:
         name = foreign.access.fingerprint
         self._around.emit(Adopted(setup.name, output.id, name))
         return f"adopted {name}, which the application wrote to {output.id}"
+
+
+def _check_account(name: str, record: Record, seeding: Seeding) -> None:
+    """Refuse another account's consent: a browser that is signed in to several offers the wrong one first.
+
+    Raises `ConsentFailed`. Where the provider doesn't tell whose consent it is, nothing is compared.
+    """
+    if record.account and seeding.account and record.account != seeding.account:
+        raise ConsentFailed(
+            f"{name}: that was the consent of {seeding.account}, and {name} is {record.account}'s; nothing was "
+            f"changed. Choose {record.account} on the provider's page, or, if the change is meant: "
+            f"token-sidecar login {quoted(name)} --any-account"
+        )
 
 
 def _ends_later(found: AccessToken, ours: AccessToken | None) -> bool:

@@ -559,7 +559,8 @@ class Renewer:
 
         `since`: the lineage that a human saw when the consent began (empty: none). Where another one that lives has
         come meanwhile, that one stays, and this pair is kept among its orphans. None: whatever is there yields.
-        Raises `SeedError` for a spent refresh token (unless `force`), `ConfigError`, `StoreError`.
+        Raises `SeedError` for a spent refresh token and `ConsentFailed` for another account's consent (unless `force`),
+        `ConfigError`, `StoreError`.
         """
         return await self._intake.plant(self.setup, seeding, origin=origin, force=force, since=since)
 

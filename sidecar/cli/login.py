@@ -62,6 +62,9 @@ LINE_LIMIT = 4095
     help="How long to wait for the consent.",
 )
 @click.option("--revoke-old", is_flag=True, help="End the grant that this one replaces, at the provider.")
+@click.option(
+    "--any-account", is_flag=True, help="Take the consent of another account than the grant has now."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @config_option
 @json_option
@@ -96,6 +99,7 @@ class Choice(NamedTuple):
     redirect_uri: str | None
     timeout: float
     revoke_old: bool
+    any_account: bool
     dry_run: bool
 
 
@@ -258,7 +262,7 @@ class _Login:
         from sidecar import deputy
         from sidecar.server.wire import LOGIN, SeedRequest
 
-        request = SeedRequest(seeding, origin=LOGIN, since=self._since)
+        request = SeedRequest(seeding, origin=LOGIN, force=self._chosen.any_account, since=self._since)
         plant = partial(planting.plant, self._config, self._settings, self._name, request)
         reply = await deputy.insistently(
             partial(anyio.to_thread.run_sync, plant), partial(click.echo, err=True)

@@ -46,7 +46,7 @@ class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: str = "command"
     """Who gives it, for the log."""
     force: bool = False
-    """Take a refresh token that was spent before."""
+    """Take a refresh token that was spent before, or the consent of another account than it was."""
     since: str | None = None
     """The lineage that was there when the consent began; see `Renewer.plant`."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import anyio
+import pytest
 from msgspec.structs import replace
 
+from sidecar.errors import ConsentFailed
 from sidecar.events import GrantDied, Seeded, Warned
 from sidecar.ports import Seeding
 from sidecar.testing import faults
@@ -49,6 +51,24 @@ async def test_a_login_is_published_without_a_call(house: House) -> None:
     record = await house.store.record()
     assert (record.granted, record.client_id) == (("mail.read",), "sim-client")
     assert [event.seed for event in first.of(Seeded)][-1] == "login"
+
+
+async def test_another_accounts_consent_replaces_nothing(house: House) -> None:
+    """A browser that is signed in to two accounts offers either: the wrong one is told of, and taken only if meant."""
+    daemon = house.daemon()
+    alice, mallory = (replace(consent(house), account=name) for name in ("alice@corp", "mallory@corp"))
+    await daemon.renewer.plant(alice, origin="login", since="")
+    since = (await house.store.record()).lineage
+    with pytest.raises(
+        ConsentFailed, match=r"consent of mallory@corp, and .* is alice@corp's; nothing was changed"
+    ):
+        await daemon.renewer.plant(mallory, origin="login", since=since)
+    record = await house.store.record()
+    assert (record.lineage, record.account, record.orphans) == (since, "alice@corp", ())
+    await daemon.renewer.plant(mallory, origin="login", since=since, force=True)
+    assert (await house.store.record()).account == "mallory@corp"
+    # Where the provider doesn't tell, there is nothing to compare.
+    await daemon.renewer.plant(consent(house), origin="login", since=(await house.store.record()).lineage)
 
 
 async def test_of_two_logins_at_once_the_first_wins(house: House) -> None:
