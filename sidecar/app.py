@@ -310,10 +310,14 @@ async def _report(house: House, manager: ServiceManager) -> None:
     """Tell the service manager when start-up is done, and from then on that every worker works.
 
     Start-up is done when each required token had its turn: it is where it is wanted, or only time or a human can help,
-    for which nobody is kept waiting.
+    for which nobody is kept waiting. Many tokens of a slow provider take their time, and whoever is killed in the
+    midst of that begins anew, with answers that were on their way.
     """
     while not all(view.next_wake for view in house.board if view.required):
-        await house.ended_turns.wait()
+        if not house.heartbeats.stale():
+            manager.starting(4 * TICK)
+        with anyio.move_on_after(TICK):
+            await house.ended_turns.wait()
     manager.ready()
     while True:
         if not house.heartbeats.stale():

@@ -35,6 +35,10 @@ class ServiceManager:
         """Whether there is one."""
         return bool(self._address)
 
+    def starting(self, seconds: float) -> None:
+        """Say that start-up takes longer, and that there will be word of it again within so many seconds."""
+        self._send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
     def ready(self) -> None:
         """Say that start-up, or a reload, is done."""
         self._is_ready = True

@@ -352,9 +352,12 @@ class Mark(msgspec.Struct, frozen=True):
         """Tell whether somebody who knows of that one has to hear of this one."""
         if known is None:
             return True
+        if self.lineage == known.lineage and by_lineage:
+            return False
+        # Counts begin anew with a new store, and go back with one that was restored; hosts' clocks differ a little.
         if self.lineage == known.lineage:
-            return not by_lineage and self.generation > known.generation
-        return (self.seeds, self.issued_at) > (known.seeds, known.issued_at)
+            return self.generation > known.generation or self.issued_at > known.issued_at
+        return self.seeds > known.seeds or self.issued_at > known.issued_at
 
 
 class Foreign(msgspec.Struct, frozen=True):

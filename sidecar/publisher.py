@@ -96,5 +96,6 @@ class Publisher:
             lineage=holding.lineage,
             expires_at=holding.expires_at,
             never_expires=holding.never_expires,
-            problem=self._problems.get(output.id) or holding.problem,
+            # A view names the output beside it.
+            problem=self._problems.get(output.id, "").removeprefix(f"{output.id}: ") or holding.problem,
         )

@@ -56,7 +56,8 @@ def seeded(
 ) -> Record:
     """Start a new lineage from a seed; attempt, doubt, death and back-off of the old one end with it.
 
-    The consent was given when the seed's refresh token was issued, or at the latest when the seed was written.
+    The consent was given when the seed says so, else when its refresh token was issued, or at the latest when the
+    seed was written.
     `passed_over`: an older seed that is still lying about, and must not come after this one.
     """
     seeds = old.seeds if old else ()
@@ -66,7 +67,7 @@ def seeded(
     return Record(
         lineage=new_id(),
         access=seeding.access,
-        refresh=replace(refresh, consented_at=refresh.issued_at),
+        refresh=replace(refresh, consented_at=refresh.consented_at or refresh.issued_at),
         client_id=client_id,
         endpoint=endpoint,
         issuer=issuer,

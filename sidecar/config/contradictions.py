@@ -333,6 +333,7 @@ def _command(command: Command, steps: Steps, context: Context) -> None:
     if not command.argv[0].startswith("/"):
         text = "is no whole path, and no shell looks for the program; write it like /usr/bin/systemctl"
         context.error((*steps, "argv", 0), text)
+    _identity(command.user, (*steps, "user"), context)
 
 
 def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context: Context) -> None:
@@ -353,9 +354,12 @@ def _output(output: OutputTarget, profile: Profile | None, steps: Steps, context
         text = f"is for `format: json` and `dotenv` only, not for {output.format}; remove it"
         context.error((*steps, "fields"), text)
     for key in ("owner", "group"):
-        identity = getattr(output, key)
-        if isinstance(identity, int) and not 0 <= identity < 2**32 - 1:
-            context.error((*steps, key), "is no numeric id; ids go from 0 to 4294967294")
+        _identity(getattr(output, key), (*steps, key), context)
+
+
+def _identity(identity: str | int | None, steps: Steps, context: Context) -> None:
+    if isinstance(identity, int) and not 0 <= identity < 2**32 - 1:
+        context.error(steps, "is no numeric id; ids go from 0 to 4294967294")
 
 
 def _cell(cell: SqlCell, steps: Steps, context: Context) -> None:

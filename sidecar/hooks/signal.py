@@ -8,6 +8,7 @@ handles no SIGHUP, or not yet since it is starting, is ended by it: so its handl
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from functools import partial
@@ -41,10 +42,16 @@ class _Process(NamedTuple):
     parent: int
     names: frozenset[str]
     """What `ps -o comm` shows, and the first word of its command line without the directory."""
-    started_at: float
-    """Unix seconds, as reckoned by the clocks of now."""
+    ticks: int
+    """When it was started, in clock ticks since boot: with its number this tells it from all others."""
     heeds: int
     """The signals that it handles or takes from a queue, as bits."""
+
+    @property
+    def started_at(self) -> float:
+        """Unix seconds, as reckoned by the clocks of now."""
+        booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return booted_at + self.ticks / os.sysconf("SC_CLK_TCK")
 
 
 class SignalHook(NearbyHook):
@@ -55,12 +62,16 @@ class SignalHook(NearbyHook):
         super().__init__(settings, token, state_dir)
         self._target = target
         self._signal = signal.Signals[f"SIG{target.signal}"]
+        self._occasion: Occasion | None = None
+        self._reached: set[tuple[int, int]] = set()
+        """Number and start of those that heard of it already, while others of their name can't be told."""
 
     async def tell(self, occasion: Occasion) -> None:
         """See `NearbyHook.tell`."""
-        del occasion  # a signal says nothing
-        # A host may have thousands of processes to look through.
-        await anyio.to_thread.run_sync(self._send)
+        if occasion != self._occasion:
+            self._occasion, self._reached = occasion, set()
+        # A host may have thousands of processes to look through, and /proc waits for one that hangs in the kernel.
+        await anyio.to_thread.run_sync(self._send, abandon_on_cancel=True)
 
     def _send(self) -> None:
         if self._target.pid_file is not None:
@@ -74,8 +85,18 @@ class SignalHook(NearbyHook):
                 f"{self.id}: no process of this name can be seen; start it, correct `process` (see `ps -e -o "
                 "pid,comm,args`), or have the pod share one process namespace"
             )
+        problems = []
         for process in masters:
-            self._signal_if(process.pid, lambda one: name in one.names)
+            if (process.pid, process.ticks) in self._reached:
+                continue
+            try:
+                self._signal_if(process.pid, lambda one: name in one.names)
+            except HookError as error:
+                problems.append(error)
+            else:
+                self._reached.add((process.pid, process.ticks))
+        if problems:
+            raise problems[0]
 
     def _signal_if(self, pid: int, is_the_one: Callable[[_Process], bool]) -> None:
         """Signal a process, if it is the one that is meant; whatever happens to its number meanwhile."""
@@ -139,7 +160,8 @@ def _pid_in(path: Path, hook: str) -> int:
     except UnfitFile as unfit:
         raise HookError(f"{hook}: it {unfit}; correct `pid_file`") from None
     words = text.split()[:1]  # some write more than the number
-    if not words or not words[0].isdigit() or not 0 < int(words[0][:10]) < 2**31:
+    # A long run of digits is no number that Python or the kernel would take.
+    if not words or not re.fullmatch(rb"0{0,9}[0-9]{1,10}", words[0]) or not 0 < int(words[0]) < 2**31:
         raise HookError(f"{hook}: there is no number of a process in it; correct `pid_file`")
     return int(words[0])
 
@@ -178,6 +200,6 @@ def _look(pid: int) -> _Process | None:
         pid=pid,
         parent=int(status["PPid"]),
         names=frozenset({status["Name"].strip(), os.fsdecode(words[0]).rpartition("/")[2]} - {""}),
-        started_at=time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK"),
+        ticks=ticks,
         heeds=int(status.get("SigCgt", "0"), 16) | int(status.get("SigBlk", "0"), 16),
     )

@@ -137,6 +137,10 @@ def google(keys: str) -> str:
             "5:36: tokens.a.after_refresh[0].exec.argv[0]: is no whole path, and no shell looks for the program;",
         ),
         (
+            "after_refresh: [{exec: {argv: [/bin/true], user: 4294967296}}]",
+            "5:54: tokens.a.after_refresh[0].exec.user: is no numeric id; ids go from 0 to 4294967294",
+        ),
+        (
             "after_refresh: [{signal: {pid_file: /run/a.pid, process: a}}]",
             "5:30: tokens.a.after_refresh[0].signal: has both `pid_file` and `process`; keep one",
         ),

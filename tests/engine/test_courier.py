@@ -108,7 +108,7 @@ async def test_a_silent_server_holds_up_neither_files_nor_renewals(house: House)
     assert all(not cabinet.publications for cabinet in cabinets)
     assert 0 < len(cabinets[0].times) <= DAY / 8 / (30 + CALL) + 20, "and it is not asked without pause"
     problems = [output.problem for output in (await daemon.renewer.look()).outputs[1:]]
-    assert problems == [f"{cabinet.id}: no answer" for cabinet in cabinets]
+    assert problems == ["no answer"] * len(cabinets)
 
 
 async def test_it_occupies_no_worker(house: House) -> None:

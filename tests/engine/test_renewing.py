@@ -250,14 +250,14 @@ async def test_any_number_of_refused_callers_cause_one_call(house: House) -> Non
 
 
 async def test_a_failed_output_is_retried_and_holds_up_nothing(house: House) -> None:
-    """The commit stands, the view says what is wrong, and the file is written once it can be."""
+    """The commit stands, the view says what is wrong (once), and the file is written once it can be."""
     daemon = house.daemon(seed=house.provider.new_grant())
-    daemon.shelf.failing = "/run/tokens: no space left on device"
+    daemon.shelf.failing = f"{daemon.shelf.id}: no space left on device"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(daemon.run, 200)
         await anyio.sleep(100)
         assert (await house.store.record()).generation == 1
-        assert daemon.view.outputs[0].problem == "/run/tokens: no space left on device"
+        assert daemon.view.outputs[0].problem == "no space left on device"
         daemon.shelf.failing = ""
         await anyio.sleep(40)
         assert len(daemon.shelf.publications) == 1

@@ -261,6 +261,14 @@ def test_an_account_belongs_to_its_consent() -> None:
     assert seeded(record, Seeding(refresh_token(2)), client_id="c", endpoint="e").account == ""
 
 
+def test_a_grant_that_moves_keeps_the_time_of_its_consent() -> None:
+    """It was rotated since, but whoever consents for seven days is asked after seven days, in any store."""
+    moved = replace(refresh_token(5), issued_at=NOW + 500, consented_at=NOW)
+    record = seeded(None, Seeding(moved), client_id="c", endpoint="e")
+    assert record.refresh is not None
+    assert record.refresh.consented_at == NOW
+
+
 @given(records)
 def test_a_seed_starts_a_lineage_and_forgets_no_token(old: Record) -> None:
     """Attempt, doubt, death and back-off end with the old one; what it held is remembered."""

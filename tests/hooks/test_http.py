@@ -10,8 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.errors import HookError
+from sidecar.ports import Mark, Occasion
 from tests.hooks.conftest import OUTPUTS, MakeHook, occasion
 
 
@@ -134,6 +136,19 @@ async def test_what_was_told_is_remembered(application: Application, make_hook: 
     assert await make_hook(http=call).run(occasion(1, lineage="two", seeds=2))
     assert await make_hook(http=call, name="another").run(occasion(2))
     assert len(application.requests) == 4
+
+
+async def test_a_new_or_restored_store_mutes_nobody(application: Application, make_hook: MakeHook) -> None:
+    """Its counts begin anew or go back, while what it issues is later than all that was told of before."""
+    call = {"url": application.url}
+    before = occasion(40, seeds=3)
+    assert await make_hook(http=call).run(before)
+
+    for lineage, seeds, generation in (("one", 3, 31), ("two", 1, 1)):
+        later = Mark(lineage, generation, seeds, before.mark.issued_at + seeds * 100 + generation)
+        assert not await make_hook(http=call).run(Occasion("gmail", replace(later, issued_at=1.0)))
+        before = Occasion("gmail", replace(later, issued_at=before.mark.issued_at + 3600))
+        assert await make_hook(http=call).run(before)
 
 
 async def test_what_failed_is_told_again(application: Application, make_hook: MakeHook) -> None:

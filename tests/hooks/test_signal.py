@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from sidecar.errors import HookError
@@ -104,6 +106,45 @@ async def test_all_of_a_name_but_not_their_children(processes: Processes, make_h
     assert len(list(processes.folder.glob("*.hup"))) == 2
 
 
+async def test_nobody_is_told_again_because_another_of_its_name_cannot_be(
+    processes: Processes, make_hook: MakeHook
+) -> None:
+    """Whoever starts something of an application's name would otherwise have that one reload for ever."""
+    first = processes.start()
+    deaf = processes.start(handles=False)
+    last = processes.start()
+    hook = make_hook(signal={"process": processes.name})
+    for _ in range(3):
+        with pytest.raises(HookError, match=f"process {deaf} doesn't handle SIGHUP"):
+            await hook.run(occasion())
+    wait_until(lambda: processes.heard(first) and processes.heard(last), what="both heard of it")
+    with pytest.raises(HookError):
+        await hook.run(occasion(2))
+
+    def times(pid: int) -> int:
+        return len((processes.folder / f"{pid}.hup").read_text(encoding="ascii"))
+
+    wait_until(lambda: times(first) == times(last) == 2, what="both heard of the next one, too")
+
+
+async def test_a_kernel_that_does_not_answer_holds_up_nobody(
+    make_hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look into /proc may hang with the process that is looked at; the attempt ends in its time."""
+    answers = threading.Event()
+
+    def hang() -> list[Any]:
+        answers.wait(20)
+        return []
+
+    monkeypatch.setattr("sidecar.hooks.signal._processes", hang)
+    with anyio.move_on_after(0.2) as limit:
+        await make_hook(signal={"process": "app"}).run(occasion())
+    assert limit.cancelled_caught
+    assert not answers.is_set()
+    answers.set()
+
+
 async def test_a_process_that_it_would_end_is_left_alone(processes: Processes, make_hook: MakeHook) -> None:
     """An application that is starting has no handler yet; and one that never has should be told otherwise."""
     pid = processes.start(handles=False)
@@ -127,6 +168,8 @@ async def test_a_process_that_it_would_end_is_left_alone(processes: Processes, m
         ("", "there is no number of a process in it"),
         ("x" * 99, "there is no number of a process in it"),
         ("99999999999999999999", "there is no number of a process in it"),
+        ("12345678901", "there is no number of a process in it"),
+        ("1" * 9999, "there is no number of a process in it"),
         (None, "there is no such file; start the application"),
     ],
 )

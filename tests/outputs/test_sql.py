@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,8 @@ async def test_a_daemon_that_lags_behind_does_not_put_the_old_token_back(site: S
 async def test_the_time_of_the_update_tells_where_a_format_does_not(site: Site, make: Make) -> None:
     """A bare token says nothing of its age; who holds one that was issued before the last update leaves it."""
     fast, slow = site.open(state="fast", format="raw"), site.open(state="slow", format="raw")
-    # The hand clock's year is long past: whatever the database writes was written after each was issued.
+    # Whatever the database writes was written after each was issued: that was years ago.
+    site.clock.now = time.time()
     await slow.publish(make(1))
     await site.sql("UPDATE oauth_tokens SET updated_at = '2020-01-01'")
     await fast.publish(make(2))
@@ -268,6 +270,30 @@ async def test_the_time_of_the_update_tells_where_a_format_does_not(site: Site, 
     assert await site.value("SELECT token_json FROM oauth_tokens") == make(2).access.value
     await site.sql("UPDATE oauth_tokens SET updated_at = '2020-01-01'")
     assert await slow.publish(make(3))
+
+
+async def test_an_update_that_is_yet_to_come_tells_nothing(site: Site, make: Make) -> None:
+    """A default of `now()` in a session east of Greenwich is hours ahead, and keeps nobody from publishing."""
+    site.clock.now = time.time()
+    await site.sql(
+        f"INSERT INTO oauth_tokens (account, token_json, updated_at) VALUES "
+        f"('{ACCOUNT}', 'sim-at-of-the-application-itself', now() AT TIME ZONE 'UTC' + interval '5h30')"
+    )
+
+    assert await site.open(format="raw").publish(make(1))
+
+    assert await site.value("SELECT token_json FROM oauth_tokens") == make(1).access.value
+
+
+async def test_what_was_published_before_a_loss_of_state_is_known_again(site: Site, make: Make) -> None:
+    """The very token that is in force is ours, whoever wrote it, so that its end is known to probes."""
+    site.clock.now = time.time()
+    await site.open(state="gone", format="raw").publish(make(1))
+    output = site.open(state="new", format="raw")
+
+    assert not await output.publish(make(1))
+
+    assert (await output.read_back()).expires_at == make(1).access.expires_at
 
 
 @pytest.mark.parametrize("layout", [{"format": "raw"}, {"fields": {"access_token": "t", "expires_in": "i"}}])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PERIOD = 0.4
 """Seconds; the watchdog is fed twice in it."""
 LONG = 10 * PERIOD
+MORE_TIME = "EXTEND_TIMEOUT_USEC=120000000"
 STALE = "2"
 """Seconds that stand for the two minutes after which a silent worker counts as hung."""
 
@@ -78,16 +79,18 @@ def manager(request: pytest.FixtureRequest, home: Path) -> Iterator[Manager]:
 
 
 def test_from_start_to_end(manager: Manager, daemon: Daemon, simulator: Simulator) -> None:
-    """READY when every token is there, a feed of the watchdog, RELOADING and READY, STOPPING, each in its place."""
+    """More time, READY when every token is there, feeds of the watchdog, RELOADING, READY, STOPPING, in this order."""
     daemon.add(simulator)
     daemon.environment = manager.environment()
     simulator.provider.add_fault(faults.latency(before=1.5))
     daemon.launch()
     daemon.wait_until(lambda: len(simulator.provider.report().requests) == 1, "it waits for the provider")
-    assert manager.listen() == [], "nothing is ready before the first token is there"
+    daemon.wait_until(manager.has(MORE_TIME), "it asks not to be killed meanwhile")
+    assert set(manager.heard) == {MORE_TIME}, "nothing is ready before the first token is there"
 
     daemon.wait_until(manager.has("WATCHDOG=1", 3), "the watchdog is fed")
-    assert manager.heard[0] == "READY=1"
+    assert next(line for line in manager.heard if line != MORE_TIME) == "READY=1"
+    assert MORE_TIME not in manager.heard[manager.heard.index("READY=1") :]
     assert daemon.output().exists(), "whoever starts after this finds the token"
     assert "STATUS=keeps 1 token" in manager.heard
 

@@ -167,6 +167,20 @@ def test_twenty_scripts_meet_the_same_401(host: Host) -> None:
     assert host.daemon.stop() == 0
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_an_api_in_trouble_is_no_reason_to_refresh(host: Host) -> None:
+    """The how-to's script asks for a new token after a 401, and after nothing else."""
+    host.daemon.start()
+    before = host.calls
+    for url in (f"{host.simulator.url}/nothing-is-here", "http://127.0.0.1:9/things"):
+        code, told = ended(
+            host.script(the_pattern(url).replace("/run/tokens/gmail.header", str(host.header)))
+        )
+        assert code != 0, told
+    assert host.calls == before
+    assert host.daemon.stop() == 0
+
+
 def test_cron_jobs_share_one_refresh(host: Host) -> None:
     """Several `run --once` in the same minute, without a daemon: one refreshes, and all find its token."""
     jobs = [host.begin("run", "--once", "--wait", "50s") for _ in range(5)]
