@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +14,12 @@ from sidecar.cli.options import config_option, examples, json_option, name_argum
 from sidecar.errors import HumanNeeded, TemporarilyUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.config import Settings
     from sidecar.config.settings import SecretKey
     from sidecar.ports import Seeding
+    from sidecar.tokens import Record
 
+MOVED = "moved to another store by token-sidecar seed"
 FORMATS = ("raw", "json", "gmail-sdk", "google-authorized-user", "dotenv")
 
 
@@ -85,7 +89,7 @@ class SecretPlace(click.ParamType["SecretKey"]):
     "--from-config",
     metavar="PATH",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Another configuration, in whose store this token's grant is; that copy must not be used again.",
+    help="Another configuration, whose store this token's grant is moved out of: it ends there.",
 )
 @click.option(
     "--format",
@@ -177,20 +181,44 @@ def _out_of_secret(name: str, given: Source, layout: str | None, *, living: bool
 
 
 def _out_of_store(name: str, path: Path) -> Seeding:
-    """Take a grant over from another configuration's store. Raises `SidecarError` while it may be in use there."""
+    """Move a grant out of another configuration's store: two that use a rotating one end it.
+
+    It ends there before it begins here, so that no daemon goes on with it, wherever that runs. Whoever is interrupted
+    in between says it again.
+    """
+    import anyio
+
+    from sidecar import records
     from sidecar.ports import Seeding
-    from sidecar.server.client import NotRunning
 
     settings = common.load(path, token=name)
-    try:
-        common.control(settings).status()
-    except NotRunning:
-        held = common.read_record(settings, name)
-    else:
-        raise UsageError(f"{name}: the daemon of {path} runs and would go on using this grant; stop it first")
-    if held is None or held.record.refresh is None:
-        raise HumanNeeded(f"{name}: the store of {path} holds no refresh token")
-    record = held.record
+    _check_unused(settings, name, path)
+
+    async def take() -> Seeding:
+        async with records.open_existing(settings) as store:
+            key = common.key_of(settings, name)
+            held = await store.load(key) if store is not None else None
+            if store is None or held is None or held.record.refresh is None:
+                raise HumanNeeded(f"{name}: the store of {path} holds no refresh token")
+            ended = _ended(name, path, held.record)
+            if ended is not held.record:
+                await store.write(key, ended, expected=held.version)
+            record, refresh = held.record, held.record.refresh
+        return Seeding(refresh, record.access, record.client_id, record.endpoint, account=record.account)
+
+    seeding = anyio.run(take)
+    click.echo(f"{name}: its grant has ended in the store of {path}", err=True)
+    return seeding
+
+
+def _ended(name: str, path: Path, record: Record) -> Record:
+    """End it on one side, unless that was done before. Raises `SidecarError` while it may be in use there."""
+    import time
+
+    from sidecar import rotation
+
+    if record.dead is not None and record.dead.reason == MOVED:
+        return record
     if record.is_dead():
         raise HumanNeeded(f"{name}: the grant in the store of {path} is dead; a human has to consent again")
     if record.attempt is not None:
@@ -198,5 +226,14 @@ def _out_of_store(name: str, path: Path) -> Seeding:
             f"{name}: a refresh is under way, or broke off, in the store of {path}, so that this refresh token may be "
             "used up; let its daemon finish it, stop the daemon, and try again"
         )
-    click.echo(f"{name}: its copy in the store of {path} must not be used again", err=True)
-    return Seeding(held.record.refresh, record.access, record.client_id, record.endpoint)
+    return rotation.ended(record, MOVED, now=time.time())
+
+
+def _check_unused(settings: Settings, name: str, path: Path) -> None:
+    from sidecar.server.client import NotRunning
+
+    with suppress(NotRunning):
+        common.control(settings).status()
+        raise UsageError(
+            f"{name}: the daemon of {path} runs, and its readers would lose the token; stop it first"
+        )

@@ -71,13 +71,43 @@ def test_one_source_at_a_time(place: Place, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_out_of_another_store(place: Place, old: Path) -> None:
-    """A grant moves with its access token, so that no call is needed; its copy is warned of."""
+    """A grant moves with its access token, so that no call is needed, and has ended where it came from."""
     calls = place.calls()
     done = place.run("seed", "gmail", "--from-config", str(old))
-    assert (done.returncode, "must not be used again" in done.stderr) == (0, True)
+    assert (done.returncode, "has ended in the store" in done.stderr) == (0, True)
     with place.daemon(wait_for="ready"):
         assert place.calls() == calls
     assert "generation 1" in place.ok("refresh", "gmail")
+    again = place.run("seed", "gmail", "--from-config", str(old))
+    assert (again.returncode, "already used" in again.stderr) == (1, True)
+
+
+def test_a_daemon_elsewhere_goes_on_with_nothing(place: Place, old: Path) -> None:
+    """Whoever else has the old store finds the grant ended there, and sends no refresh token of it any more."""
+    new, place.config = place.config, old
+    elsewhere = place.root / "elsewhere.yaml"
+    document = yaml.safe_load(old.read_text(encoding="utf-8")) | {"state_dir": str(place.root / "elsewhere")}
+    elsewhere.write_text(yaml.safe_dump(document), encoding="utf-8")
+    place.config = elsewhere
+    with place.daemon():
+        calls = place.calls()
+        place.ok("seed", "gmail", "--config", str(new), "--from-config", str(old))
+        status = json.loads(place.run("status", "--json", "--config", str(old)).stdout)
+        assert status["tokens"]["gmail"]["grant_state"] == "dead"
+        assert place.calls() == calls
+    place.config = new
+    assert "generation 1" in place.ok("refresh", "gmail")
+
+
+def test_a_move_that_broke_off_is_said_again(place: Place, old: Path) -> None:
+    """Between its end there and its beginning here the grant is nobody's, and waits."""
+    broken = yaml.safe_load(place.config.read_text(encoding="utf-8"))
+    place.document["store"] = f"sqlite://{place.root}/missing/new.db"
+    place.write()
+    assert place.run("seed", "gmail", "--from-config", str(old)).returncode != 0
+    place.document["store"] = broken["store"]
+    place.write()
+    assert "starts anew" in place.ok("seed", "gmail", "--from-config", str(old))
 
 
 def test_a_grant_that_is_in_use_stays(place: Place, old: Path) -> None:
