@@ -66,6 +66,7 @@ class Ledger:
         "_store",
         "_token",
         "_unmoved_since",
+        "_wrote_at",
         "debt",
     )
 
@@ -86,6 +87,7 @@ class Ledger:
         self._emit = emit
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
+        self._wrote_at = float("-inf")
         self._held: Held | None = None
         self._missing_since: float | None = None
         self._mine = False
@@ -172,11 +174,15 @@ class Ledger:
     def take(self, held: Held, since: float) -> bool:
         """Go on from what a claim has brought that began `since` (boot-time clock): the record with our attempt in it.
 
-        Returns False for a store that fell back, which is to be read, and healed, first; and for a record that was read
-        or written here meanwhile, since the claim's may be the older one: what it says was sent already then.
+        Returns False for a store that fell back, which is to be read, and healed, first; and for a record that was
+        written here meanwhile, or read and found to be another: what the claim says may have been sent already then.
         """
-        known = self._held.version if self._held is not None else None
-        if self._looked_at >= since and known not in {None, held.version}:
+        known = self._held
+        same = known is None or known.record in (
+            held.record,
+            msgspec.structs.replace(held.record, attempt=None),
+        )
+        if self._wrote_at >= since or (self._looked_at >= since and not same):
             return False
         if self._held is not None and rolled_back(held.record, self._held.record):
             return False
@@ -187,7 +193,7 @@ class Ledger:
         return True
 
     async def _put(self, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
-        store = self._store
+        store, self._wrote_at = self._store, self._clock.boot()
         if self._due is None or not isinstance(store, SupportsClaims):
             return await store.write(self._key, record, expected=expected, lease=lease)
         due = None if lease > 0 else self._due(record)

@@ -47,8 +47,8 @@ tokens:
     provider: {{token_url: "https://provider.example/token", rotation: always}}
     client: {{id: client}}
     for_each: {{{for_each}}}
+    {keys}
     outputs: [{{file: "{tokens}/{{account}}.json"}}]
-{more}
 """
 
 
@@ -124,7 +124,7 @@ async def running(
     monkeypatch: pytest.MonkeyPatch,
     *,
     for_each: str = "store: gmail/",
-    more: str = "",
+    keys: str = "",
     listing: Listing | None = None,
     name: str = "one",
     claims: bool = False,
@@ -137,7 +137,7 @@ async def running(
     state.mkdir(exist_ok=True)
     tokens.mkdir(exist_ok=True)
     path = house.directory / f"{name}.yaml"
-    path.write_text(CONFIGURATION.format(state=state, tokens=tokens, for_each=for_each, more=more))
+    path.write_text(CONFIGURATION.format(state=state, tokens=tokens, for_each=for_each, keys=keys))
     settings = load(path, env={}).settings
     grants: list[SimulatedGrant] = []
 

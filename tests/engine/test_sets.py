@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
-from sidecar.errors import AccountsError, ConfigError, StoreError, UnknownToken
+from sidecar.errors import AccountsError, ConfigError, StoreError, TemporarilyUnavailable, UnknownToken
 from sidecar.events import TokenForgotten, TokenView, Warned
 from sidecar.ports import Claimed
+from sidecar.server import health
+from sidecar.server.health import Verdict
 from sidecar.stores.memory import MemoryStore
 from sidecar.testing import faults
 from sidecar.tokens import GrantState, Record
@@ -59,9 +61,12 @@ async def test_accounts_appear_and_vanish_without_a_restart(
     """A new record is served within seconds; of one that was removed, the file goes too, and nothing comes back."""
     await connect(house, "alice", "bob")
     async with running(house, monkeypatch) as fleet:
-        await anyio.sleep(30)
+        await anyio.sleep(33)
         await connect(house, "carol")
         await disconnect(house, "alice")
+        # Whoever asks for it before it is known to be gone brings it back no more than time does.
+        with pytest.raises(TemporarilyUnavailable):
+            await fleet.engine.refresh("gmail/alice", None)
         await anyio.sleep(12)
         assert fleet.files() == ["bob.json", "carol.json"]
         assert fleet.of(TokenForgotten) == [TokenForgotten("gmail/alice")]
@@ -278,6 +283,7 @@ class Counting(MemoryStore):
         self.claimed: Counter[str] = Counter()
         self.leased = self.committed = 0
         self.failing = False
+        self.reply_after = 0.0
 
     async def claim(
         self, prefix: str, instance: str, *, most: int, lease: float, now: float
@@ -285,6 +291,7 @@ class Counting(MemoryStore):
         if self.failing:
             raise StoreError("no claims today")
         found = await super().claim(prefix, instance, most=most, lease=lease, now=now)
+        await anyio.sleep(self.reply_after)
         self.claims[instance] += 1
         self.claimed[instance] += len(found)
         return found
@@ -361,6 +368,30 @@ async def test_a_claim_that_nobody_goes_on_from_is_found(
     assert lost.held.record.attempt is not None
 
 
+async def test_a_turn_beside_a_claim_leaves_it_alone(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a claim's reply is on its way, somebody's wish finds the attempt, and neither clears it nor calls twice."""
+    await connect(house, "alice")
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(5)
+        counting.reply_after = 5.0
+        held = await counting.load(f"{PREFIX}alice")
+        assert held is not None
+        await counting.write_due(f"{PREFIX}alice", held.record, expected=held.version, due=1.0)
+        await anyio.sleep(2)
+        with suppress(TemporarilyUnavailable):
+            await fleet.engine.refresh("gmail/alice", None)
+        claimed = await counting.load(f"{PREFIX}alice")
+        assert claimed is not None
+        assert claimed.record.attempt is not None
+        assert len(fleet.grants[0].calls) == 1
+        await anyio.sleep(60)
+        assert len(fleet.grants[0].calls) == 2
+        assert view(fleet, "alice").generation == 2
+        assert house.provider.replayed() == []
+
+
 async def test_what_is_claimed_of_nobodys_account_is_given_back(
     house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,3 +427,55 @@ async def test_a_claim_of_a_record_that_fell_back_is_not_used(
         assert healed is not None
         assert healed.record.generation == 1
         assert len(fleet.grants[0].calls) == 1
+
+
+async def test_a_set_is_changed_without_a_restart(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its members go on under new settings; a new set begins, and one that is dropped ends, with its records kept."""
+    await connect(house, "alice", "@bob")
+    async with running(house, monkeypatch) as fleet:
+        await anyio.sleep(5)
+        path = fleet.engine.settings.path
+        first = path.read_text()
+        more = first.replace("{account}.json", "mail-{account}.json")
+        path.write_text(
+            more + more[more.index("  gmail:") :].replace("gmail", "other").replace("mail-", "o-")
+        )
+        assert (await fleet.engine.reload()).changed == ("gmail", "other")
+        await fleet.plant("carol")
+        await anyio.sleep(15)
+        assert {"mail-alice.json", "mail-@bob.json", "mail-carol.json"} <= {*fleet.files()}
+        assert fleet.board.sets.keys() == {"gmail", "other"}
+        path.write_text(first.replace("store: gmail/", "store: people/"))
+        with pytest.raises(ConfigError, match=r"tokens\.gmail\.for_each\.store: changes only at a restart"):
+            await fleet.engine.reload()
+        path.write_text(
+            first.replace("  gmail:", "  plain:").replace("{account}", "plain").replace("for_each", "#")
+        )
+        await fleet.engine.reload()
+        await anyio.sleep(5)
+        assert fleet.board.sets == {}
+        assert [one.token for one in fleet.board] == ["plain"]
+        assert len(await house.store.keys(PREFIX)) == 3
+
+
+def judged(fleet: Fleet) -> Verdict:
+    """Return what `/startupz` says."""
+    return health.startupz(fleet.board, now=fleet.house.clock.wall(), sets=fleet.board.sets.values())
+
+
+async def test_a_required_set_starts_once_its_accounts_are_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then `/startupz` says why not; a set that is not required holds nobody up."""
+    listing = Listing()
+    listing.problem = AccountsError("its database is away")
+    async with running(house, monkeypatch, keys="required: true", listing=listing) as fleet:
+        await anyio.sleep(1)
+        [reason] = health.startupz(
+            fleet.board, now=house.clock.wall(), sets=fleet.board.sets.values()
+        ).reasons
+        assert reason.startswith("gmail: its accounts are not known yet: its database is away; ")
+        assert fleet.engine.settling is False
+        listing.problem = None
+        await anyio.sleep(15)
+        assert judged(fleet).ok
