@@ -219,6 +219,7 @@ class Renewer:
             watched=self._ledger.watched,
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
+            one_of_many=bool(self.setup.of_set),
         )
         decision = schedule.decide(record, self._times(), self.setup.profile, seen)
         return self._left_to_claims(record, decision, seen) if self.setup.claims else decision

@@ -249,6 +249,8 @@ class Situation(msgspec.Struct, frozen=True):
     """Whether a human or an application said that the access token is refused."""
     fallen_back: bool = False
     """Whether the store holds less than what was published from it, and nobody here has the rest."""
+    one_of_many: bool = False
+    """Whether it is an account of a set: thousands of them may never have had a grant."""
 
 
 def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
@@ -280,7 +282,10 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
     """Choose between calling the provider and waiting."""
     now = seen.now
     if record is None or (profile.needs_refresh_token and record.refresh is None):
-        return Wait(now + QUIET_POLL, "there is no refresh token yet")
+        # The first consent may be under way elsewhere, and its human is watching.
+        return Wait(
+            now + (QUIET_POLL if seen.one_of_many else close_poll(times)), "there is no refresh token yet"
+        )
     if record.is_dead() and not seen.forced:
         return Wait(now + close_poll(times), "the grant is dead")
     if record.attempt is not None and not seen.own and seen.lease_left > 0:

@@ -53,6 +53,20 @@ async def test_a_login_is_published_without_a_call(house: House) -> None:
     assert [event.seed for event in first.of(Seeded)][-1] == "login"
 
 
+async def test_a_first_consent_reaches_every_replica_within_seconds(house: House) -> None:
+    """Who waits for a token's first grant looks for it as often as one whose grant is dead."""
+    first, second = house.daemon(), house.daemon()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.run, 200)
+        tasks.start_soon(second.run, 200)
+        await anyio.sleep(101)
+        brought = consent(house)
+        await first.renewer.plant(brought, origin="login", since="")
+        await anyio.sleep(6)
+        assert {first.state(), second.state()} == {GrantState.OK}
+    assert second.shelf.publications[-1].access == brought.access
+
+
 async def test_another_accounts_consent_replaces_nothing(house: House) -> None:
     """A browser that is signed in to two accounts offers either: the wrong one is told of, and taken only if meant."""
     daemon = house.daemon()
