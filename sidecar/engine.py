@@ -270,7 +270,8 @@ class Engine:
             # Of those who are told of together, each turn's own look is enough: there may be very many.
             if not renewer.setup.aggregated:
                 self._board.put(await renewer.look())
-        return list(self._board)
+        # A turn that was under way when its token left tells of it once more.
+        return [view for view in self._board if view.token in self._renewers]
 
     def interests(self) -> dict[Path, Callable[[], None]]:
         """Name the files to be watched, and what to do when one has changed."""

@@ -37,6 +37,7 @@ from sidecar.ports import Grade, Seeding
 from sidecar.server.client import ControlClient
 from sidecar.stores.base import Blob
 from sidecar.stores.memory import MemoryStore
+from sidecar.stores.postgres import SCHEMA
 from sidecar.tokens import GrantState, RefreshToken, decode_record, encode_record, fingerprint
 from tests import pki
 from tests.cli.conftest import Place
@@ -439,7 +440,7 @@ def test_a_real_database(seeded: Place, doctor: Callable[..., Told], server: Ser
 
     seeded.ok("store", "migrate")
     told = doctor()
-    assert re.search(r"PostgreSQL 18\S*, schema 1, no TLS", told.line("store", "ok"))
+    assert re.search(rf"PostgreSQL 18\S*, schema {SCHEMA}, no TLS", told.line("store", "ok"))
     assert "the server has fsync off" in told.line("store", "warning")
     assert told.line("lease", "ok")
     assert server.sql("SELECT * FROM token_sidecar_records", database=database) == []
@@ -456,7 +457,7 @@ def test_a_real_database(seeded: Place, doctor: Callable[..., Told], server: Ser
         )
 
         server.sql("UPDATE token_sidecar_schema SET version = 9", database=database)
-        assert "schema 9; this one works with up to 2" in doctor().line("store", "failed")
+        assert f"schema 9; this one works with up to {SCHEMA + 1}" in doctor().line("store", "failed")
     finally:
         server.sql(f"DROP OWNED BY {role}", f"DROP ROLE {role}", database=database)
 

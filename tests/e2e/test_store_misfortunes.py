@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sidecar.errors import SidecarError
+from sidecar.stores.postgres import SCHEMA
 from sidecar.testing import faults
 from sidecar.tokens import Record, decode_record
 from tests import forks
@@ -309,7 +310,7 @@ def test_tables_that_are_dropped_or_of_another_version(
     wait_for(daemon, "ok")
     assert generation(sql) == 1
     for version, says in (
-        (3, "its tables are of a newer version (schema 3"),
+        (SCHEMA + 2, f"its tables are of a newer version (schema {SCHEMA + 2}"),
         (0, "of an older version (schema 0"),
     ):
         sql(f"UPDATE token_sidecar_schema SET version = {version}")
@@ -317,7 +318,7 @@ def test_tables_that_are_dropped_or_of_another_version(
         refused(daemon)
         told = wait_for(daemon, "retrying", says)
         assert ("store migrate" if version == 0 else "run that version again") in told["reason"]
-        sql("UPDATE token_sidecar_schema SET version = 1")
+        sql(f"UPDATE token_sidecar_schema SET version = {SCHEMA}")
         wait_for(daemon, "ok")
     assert calls(simulator) == so_far
     assert "another instance may know a newer record" in refused(daemon)
