@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from sidecar import deputy, records
+from sidecar import records
+from sidecar.app import control
+from sidecar.deputy import insistently
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
 from sidecar.errors import RecordUnreadable, SidecarError, UnknownToken, Unlisted, UsageError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.config import Loaded
     from sidecar.config.settings import Resolved
+    from sidecar.deputy import Deputy
     from sidecar.ports import Seeding, Store
     from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply
 
@@ -42,14 +45,13 @@ Reply = TypeVar("Reply")
 class Agent:
     """Reads and acts for one configuration."""
 
-    def __init__(self, loaded: Loaded, http: HttpClient, clock: Clock) -> None:
-        """`http` is open for as long as this is used."""
-        self.loaded = loaded
+    def __init__(self, loaded: Loaded, deputy: Deputy, http: HttpClient, clock: Clock) -> None:
+        """`deputy` acts where no daemon runs; `http` is open for as long as this is used."""
         self.settings = loaded.settings
         self.now = clock.wall
         self._http = http
         self._issuers = Issuers(http, loaded.settings.state_dir, clock)
-        self._acting = anyio.Lock()
+        self._deputy = deputy
 
     # Reading
 
@@ -95,7 +97,7 @@ class Agent:
         Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
         """
         try:
-            document = await anyio.to_thread.run_sync(partial(deputy.control(self.settings).status, name))
+            document = await anyio.to_thread.run_sync(partial(control(self.settings).status, name))
         except SidecarError:
             return {}
         tokens: dict[str, Any] = document.get("tokens", {})
@@ -154,18 +156,18 @@ class Agent:
     ) -> tuple[SeedReply, str]:
         """Put a consent where it is safe, and say what came of it; `tell` hears why it takes long.
 
-        Raises `SidecarError` once that has failed for `deputy.STORE_PATIENCE`.
+        Raises `SidecarError` once that has failed for `sidecar.deputy.STORE_PATIENCE`.
         """
         request = SeedRequest(seeding, origin=LOGIN, since=since)
-        reply = await deputy.insistently(partial(self._seed, name, request), tell)
+        reply = await insistently(partial(self._seed, name, request, tell), tell)
         missing = missing_scopes(Record(lineage="", access=seeding.access), asked)
         lacks = f" Not granted, although asked for: {' '.join(missing)}." if missing else ""
         return reply, f"{reply.message}.{lacks}"
 
-    async def _seed(self, name: str, request: SeedRequest) -> SeedReply:
+    async def _seed(self, name: str, request: SeedRequest, tell: Callable[[str], None]) -> SeedReply:
         return await self._done(
-            partial(deputy.control(self.settings).seed, name, request),
-            lambda: deputy.seed(self._alone(name), name, request),
+            partial(control(self.settings).seed, name, request),
+            partial(self._deputy.seed, name, request, tell),
         )
 
     # The rest
@@ -173,27 +175,22 @@ class Agent:
     async def refresh(self, name: str, tell: Callable[[str], None]) -> RefreshReply:
         """Refresh now. Raises `SidecarError`."""
         return await self._done(
-            partial(deputy.control(self.settings).refresh, name),
-            lambda: deputy.refresh(self._alone(name), name, None, tell),
+            partial(control(self.settings).refresh, name),
+            partial(self._deputy.refresh, name, None, tell),
         )
 
-    async def revoke(self, name: str) -> RevokeReply:
+    async def revoke(self, name: str, tell: Callable[[str], None]) -> RevokeReply:
         """End a grant at its provider. Raises `SidecarError`."""
         return await self._done(
-            partial(deputy.control(self.settings).revoke, name),
-            lambda: deputy.revoke(self._alone(name), name),
+            partial(control(self.settings).revoke, name),
+            partial(self._deputy.revoke, name, tell),
         )
 
     async def _done(self, ask_daemon: Callable[[], Reply], do: Callable[[], Awaitable[Reply]]) -> Reply:
         try:
             return await anyio.to_thread.run_sync(ask_daemon)
         except NotRunning:
-            # One at a time: what follows holds the lock of `state_dir`.
-            async with self._acting:
-                return await do()
-
-    def _alone(self, name: str) -> Loaded:
-        return deputy.alone(self.loaded, name, publishes=False)
+            return await do()
 
 
 def _readable(held: Held | RecordUnreadable | None) -> Record | None:

@@ -400,7 +400,7 @@ class Site:
         job = Job(visitor.session, what, name, back)
 
         async def work() -> tuple[str, str, str]:
-            await self._agent.revoke(name)
+            await self._agent.revoke(name, job.tell)
             return (
                 "done",
                 "",

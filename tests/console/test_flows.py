@@ -74,7 +74,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_consent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consent is held on to while the store doesn't take it, and stored when it does."""
-    token, browser, plant = world.new_token(), world.operator(), deputy.seed
+    token, browser, plant = world.new_token(), world.operator(), deputy.Deputy.seed
     failures = iter([StoreError("the disk is full"), StoreError("the disk is full")])
 
     async def failing(*arguments: Any) -> Any:
@@ -83,7 +83,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_consent(
         return await plant(*arguments)
 
     answer = browser.back(browser.begin(token))
-    monkeypatch.setattr(deputy, "seed", failing)
+    monkeypatch.setattr(deputy.Deputy, "seed", failing)
     monkeypatch.setattr(results, "HELD", 0.0)
     reply = browser.get(answer)
     waiting = browser.get(reply.location)
@@ -102,7 +102,7 @@ def test_a_store_that_stays_away_is_a_visible_failure(world: World, monkeypatch:
         raise StoreError("the disk is full")
 
     answer = browser.back(browser.begin(world.new_token()))
-    monkeypatch.setattr(deputy, "seed", failing)
+    monkeypatch.setattr(deputy.Deputy, "seed", failing)
     monkeypatch.setattr(deputy, "STORE_PATIENCE", 0.0)
     page = browser.finish(answer)
 
