@@ -234,11 +234,11 @@ async def in_turn(
             except NotRunning:
                 if time.monotonic() > until:
                     raise InstanceRunning(
-                        f"{running}: it was waited for {patience:g} s, and no daemon answers there; it is a command, a "
-                        "console, or a daemon that is about to begin or to end"
+                        f"{running}. It was waited for {patience:.0f} s, and no daemon answers there: it is a command, "
+                        "a console, or a daemon that is about to begin or to end"
                     ) from None
             if not told:
-                tell(f"{running}; waiting for its end")
+                tell(f"waiting: {running}")
                 told = True
         # Waiting for the lock itself could take it from a daemon that is about to start.
         await anyio.sleep(POLL)

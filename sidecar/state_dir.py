@@ -80,7 +80,7 @@ class StateDir:
         except BlockingIOError:
             os.close(self._lock)
             raise InstanceRunning(
-                f"{self.path}: another token-sidecar is at work on this state_dir"
+                f"{self.path}: another token-sidecar is running on this state_dir; stop it, or wait for its end"
             ) from None
 
     def _identify(self) -> str:
