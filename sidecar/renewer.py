@@ -166,8 +166,6 @@ class Renewer:
             decision = self._decide()
         if await self._discard():
             decision = self._decide()
-        if await self._discard():
-            decision = self._decide()
         return await self._end(decision, raced=raced)
 
     def claimed(self, held: Held, until: float) -> None:

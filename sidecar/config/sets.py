@@ -170,7 +170,11 @@ def _aws_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
     """Go through all secrets at AWS that no token may be written to, each with what it is."""
     if settings.store.scheme == "aws-secretsmanager":
         with suppress(ConfigError):  # its adapter says what is wrong
-            yield "a record of the store", f"{secrets_place(settings.store.url or '').prefix}/{ACCOUNT}"
+            place = secrets_place(settings.store.url or "")
+            for name in settings.tokens:
+                yield f"the record of `{name}`", place.secret_of(settings.key_of(name))
+            for name in settings.sets:
+                yield f"a record of `{name}`", place.beginning_of(settings.prefix_of(name)) + ACCOUNT
     for name, token in settings.entries.items():
         if token.seed is not None and token.seed.aws_secret is not None:
             yield f"tokens.{name}.seed", token.seed.aws_secret.name
