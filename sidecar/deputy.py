@@ -44,7 +44,7 @@ STORE_PATIENCE = 120.0
 """Seconds for which a consent is held on to while the store doesn't take it."""
 MOST = 32
 """Calls at once, and those that wait for one of the same token. Consents are not counted."""
-LOOK = 10.0
+LOOK = 5.0
 """Seconds between two looks for what somebody left in escrow."""
 RETRY = 5.0
 """Seconds between two tries to bring that into the store. The lock is free meanwhile: a daemon does it better."""

@@ -279,3 +279,19 @@ def test_the_daemon_is_asked_where_one_runs(world: World, monkeypatch: pytest.Mo
 
     assert asked.is_set()
     assert "the daemon is busy" in page.text
+
+
+def test_a_consent_waits_for_no_other_tokens_provider(world: World) -> None:
+    """While one token's provider keeps the console waiting, a consent to another token is stored at once."""
+    browser, other = world.operator(), world.operator()
+    assert "starts anew" in browser.consent("evil").text
+    world.evil.provider.add_fault(faults.latency(after=8.0))
+    pending = browser.post("/refresh", token="evil").location
+    again = browser.post("/refresh", token="evil").location
+
+    assert "starts anew" in other.consent(world.new_token()).text
+
+    assert world.proxied.last_audited("consent").token != "evil"
+    assert not [event for event in world.proxied.audited if (event.what, event.token) == ("refresh", "evil")]
+    assert "was refreshed to generation" in browser.get(pending).text
+    assert "generation" in browser.get(again).text
