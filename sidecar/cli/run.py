@@ -31,7 +31,8 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     It refreshes each token ahead of its expiry, commits every rotated refresh token to the store before
     anybody uses it, and replaces the output files atomically. The log goes to standard error. SIGTERM
     ends it, after an answer that is under way was caught; SIGHUP makes it read the configuration again,
-    as does a change of the file.
+    as does a change of the file. While a command or the console has its state_dir, it waits, up to five
+    and a half minutes.
 
     With --once it is an init container, or a cron job: exit code 3 says that a human must consent first, 4
     that the time was up. Where a daemon runs already, or another --once, its work is waited for.

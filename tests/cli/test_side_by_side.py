@@ -10,9 +10,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 import yaml
 
+from sidecar import config as configuration
+from sidecar import rotation
+from sidecar.deputy import Deputy
+from sidecar.escrow import Escrow
 from sidecar.testing import faults
 from tests.cli.conftest import START, Place
 from tests.cli.test_console import Running
@@ -64,6 +69,27 @@ def test_a_console_brings_home_what_was_caught(
         code = running.stop()
     assert code == 0
     assert "gmail: what was caught here before is in the store now" in running.told
+
+
+def test_what_is_nobodys_is_told_once_and_left(seeded: Place) -> None:
+    """An answer for a token that isn't configured stays where it is, keeps nobody from ending, and fills no log."""
+    escrow = Escrow(seeded.root / "state" / "escrow")
+    record = rotation.intended(rotation.begun("client", "https://provider.example"), "instance", 0.0)
+    assert record.attempt is not None
+    escrow.prepare()
+    escrow.arm("default/stranger", record, record.attempt).sent()
+    told: list[str] = []
+
+    async def recover() -> None:
+        stopping = anyio.Event()
+        stopping.set()
+        deputy = Deputy(configuration.load(seeded.config))
+        for _ in range(2):
+            await deputy.recover(stopping, told.append)
+
+    anyio.run(recover)
+    assert told == ["an answer for default/stranger is kept here, but no such token is configured"]
+    assert stages(seeded) == b"S"
 
 
 def test_a_daemon_waits_for_a_command(seeded: Place) -> None:
