@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -29,6 +30,14 @@ SESSION, LINK = "session", "link"
 
 _FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 """How the headers begin that a proxy adds to a request."""
+
+
+class Role(Enum):
+    """Who may ask for something."""
+
+    USER = auto()
+    """Everybody who is signed in."""
+    OPERATOR = auto()
 
 
 class Visitor(msgspec.Struct, frozen=True):

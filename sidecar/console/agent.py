@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
+import structlog
 
 from sidecar import deputy, records
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
 from sidecar.errors import RecordUnreadable, SidecarError, UnknownToken, Unlisted, UsageError
+from sidecar.events import TokenView
 from sidecar.grants.discovery import Issuers
 from sidecar.ports import Held, SupportsMany
 from sidecar.server.client import NotRunning
@@ -37,6 +40,8 @@ LOADS = 16
 """Questions at the same time, where each is for one record."""
 
 Reply = TypeVar("Reply")
+
+_log = structlog.get_logger("sidecar.console")
 
 
 class Agent:
@@ -89,8 +94,10 @@ class Agent:
         """Read one record. Raises `StoreError`."""
         return (await self.records([name]))[name]
 
-    async def live(self, name: str = "") -> dict[str, Any]:
+    async def live(self, name: str = "") -> dict[str, TokenView | None]:
         """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us.
+
+        None is what can't be understood, as of a daemon of another version.
 
         Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
         """
@@ -98,8 +105,13 @@ class Agent:
             document = await anyio.to_thread.run_sync(partial(deputy.control(self.settings).status, name))
         except SidecarError:
             return {}
-        tokens: dict[str, Any] = document.get("tokens", {})
-        return tokens
+        told = {token: _understood(one) for token, one in document.get("tokens", {}).items()}
+        if None in told.values():
+            _log.warning(
+                "the daemon tells of its tokens in words that the console doesn't know; pages show what the records "
+                "say: run both in the same version"
+            )
+        return told
 
     # Consents
 
@@ -122,9 +134,14 @@ class Agent:
         return [name for name, one in sets if one.for_each is not None and one.for_each.enrolment]
 
     def provider_of(self, name: str) -> str:
-        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2)."""
+        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2).
+
+        One that has no name is its token's, apart from those that have: a token may be called like another's provider.
+        """
         found = self.token(name)
-        return found.provider if isinstance(found.settings.provider, str) else found.of_set or name
+        return (
+            found.provider if isinstance(found.settings.provider, str) else f"tokens/{found.of_set or name}"
+        )
 
     async def authorization(self, name: str, redirect_uri: str, state: str) -> tuple[Authorization, str, str]:
         """Prepare a request for consent: itself, the provider's name, and the lineage that it is to replace.
@@ -194,6 +211,13 @@ class Agent:
 
     def _alone(self, name: str) -> Loaded:
         return deputy.alone(self.loaded, name, publishes=False)
+
+
+def _understood(told: Any) -> TokenView | None:
+    try:
+        return msgspec.convert(told, TokenView)
+    except msgspec.ValidationError:
+        return None
 
 
 def _readable(held: Held | RecordUnreadable | None) -> Record | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from typing import Any
 
+import anyio
 import pytest
 
 from sidecar import deputy
@@ -210,6 +212,29 @@ def test_results_take_bounded_memory() -> None:
     assert len(jobs._kept) == results.MOST
 
 
+def test_one_user_keeps_few_connections_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of requests that wait for a result, one user's are answered at once beyond a few, and others' still wait."""
+    monkeypatch.setattr(results, "HELD", 1e6)
+    waited: list[bool] = []
+
+    async def look(user: str) -> None:
+        await jobs.wait(job, user)
+        waited.append(job.result.done)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for user in ["bob"] * (results.HELD_OF_ONE + 3) + ["olga"]:
+                tasks.start_soon(look, user)
+            await anyio.wait_all_tasks_blocked()
+            assert waited == [False] * 3
+            job.end("done", worked=True)
+
+    jobs, job = results.Jobs(lambda _: None), results.Job("s", "refresh", "t", "")
+    anyio.run(main)
+    assert waited == [False] * 3 + [True] * (results.HELD_OF_ONE + 1)
+    assert not jobs._waiting
+
+
 def test_a_token_that_is_not_there_is_told(world: World) -> None:
     """A name that the configuration doesn't have leads nowhere, in a page and in a form."""
     browser = world.operator()
@@ -241,6 +266,28 @@ def test_a_daemon_that_does_not_know_a_token_is_told_of_first(
 
     assert reply.status == 400
     assert "reload it first" in reply.text
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"token": "t00"}, {"grant_state": "a state of tomorrow"}, {}, None, "what", {"min_validity": "1"}],
+)
+def test_a_daemon_of_another_version_hides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO, told: Any
+) -> None:
+    """Where the console doesn't understand the daemon, pages show what the records say, and the log says why."""
+
+    def status(*_arguments: Any) -> Any:
+        return {"tokens": dict.fromkeys(("t00", "t01"), told)}
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.status", status)
+    browser = world.operator()
+
+    overview = browser.get("/?q=t00")
+    assert (overview.status, "t00" in overview.text) == (200, True)
+    assert lines.getvalue().count("the console doesn't know") == 1
+    assert browser.get("/tokens/t00").status == 200
+    assert browser.post("/consent", token="t00").status == 200
 
 
 def test_a_secret_of_ones_own_outlives_a_restart(
