@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Records in one question: some megabytes."""
+LOOK = 5.0
+"""Seconds that a page waits for what the daemon says; without it, it shows what the records say."""
 LOADS = 16
 """Questions at the same time, where each is for one record."""
 
@@ -55,6 +57,8 @@ class Agent:
         self._http = http
         self._issuers = Issuers(http, loaded.settings.state_dir, clock)
         self._acting = anyio.Lock()
+        # Threads of their own: who waits for a slow provider keeps nobody from a page, and no consent from its store.
+        self._looks, self._seeds = anyio.CapacityLimiter(8), anyio.CapacityLimiter(16)
 
     # Reading
 
@@ -101,10 +105,10 @@ class Agent:
 
         Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
         """
-        try:
-            document = await anyio.to_thread.run_sync(partial(deputy.control(self.settings).status, name))
-        except SidecarError:
-            return {}
+        document: dict[str, Any] = {}
+        ask = partial(deputy.control(self.settings).status, name)
+        with suppress(SidecarError), anyio.move_on_after(LOOK):
+            document = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._looks)
         told = {token: _understood(one) for token, one in document.get("tokens", {}).items()}
         if None in told.values():
             _log.warning(
@@ -183,6 +187,7 @@ class Agent:
         return await self._done(
             partial(deputy.control(self.settings).seed, name, request),
             lambda: deputy.seed(self._alone(name), name, request),
+            self._seeds,
         )
 
     # The rest
@@ -201,9 +206,14 @@ class Agent:
             lambda: deputy.revoke(self._alone(name), name),
         )
 
-    async def _done(self, ask_daemon: Callable[[], Reply], do: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _done(
+        self,
+        ask_daemon: Callable[[], Reply],
+        do: Callable[[], Awaitable[Reply]],
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> Reply:
         try:
-            return await anyio.to_thread.run_sync(ask_daemon)
+            return await anyio.to_thread.run_sync(ask_daemon, limiter=limiter)
         except NotRunning:
             # One at a time: what follows holds the lock of `state_dir`.
             async with self._acting:

@@ -18,6 +18,7 @@ from sidecar.console.access import Role, address_of, asker
 from sidecar.console.flows import Flow
 from sidecar.console.refusal import Refused
 from sidecar.console.results import Job
+from sidecar.console.words import moment
 from sidecar.enrol.code import NotOurs, members
 from sidecar.errors import (
     ConfigError,
@@ -314,7 +315,7 @@ class Site:
 
     async def callback(self, request: Request, visitor: Visitor) -> Response:
         """Take a provider's answer out of the address bar, and do what it says."""
-        query: str = request.scope["query_string"].decode("latin-1")
+        query: str = request.scope["query_string"].decode("latin-1") if request.method == "GET" else ""
         try:
             state = members(query).get("state", "")
         except NotOurs:
@@ -403,12 +404,11 @@ class Site:
         job = Job(visitor.session, what, name, back)
 
         async def work() -> tuple[str, str, str]:
-            await self._agent.revoke(name)
-            return (
-                "done",
-                "",
-                f"The grant of {name} is revoked. It counts as dead until somebody consents again.",
-            )
+            ends = (await self._agent.revoke(name)).access_expires_at
+            text = f"The grant of {name} is revoked. It counts as dead until somebody consents again."
+            if ends is not None and ends > (now := self._agent.now()):
+                text += f" Readers keep the last access token, which ends at {moment(ends, now).exact} at the latest."
+            return "done", "", text
 
         self._jobs.begin(job, partial(self._worked, request, visitor, what, name, job, work))
         return _sent_on(f"/results/{job.id}")

@@ -114,6 +114,17 @@ def test_a_forged_state_is_refused(world: World, how: str) -> None:
     assert "starts anew" in browser.finish(answer).text
 
 
+def test_a_question_for_headers_takes_no_answer(world: World) -> None:
+    """A program that only asks for the headers of an answer's address (HEAD) uses up neither state nor code."""
+    browser = world.operator()
+    answer = browser.back(browser.begin(world.new_token()))
+
+    with nothing_happens(world):
+        assert world.proxied.send("HEAD", answer, browser.headers()).location == "/callback"
+
+    assert "starts anew" in browser.finish(answer).text
+
+
 def test_a_state_works_once(world: World) -> None:
     """An answer that is replayed changes nothing."""
     browser = world.operator()

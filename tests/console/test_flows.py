@@ -11,12 +11,12 @@ import anyio
 import pytest
 
 from sidecar import deputy
-from sidecar.console import results
+from sidecar.console import agent, results
 from sidecar.enrol.code import Authorization
 from sidecar.errors import StoreError, TemporarilyUnavailable
 from sidecar.testing import faults
 from sidecar.testing.config import new_secret
-from tests.console.conftest import OPERATOR, PUBLIC, Browser, World, query_of, running
+from tests.console.conftest import OPERATOR, PATIENCE, PUBLIC, Browser, World, query_of, running
 
 
 def test_a_consent_is_stored_and_shown(world: World) -> None:
@@ -190,6 +190,7 @@ def test_a_grant_is_revoked(world: World) -> None:
     page = browser.get(browser.post("/revoke", token=token).location)
 
     assert f"The grant of {token} is revoked" in page.text
+    assert "Readers keep the last access token, which ends at 20" in page.text
     assert "revoked by token-sidecar revoke" in browser.get(f"/tokens/{token}").text
     assert "starts anew" in browser.consent(token).text
 
@@ -326,3 +327,48 @@ def test_the_daemon_is_asked_where_one_runs(world: World, monkeypatch: pytest.Mo
 
     assert asked.is_set()
     assert "the daemon is busy" in page.text
+
+
+def test_a_daemon_that_hangs_holds_up_no_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page waits for a daemon that doesn't answer for a little while, and shows what the record says then."""
+    browser, over, waited = world.operator(), threading.Event(), threading.Event()
+
+    def hang(*_arguments: Any) -> Any:
+        over.wait(PATIENCE)
+        waited.set()
+        return {}
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.status", hang)
+    monkeypatch.setattr(agent, "LOOK", 0.1)
+    try:
+        page = browser.get("/tokens/t00")
+        assert not waited.is_set()
+    finally:
+        over.set()
+    assert "no daemon here told of it" in page.text
+
+
+def test_deeds_that_wait_for_the_daemon_keep_nobody_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many refreshes wait for a slow provider, pages are shown and consents are stored."""
+    browsers = [Browser(world.proxied, f"{name}@example.test", "token-operators") for name in "abc"]
+    answer = browsers[0].back(browsers[0].begin(world.new_token()))
+    over = threading.Event()
+
+    def hang(*_arguments: Any, **_named: Any) -> Any:
+        over.wait(PATIENCE)
+        raise TemporarilyUnavailable("the daemon is busy")
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.refresh", hang)
+    monkeypatch.setattr(agent, "LOOK", 2 * PATIENCE)
+    try:
+        for browser in browsers:
+            csrf = browser.csrf()
+            for _ in range(16):
+                assert browser.post("/refresh", csrf=csrf, token="t00").status == 303
+        assert browsers[0].get("/").status == 200
+        assert "starts anew from this consent" in browsers[0].finish(answer).text
+        assert not over.is_set()
+    finally:
+        over.set()
