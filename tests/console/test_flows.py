@@ -354,10 +354,11 @@ def test_deeds_that_wait_for_the_daemon_keep_nobody_waiting(
     """However many refreshes wait for a slow provider, pages are shown and consents are stored."""
     browsers = [Browser(world.proxied, f"{name}@example.test", "token-operators") for name in "abc"]
     answer = browsers[0].back(browsers[0].begin(world.new_token()))
-    over = threading.Event()
+    over, ended = threading.Event(), threading.Event()
 
     def hang(*_arguments: Any, **_named: Any) -> Any:
         over.wait(PATIENCE)
+        ended.set()
         raise TemporarilyUnavailable("the daemon is busy")
 
     monkeypatch.setattr("sidecar.server.client.ControlClient.refresh", hang)
@@ -369,6 +370,6 @@ def test_deeds_that_wait_for_the_daemon_keep_nobody_waiting(
                 assert browser.post("/refresh", csrf=csrf, token="t00").status == 303
         assert browsers[0].get("/").status == 200
         assert "starts anew from this consent" in browsers[0].finish(answer).text
-        assert not over.is_set()
+        assert not ended.is_set()
     finally:
         over.set()

@@ -136,7 +136,9 @@ async def test_silence_is_ended_sooner_than_a_slow_request(
             assert (await slow.receive()).startswith(b"HTTP/1.1 ")
 
 
-async def test_strangers_leave_room_for_those_who_are_trusted(tmp_path: Path) -> None:
+async def test_strangers_leave_room_for_those_who_are_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An address that isn't trusted takes few of the connections, and is ended at once beyond; a trusted one isn't."""
     rig, sock = Rig(tmp_path), bind_tcp("127.0.0.1", 0)
     address = ("127.0.0.1", sock.getsockname()[1])
@@ -166,7 +168,11 @@ async def test_strangers_leave_room_for_those_who_are_trusted(tmp_path: Path) ->
             one_more = await open_ones.enter_async_context(await connect(source))
             assert await is_served(one_more) == (source == "127.0.0.2")
             assert await is_served(held[-1])
-        assert await is_served(await open_ones.enter_async_context(await connect("127.0.0.3")))
+        for limit, served in ((serve.OF_ONE_STRANGER - 1, False), (serve.STRANGERS, True)):
+            monkeypatch.setattr(serve, "STRANGERS", limit)
+            for source, admitted in (("127.0.0.2", True), ("127.0.0.3", served)):
+                stream = await open_ones.enter_async_context(await connect(source))
+                assert await is_served(stream) == admitted
         tasks.cancel_scope.cancel()
 
 
