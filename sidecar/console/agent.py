@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
+import structlog
 
 from sidecar import records
 from sidecar.app import control
@@ -16,6 +18,7 @@ from sidecar.deputy import insistently
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
 from sidecar.errors import RecordUnreadable, SidecarError, UnknownToken, Unlisted, UsageError
+from sidecar.events import TokenView
 from sidecar.grants.discovery import Issuers
 from sidecar.ports import Held, SupportsMany
 from sidecar.server.client import NotRunning
@@ -36,10 +39,14 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Records in one question: some megabytes."""
+LOOK = 5.0
+"""Seconds that a page waits for what the daemon says; without it, it shows what the records say."""
 LOADS = 16
 """Questions at the same time, where each is for one record."""
 
 Reply = TypeVar("Reply")
+
+_log = structlog.get_logger("sidecar.console")
 
 
 class Agent:
@@ -52,6 +59,8 @@ class Agent:
         self._http = http
         self._issuers = Issuers(http, loaded.settings.state_dir, clock)
         self._deputy = deputy
+        # Threads of their own: who waits for a slow provider keeps nobody from a page, and no consent from its store.
+        self._looks, self._seeds = anyio.CapacityLimiter(8), anyio.CapacityLimiter(16)
 
     # Reading
 
@@ -91,17 +100,24 @@ class Agent:
         """Read one record. Raises `StoreError`."""
         return (await self.records([name]))[name]
 
-    async def live(self, name: str = "") -> dict[str, Any]:
+    async def live(self, name: str = "") -> dict[str, TokenView | None]:
         """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us.
+
+        None is what can't be understood, as of a daemon of another version.
 
         Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
         """
-        try:
-            document = await anyio.to_thread.run_sync(partial(control(self.settings).status, name))
-        except SidecarError:
-            return {}
-        tokens: dict[str, Any] = document.get("tokens", {})
-        return tokens
+        document: dict[str, Any] = {}
+        ask = partial(control(self.settings).status, name)
+        with suppress(SidecarError), anyio.move_on_after(LOOK):
+            document = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._looks)
+        told = {token: _understood(one) for token, one in document.get("tokens", {}).items()}
+        if None in told.values():
+            _log.warning(
+                "the daemon tells of its tokens in words that the console doesn't know; pages show what the records "
+                "say: run both in the same version"
+            )
+        return told
 
     # Consents
 
@@ -124,9 +140,14 @@ class Agent:
         return [name for name, one in sets if one.for_each is not None and one.for_each.enrolment]
 
     def provider_of(self, name: str) -> str:
-        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2)."""
+        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2).
+
+        One that has no name is its token's, apart from those that have: a token may be called like another's provider.
+        """
         found = self.token(name)
-        return found.provider if isinstance(found.settings.provider, str) else found.of_set or name
+        return (
+            found.provider if isinstance(found.settings.provider, str) else f"tokens/{found.of_set or name}"
+        )
 
     async def authorization(self, name: str, redirect_uri: str, state: str) -> tuple[Authorization, str, str]:
         """Prepare a request for consent: itself, the provider's name, and the lineage that it is to replace.
@@ -168,6 +189,7 @@ class Agent:
         return await self._done(
             partial(control(self.settings).seed, name, request),
             partial(self._deputy.seed, name, request, tell),
+            self._seeds,
         )
 
     # The rest
@@ -186,11 +208,23 @@ class Agent:
             partial(self._deputy.revoke, name, tell),
         )
 
-    async def _done(self, ask_daemon: Callable[[], Reply], do: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _done(
+        self,
+        ask_daemon: Callable[[], Reply],
+        do: Callable[[], Awaitable[Reply]],
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> Reply:
         try:
-            return await anyio.to_thread.run_sync(ask_daemon)
+            return await anyio.to_thread.run_sync(ask_daemon, limiter=limiter)
         except NotRunning:
             return await do()
+
+
+def _understood(told: Any) -> TokenView | None:
+    try:
+        return msgspec.convert(told, TokenView)
+    except msgspec.ValidationError:
+        return None
 
 
 def _readable(held: Held | RecordUnreadable | None) -> Record | None:

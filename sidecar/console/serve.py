@@ -14,7 +14,7 @@ from sidecar import app, config
 from sidecar.clients.http import HttpClient
 from sidecar.clock import SystemClock
 from sidecar.console import door
-from sidecar.console.access import Cookies, LinkAccess, ProxyAccess
+from sidecar.console.access import Cookies, LinkAccess, ProxyAccess, trusted
 from sidecar.console.agent import Agent
 from sidecar.console.flows import Flows
 from sidecar.console.guard import Guard
@@ -149,7 +149,9 @@ async def _serve_on(
         left = door.leave(settings.state_dir, built.door) if built.door is not None else None
         stopping = anyio.Event()
         jobs.start_soon(built.deputy.recover, stopping, _log.warning)
-        server = HttpServer(built.app, sock, worker="console", pulse=Pulse(), heartbeats=Heartbeats(clock))
+        proxy, beats = settings.console.proxy, Heartbeats(clock)
+        trusts = trusted(proxy) if proxy is not None else None
+        server = HttpServer(built.app, sock, worker="console", pulse=Pulse(), heartbeats=beats, trusts=trusts)
         try:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 await serving.start(server.run)
