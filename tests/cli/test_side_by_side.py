@@ -105,13 +105,6 @@ def test_a_daemon_waits_for_a_command(seeded: Place) -> None:
     assert seeded.calls() == 1
 
 
-def test_a_second_daemon_is_refused_at_once(running: Place) -> None:
-    """Nobody waits for a daemon, which may run for ever."""
-    done = running.run("run")
-    assert done.returncode == 1
-    assert "a daemon runs on this state_dir already; stop it, or give each its own" in done.stderr
-
-
 def elsewhere(place: Place) -> Path:
     """Write the same configuration for another state_dir."""
     path = place.root / "elsewhere.yaml"
