@@ -165,13 +165,21 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
         state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
         place = settings.store
         sealer = open_sealer(place.encryption_keys, strict=place.require_encryption)
+        clients = await stack.enter_async_context(SharedClients())
         store = await stack.enter_async_context(
-            open_store(str(place.url), clock, sealer, url_file=place.url_file)
+            open_store(
+                str(place.url),
+                clock,
+                sealer,
+                url_file=place.url_file,
+                clients=clients,
+                namespace=settings.namespace,
+                delete_dead=place.delete_dead,
+            )
         )
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )
-        clients = await stack.enter_async_context(SharedClients())
         yield House(loaded, clock, state, store, sealer, http, clients, environ)
 
 

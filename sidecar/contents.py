@@ -61,6 +61,11 @@ def _libraries(settings: Settings, context: Context) -> None:
             _ = SharedClients().kubernetes
         except ConfigError as error:
             context.error(steps, str(error))
+    for steps in _in_aws(settings):
+        try:
+            _ = SharedClients().secrets_manager
+        except ConfigError as error:
+            context.error(steps, str(error))
 
 
 def _databases(settings: Settings, context: Context) -> None:
@@ -94,6 +99,18 @@ def _in_clusters(settings: Settings) -> Iterator[Steps]:
                 yield "tokens", name, "after_refresh", index, "rollout_restart"
 
 
+def _in_aws(settings: Settings) -> Iterator[Steps]:
+    """Go through all that is to be found in AWS Secrets Manager beside the store, each with its place in the file."""
+    for name, token in settings.entries.items():
+        if token.client.id_aws_secret is not None:
+            yield "tokens", name, "client", "id_aws_secret"
+        if token.seed is not None and token.seed.aws_secret is not None:
+            yield "tokens", name, "seed", "aws_secret"
+        for index, output in enumerate(token.outputs):
+            if output.aws_secret is not None:
+                yield "tokens", name, "outputs", index, "aws_secret"
+
+
 def _keys(settings: Settings, context: Context) -> None:
     for index, path in enumerate(settings.store.encryption_keys):
         steps = ("store", "encryption_keys", index)
@@ -111,6 +128,8 @@ def _clients(settings: Settings, context: Context) -> None:
         profile = settings.profiles.get(name)
         if profile is None or context.report.spoilt(context.mark(steps).label):
             continue
+        if token.client.id_aws_secret is not None:
+            continue  # nobody is asked here
         try:
             ClientIdentity(token.client, profile, SystemClock()).credentials()
         except ConfigError as error:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import msgspec
 
-from sidecar import config, contents, links
+from sidecar import config, contents, links, schedule
 from sidecar.accounts import open_accounts
+from sidecar.claimer import Claimer
 from sidecar.config import members
 from sidecar.enrol import revocation
 from sidecar.enrol.provider import Provider
@@ -34,6 +35,7 @@ from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
 from sidecar.outputs import open_output, open_remote_output, withdraw_forgotten
+from sidecar.ports import SupportsClaims
 from sidecar.renewer import Renewer
 from sidecar.roster import Roster
 from sidecar.schedule import Policy
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from sidecar.courier import Courier
     from sidecar.events import TokenView
     from sidecar.intake import Planting
-    from sidecar.ports import Grant
+    from sidecar.ports import Claimed, Grant
     from sidecar.scheduler import Scheduler
     from sidecar.tokens import AccessToken, Record
 
@@ -88,6 +90,7 @@ FIXED = (
 PLANT_RACES = 5
 COURIER = "\ncourier"
 ROSTER = "\nroster"
+CLAIMER = "\nclaimer"
 """Put behind a name, for what else takes turns. No account has a line's end in its name."""
 ABSENCE = 60.0
 """Seconds for which a member's record may be missing from the store before it counts as lost: every daemon has asked
@@ -110,7 +113,7 @@ def make_setup(
     found = settings.resolve(name)
     token, profile = found.settings, found.profile
     if grant is None:
-        grant = make_grant(name, settings, around, http, issuers)
+        grant = make_grant(name, settings, around, http, issuers, clients)
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
     hook = partial(
@@ -129,13 +132,7 @@ def make_setup(
         key=found.key,
         provider=found.provider,
         profile=profile,
-        policy=Policy(
-            min_validity=token.min_validity,
-            refresh_at=token.refresh_at,
-            min_interval=token.min_interval,
-            lease=token.lease,
-            request_timeout=token.request_timeout,
-        ),
+        policy=policy_of(token),
         grant=grant,
         outputs=tuple(near(target) for target in token.outputs if target.file),
         remote_outputs=tuple(far(target) for target in token.outputs if not target.file),
@@ -152,12 +149,28 @@ def make_setup(
     )
 
 
+def policy_of(token: TokenSettings) -> Policy:
+    """Say what the configuration says of a token's timing."""
+    return Policy(
+        min_validity=token.min_validity,
+        refresh_at=token.refresh_at,
+        min_interval=token.min_interval,
+        lease=token.lease,
+        request_timeout=token.request_timeout,
+    )
+
+
 def make_grant(
-    name: str, settings: Settings, around: Surroundings, http: HttpClient, issuers: Issuers
+    name: str,
+    settings: Settings,
+    around: Surroundings,
+    http: HttpClient,
+    issuers: Issuers,
+    clients: SharedClients,
 ) -> Grant:
     """Make the grant of a token, or the one that the members of a set share. Raises `ConfigError`."""
     found = settings.resolve(name)
-    grant = open_grant(found.settings, found.profile, http, issuers)
+    grant = open_grant(found.settings, found.profile, http, issuers, clients)
     grant.tell = lambda reason: around.emit(Warned("client", reason, found.of_set or name))
     return grant
 
@@ -209,8 +222,8 @@ class Engine:
             self._around.emit(Warned("escrow", reason))
         for name in self.settings.tokens:
             await self._take_in(name, self._renewers[name])
-        for of, found in self._sets.items():
-            self._scheduler.add(of + ROSTER, found.roster)
+        for of in self._sets:
+            self._begin(of)
 
     async def _take_in(self, name: str, renewer: Renewer) -> None:
         # Seen before its first turn: probes must not pass for want of anything to judge.
@@ -353,6 +366,27 @@ class Engine:
         self._retire(name)
         del self._renewers[name]
         self._around.emit(TokenForgotten(name))
+
+    def _begin(self, of: str) -> None:
+        """Ask who the accounts of a set are from now on, and claim what is due of them where that can be done."""
+        self._scheduler.add(of + ROSTER, self._sets[of].roster)
+        store, settings = self._around.store, self.settings
+        if isinstance(store, SupportsClaims):
+            claimer = Claimer(
+                settings.prefix_of(of), store, self._around, self._hand, most=settings.max_workers
+            )
+            # The lease that a token gets whose life is not known yet: it's for all of them.
+            claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
+            self._scheduler.add(of + CLAIMER, claimer)
+
+    def _hand(self, one: Claimed, until: float) -> anyio.Event | None:
+        """Have a claimed record's token refreshed; None where that is not one of ours."""
+        name = self.settings.name_of(one.key)
+        renewer = self._renewers.get(name) if name is not None else None
+        if name is None or renewer is None:
+            return None
+        renewer.claimed(one.held, until)
+        return self._scheduler.wake(name)
 
     def _roster(self, of: str, settings: Settings) -> Roster:
         token = settings.sets[of]
@@ -507,7 +541,7 @@ class Engine:
         token, known = self.settings.sets[of], self._sets.get(of)
         if known is None:
             self._sets[of] = _Set(token, roster)
-            self._scheduler.add(of + ROSTER, roster)
+            self._begin(of)
             return
         known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
@@ -528,6 +562,7 @@ class Engine:
         names = [name]
         if name in self._sets:
             self._scheduler.remove(name + ROSTER)
+            self._scheduler.remove(name + CLAIMER)
             del self._sets[name]
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
             self._around.emit(TokenForgotten(name))
@@ -566,12 +601,13 @@ class Engine:
         token, found = settings.sets[of], self._sets[of]
         if grant is None and members.ACCOUNT not in (token.subject or ""):
             # They differ by their refresh tokens alone, which it is handed.
-            grant = found.grant = found.grant or make_grant(name, *parts[:-1])
+            grant = found.grant = found.grant or make_grant(name, *parts)
         setup = make_setup(name, *parts, grant=grant)
         absence = (
             max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0
         )
-        return msgspec.structs.replace(setup, aggregated=aggregated, absence=absence)
+        claims = isinstance(self._around.store, SupportsClaims)
+        return msgspec.structs.replace(setup, aggregated=aggregated, absence=absence, claims=claims)
 
     def _renewer(self, name: str) -> Renewer:
         """Find a token that is served. Raises `UnknownToken`."""

@@ -92,6 +92,10 @@ class RecordUnreadable(StoreError):
     """The store holds a record that this version cannot read; it is left untouched."""
 
 
+class Unfound(SidecarError):
+    """What the configuration leaves to another place could not be read there."""
+
+
 class SealError(SidecarError):
     """What is sealed here cannot be opened with the keys that are configured."""
 

@@ -166,6 +166,17 @@ class GrantDied(Event, frozen=True):
     remedy: str
 
 
+class Discarded(Event, frozen=True):
+    """What was kept of a dead grant was deleted, as configured."""
+
+    token: str
+    place: str
+    """What was deleted."""
+    fingerprint: str
+    reason: str
+    """Why the grant was dead."""
+
+
 class CommitFinished(Event, frozen=True):
     """A commit to the store ended."""
 

@@ -74,6 +74,7 @@ class Intake:
         self, setup: Setup, seeding: Seeding, *, origin: str, force: bool, since: str | None
     ) -> Planting:
         """Start a new lineage on request; see `Renewer.plant`."""
+        await setup.grant.locate()  # no turn may have done it yet
         # A ledger of its own: a turn that is waiting for an answer must not take this write for its own.
         ledger = self._ledger.twin()
         await ledger.sync()

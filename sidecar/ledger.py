@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
-from sidecar.ports import Held
+from sidecar.ports import Held, SupportsClaims
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.escrow import Slip
     from sidecar.events import Event
-    from sidecar.ports import Store
+    from sidecar.ports import Store, SupportsDiscard
     from sidecar.tokens import Attempt, Record
 
 RACES = 5
@@ -56,6 +56,7 @@ class Ledger:
 
     __slots__ = (
         "_clock",
+        "_due",
         "_emit",
         "_held",
         "_key",
@@ -69,9 +70,16 @@ class Ledger:
     )
 
     def __init__(
-        self, token: str, key: str, store: Store, emit: Callable[[Event], None], clock: Clock
+        self,
+        token: str,
+        key: str,
+        store: Store,
+        emit: Callable[[Event], None],
+        clock: Clock,
+        due: Callable[[Record], float | None] | None = None,
     ) -> None:
-        """Know nothing until the first `sync`."""
+        """Know nothing until the first `sync`. `due`: see `SupportsClaims`; None: nobody claims this record."""
+        self._due = due
         self._token = token
         self._key = key
         self._store = store
@@ -86,7 +94,7 @@ class Ledger:
 
     def twin(self) -> Ledger:
         """Make another ledger of the same token, which knows what the store was last seen to hold and owes nothing."""
-        made = Ledger(self._token, self._key, self._store, self._emit, self._clock)
+        made = Ledger(self._token, self._key, self._store, self._emit, self._clock, self._due)
         made._held = self._held
         return made
 
@@ -155,11 +163,35 @@ class Ledger:
             self.distrust()
             healed = with_orphans_of(known.record, stored.record if stored else None)
             expected = stored.version if stored else None
-            version = await self._store.write(self._key, healed, expected=expected, lease=hold)
+            version = await self._put(healed, expected=expected, lease=hold)
             self._held = Held(healed, version, lease_left=hold)
         else:
             self._watch(stored)
             self._held = stored
+
+    def take(self, held: Held, since: float) -> bool:
+        """Go on from what a claim has brought that began `since` (boot-time clock): the record with our attempt in it.
+
+        Returns False for a store that fell back, which is to be read, and healed, first; and for a record that was read
+        or written here meanwhile, since the claim's may be the older one: what it says was sent already then.
+        """
+        known = self._held.version if self._held is not None else None
+        if self._looked_at >= since and known not in {None, held.version}:
+            return False
+        if self._held is not None and rolled_back(held.record, self._held.record):
+            return False
+        self._missing_since = None
+        self._watch(held)
+        self._held = held
+        self.distrust()
+        return True
+
+    async def _put(self, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
+        store = self._store
+        if self._due is None or not isinstance(store, SupportsClaims):
+            return await store.write(self._key, record, expected=expected, lease=lease)
+        due = None if lease > 0 else self._due(record)
+        return await store.write_due(self._key, record, expected=expected, lease=lease, due=due)
 
     def distrust(self) -> None:
         """Have the record read at the next turn: somebody else has written it, or may have."""
@@ -170,7 +202,7 @@ class Ledger:
         expected = self._held.version if self._held else None
         self.distrust()
         try:
-            version = await self._store.write(self._key, record, expected=expected, lease=lease)
+            version = await self._put(record, expected=expected, lease=lease)
         except Conflict:
             raise
         except StoreError:
@@ -179,6 +211,14 @@ class Ledger:
             self._unmoved_since = self._clock.boot()
             raise
         self._keep(record, version)
+
+    async def discard(self, store: SupportsDiscard) -> str:
+        """Have the record that was last read deleted; returns what that was, in words. Raises `StoreError`."""
+        version = self._held.version if self._held else ""
+        self.distrust()
+        place = await store.discard(self._key, expected=version)
+        self._held = None
+        return place
 
     async def renew(self, record: Record, *, lease: float) -> None:
         """Protect the attempt in `record` anew. Raises `Conflict` when it is not in the store any more."""
@@ -237,7 +277,7 @@ class Ledger:
         record, lease, outcome = debt.record, 0.0, "committed"
         for _ in range(RACES):
             try:
-                self._keep(record, await self._store.write(self._key, record, expected=expected, lease=lease))
+                self._keep(record, await self._put(record, expected=expected, lease=lease))
             except Conflict:
                 theirs = await self._store.load(self._key)
                 expected = theirs.version if theirs else None

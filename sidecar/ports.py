@@ -196,6 +196,39 @@ class SupportsRekey(Protocol):
         ...
 
 
+class Claimed(msgspec.Struct, frozen=True):
+    """A record whose lease was given out."""
+
+    key: str
+    held: Held
+    """With the attempt in it that the lease is for."""
+
+
+@runtime_checkable
+class SupportsClaims(Protocol):
+    """A store that gives out the leases of several records at once, to whoever asks first.
+
+    It has to be told when each token is due. A record that was written by `write` is due never.
+    """
+
+    async def write_due(
+        self, key: str, record: Record, *, expected: str | None, lease: float = 0.0, due: float | None
+    ) -> str:
+        """Do what `write` does. `due`: when somebody may claim it (Unix seconds, by the store's clock); None: never."""
+        ...
+
+    async def claim(
+        self, prefix: str, instance: str, *, most: int, lease: float, now: float
+    ) -> list[Claimed]:
+        """Take the leases of at most `most` records whose keys begin so and that are due, the longest due first.
+
+        One statement, which waits for nobody: what others are just taking is left to them. Each record holds the
+        attempt from then on, as after a `write` with this lease; nobody else gets it, and it is due no more. `now`
+        (Unix seconds) is when the attempts are said to have begun. A record that can't be read is left out.
+        """
+        ...
+
+
 class Grade(StrEnum):
     """How a thing was found to be."""
 
@@ -241,6 +274,21 @@ class SupportsProbe(Protocol):
         """Make sure that the record of this key could be written, writing nothing.
 
         Raises `StoreError` with the reason and the way out.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDiscard(Protocol):
+    """A store whose records others read, and which may be told to delete those of dead grants."""
+
+    deletes_dead: bool
+    """Whether it was told so."""
+
+    async def discard(self, key: str, *, expected: str) -> str:
+        """Remove the record with no way back, if its version is still `expected`; return what was deleted, in words.
+
+        Raises `Conflict` otherwise.
         """
         ...
 

@@ -21,7 +21,14 @@ def make_store(settings: Settings, *, create: bool = True) -> Store:
     """Make the store with its keys; its `async with` creates what is missing, if wanted. Raises `ConfigError`."""
     place = settings.store
     sealer = open_sealer(place.encryption_keys)
-    return open_store(str(place.url), SystemClock(), sealer, url_file=place.url_file, create=create)
+    return open_store(
+        str(place.url),
+        SystemClock(),
+        sealer,
+        url_file=place.url_file,
+        create=create,
+        namespace=settings.namespace,
+    )
 
 
 @asynccontextmanager

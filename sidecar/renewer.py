@@ -28,6 +28,7 @@ from sidecar.escrow import Stage
 from sidecar.events import (
     CallFinished,
     ClockSkewSeen,
+    Discarded,
     GrantDied,
     ScopesShrank,
     TokenView,
@@ -36,7 +37,7 @@ from sidecar.events import (
 )
 from sidecar.intake import Intake, Planting
 from sidecar.ledger import Ledger
-from sidecar.ports import Answer, Publication, SupportsNoScope
+from sidecar.ports import Answer, Publication, SupportsDiscard, SupportsNoScope
 from sidecar.profile import InDoubt
 from sidecar.publisher import STABLE_AFTER, Publisher
 from sidecar.schedule import Refresh, Situation, Wait, Wake
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from sidecar.escrow import Entry, Slip
     from sidecar.events import OutputView
     from sidecar.outcomes import Outcome
-    from sidecar.ports import Seeding
+    from sidecar.ports import Held, Seeding
     from sidecar.schedule import Decision, Timing
     from sidecar.tokens import Record, RefreshToken
 
@@ -78,6 +79,8 @@ class Renewer:
     __slots__ = (
         "_around",
         "_blank",
+        "_born",
+        "_claim",
         "_did",
         "_failed_credentials",
         "_fallen_back",
@@ -105,7 +108,8 @@ class Renewer:
         self.setup = setup
         self._successor: Setup | None = None
         self._around = around
-        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock)
+        due = self._claimable_at if setup.claims else None
+        self._ledger = Ledger(setup.name, setup.key, around.store, around.emit, around.clock, due)
         self._intake = Intake(around, self._ledger)
         self._publisher = Publisher(setup.name, setup.outputs, around.emit)
         self.courier = Courier(setup.name, around.emit, around.clock)
@@ -127,6 +131,9 @@ class Renewer:
         self._did: list[str] = []
         self._unread = True
         """Whether answers may be there that this profile has not looked at."""
+        self._born = around.clock.wall()
+        self._claim: tuple[Held, float] | None = None
+        """A lease that was claimed for this token, and its end on the boot-time clock."""
         self._leaving: Callable[[], None] | None = None
         """Takes note that nothing of this token is under way any more; None: it stays."""
 
@@ -145,15 +152,39 @@ class Renewer:
         self._did = []
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
-        raced = not await self._load()
+        lease = await self._take_claim()
+        raced = lease is None and not await self._load()
         await self._publish()
         # Not before: whoever asks meanwhile is told what was found the last time.
         self._obstacle = ""
         decision = self._decide()
-        if isinstance(decision, Refresh) and not raced and self._may_call():
-            raced = not await self._renew(late)
+        if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
+            raced = not await self._renew(late, lease)
+            decision = self._decide()
+        if await self._discard():
             decision = self._decide()
         return await self._end(decision, raced=raced)
+
+    def claimed(self, held: Held, until: float) -> None:
+        """Refresh at the next turn, which is to be asked for: the lease is ours `until` then (boot-time clock)."""
+        self._claim = held, until
+
+    async def _take_claim(self) -> float | None:
+        """Go on from a lease that was claimed; returns its end, or None where there is none that is of use.
+
+        An attempt that nobody goes on from is found, and cleared, when the record is read.
+        """
+        claim, self._claim = self._claim, None
+        if claim is None or self._ledger.debt is not None:
+            return None
+        held, until = claim
+        if until - self._around.clock.boot() < self._times().lease / 2:
+            return None
+        if not self._ledger.take(held, until - held.lease_left):
+            return None
+        self._store_trouble, self._found_dead = "", bool(self._found_dead)
+        await self._compare()
+        return None if self._fallen_back else until
 
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
@@ -189,14 +220,46 @@ class Renewer:
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
         )
-        return schedule.decide(record, self._times(), self.setup.profile, seen)
+        decision = schedule.decide(record, self._times(), self.setup.profile, seen)
+        return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
 
-    async def _renew(self, late: Callable[[], None]) -> bool:
-        """Call the provider once and see the answer home; returns False when another instance was faster."""
+    def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
+        """Leave what is merely due to whoever claims it, for a while."""
+        if self._is_claimed(record):
+            return Wait(seen.now + seen.lease_left, "claimed by this daemon")
+        if record is None or seen.forced or not isinstance(decision, Refresh):
+            return decision
+        until = schedule.left_to_claims(record, self._times(), self.setup.profile)
+        return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+
+    def _is_claimed(self, record: Record | None) -> bool:
+        """Tell whether this process claimed a record, and may be about to go on from that.
+
+        Until its lease has ended, such an attempt is neither cleared nor replaced: another turn will begin with it.
+        """
+        attempt = record.attempt if record is not None and self._ledger.debt is None else None
+        return (
+            self.setup.claims
+            and attempt is not None
+            and attempt.in_doubt_since is None
+            and self._owns_attempt(record)
+            and attempt.started_at >= self._born
+            and self._ledger.lease_left > 0
+        )
+
+    def _claimable_at(self, record: Record) -> float | None:
+        times = schedule.timing_of(record, self.setup.policy, self.setup.profile)
+        return schedule.claimable_at(record, times, self.setup.profile)
+
+    async def _renew(self, late: Callable[[], None], lease: float | None = None) -> bool:
+        """Call the provider once and see the answer home; returns False when another instance was faster.
+
+        `lease`: the end of the one that is held already.
+        """
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
         with anyio.CancelScope(shield=True):
             try:
-                base, deadline = await self._lease()
+                base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
                 return False
             except StoreError as error:
@@ -206,16 +269,33 @@ class Renewer:
             await self._see_home(base, deadline, late)
         return True
 
+    async def _discard(self) -> bool:
+        """Delete what is kept of a grant that the provider has declared dead, where that is configured."""
+        store, record = self._around.store, self.record
+        if not isinstance(store, SupportsDiscard) or not store.deletes_dead:
+            return False
+        if record is None or record.dead is None or not record.is_dead() or self._ledger.debt is not None:
+            return False
+        if not record.dead.client_id:
+            return False  # nobody has asked the provider
+        try:
+            with anyio.CancelScope(shield=True):
+                place = await self._ledger.discard(store)
+        except Conflict:
+            return False
+        except StoreError as error:
+            self._store_trouble = str(error)
+            return False
+        self._around.emit(Discarded(self.setup.name, place, record.dead.fingerprint, record.dead.reason))
+        self._did.append(f"deleted {place}, whose grant is dead")
+        return True
+
     async def _lease(self) -> tuple[Record, float | None]:
         """Write the intent; returns the record with the attempt in it, and the lease's end on the boot-time clock.
 
         The end is None where the call goes without a lease, because the token exists nowhere but here.
         """
-        record = self.record
-        if record is None:
-            raise Conflict
-        clock, times, grant = self._around.clock, self._times(), self.setup.grant
-        record = rotation.directed(record, endpoint=grant.endpoint, issuer=grant.issuer)
+        record, clock, times = self._directed(), self._around.clock, self._times()
         grace = self.setup.profile.grace or 0.0
         base = rotation.intended(record, self._around.instance, self._now(), grace)
         if self._ledger.alone:
@@ -231,6 +311,14 @@ class Renewer:
                 raise
             return base, None
         return base, began + times.lease
+
+    def _directed(self) -> Record:
+        record, grant = self.record, self.setup.grant
+        if record is None:
+            raise Conflict
+        return rotation.directed(
+            record, client_id=grant.client_id(), endpoint=grant.endpoint, issuer=grant.issuer
+        )
 
     async def _see_home(self, base: Record, deadline: float | None, late: Callable[[], None]) -> None:
         attempt = base.attempt
@@ -446,6 +534,8 @@ class Renewer:
         """Forget an own attempt of which escrow knows nothing: room is taken there before anything is sent."""
         record = self._ledger.record
         if record is None or record.attempt is None or self._ledger.debt is not None:
+            return
+        if self._is_claimed(record):
             return
         if self._owns_attempt(record) and record.attempt.in_doubt_since is None:
             # An entry that cannot be opened (its key is gone) was not recovered, and still says what was sent.

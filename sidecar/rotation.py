@@ -117,6 +117,8 @@ def misdirected(record: Record, *, client_id: str, endpoint: str, issuer: str) -
     configuration sends it, but nobody else may move it.
     """
     home = record.endpoint or record.issuer
+    if not record.client_id and not home:
+        return None  # left in the store by somebody who can't know, and bound by its first use
     there = (endpoint or home) if record.endpoint else issuer
     if record.refresh is None:
         moved = home != there and bool(record.endpoint) and record.issuer == issuer != ""
@@ -125,8 +127,9 @@ def misdirected(record: Record, *, client_id: str, endpoint: str, issuer: str) -
     return None if bound == wanted else (f"client {bound[0]!r} at {home}", f"{wanted[0]!r} at {there}")
 
 
-def directed(record: Record, *, endpoint: str, issuer: str) -> Record:
+def directed(record: Record, *, client_id: str, endpoint: str, issuer: str) -> Record:
     """Bind what is not bound yet to where it is sent now; `misdirected` has agreed."""
+    record = record if record.client_id else replace(record, client_id=client_id)
     return replace(record, endpoint=endpoint, issuer=issuer) if endpoint else record
 
 

@@ -7,6 +7,7 @@ random number: the jitter is derived from the token itself, so that looking twic
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,6 +37,10 @@ CLOCKS_APART = 0.25
 """Share of a window of replay that is given away for a stranger's use of the refresh token: its beginning was
 written by another machine's clock."""
 
+CLAIMED_WITHIN = 30.0
+"""Seconds for which a token that is due waits for a claim."""
+CLAIMED_SOON = 3.0
+"""So many seconds it waits though it is near its end: a claim that is made at all has been made by then."""
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
 HEALED = "the store fell back and was healed; for a minute, another instance may know a newer record still"
@@ -320,6 +325,30 @@ def hold(record: Record | None, times: Timing, now: float) -> float:
         return 0.0
     spare = record.access.seconds_left(now) - times.min_validity - times.lease
     return max(0.0, min(QUIET_POLL + CLOSE_POLL, spare))
+
+
+def claimable_at(record: Record, times: Timing, profile: Profile) -> float | None:
+    """Tell when anybody may take the lease of a record unseen; None: what it wants has to be looked at."""
+    access = record.access
+    if access is None or record.attempt is not None or record.backoff is not None or record.is_dead():
+        return None
+    if profile.needs_refresh_token and record.refresh is None:
+        return None
+    due = due_at(record, times, profile, jitter("", access.fingerprint))
+    return due if math.isfinite(due) else None
+
+
+def left_to_claims(record: Record, times: Timing, profile: Profile) -> float:
+    """Tell until when a token that is due is left to whoever claims it.
+
+    Nobody may, as where the store gives out no claims just now; then it is leased as any other, long before its end.
+    """
+    due = claimable_at(record, times, profile)
+    if due is None or record.access is None:
+        return float("-inf")
+    spare = record.access.seconds_left(due) - times.min_validity - times.lease
+    # At the least a few of the seconds that are kept for the death of a holder: nobody holds anything yet.
+    return due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
 
 
 def close_poll(times: Timing) -> float:

@@ -28,6 +28,7 @@ from tests import leaks
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+    from tests.aws.moto import Moto
     from tests.kube.apiserver import ApiServer
     from tests.kube.cluster import Cluster
     from tests.kube.fake import Fake
@@ -123,6 +124,25 @@ def database(server: Server) -> Iterator[str]:
     name = server.database()
     yield name
     server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """Run moto's AWS for the tests of this process."""
+    from tests.aws.moto import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def aws(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> Moto:
+    """Have whoever looks for AWS find it there, in this process and in those that it starts."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    return moto
 
 
 @pytest.fixture(scope="session")

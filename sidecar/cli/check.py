@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sidecar.schedule import Timing
 
 ASSUMED_TTL = 3600.0
+VERSIONS_A_DAY = 100
+"""Of a secret in AWS Secrets Manager."""
 
 
 @click.command(
@@ -58,6 +60,7 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
     warnings += [
         f"{config}: tokens.{name}: {warning}" for name, one in times.items() for warning in one.warnings
     ]
+    warnings += _too_often(settings, times, config)
     if as_json:
         tokens = {name: _described(settings, name, one) for name, one in times.items()}
         common.print_json({"ok": True, "problems": [], "warnings": warnings, "tokens": tokens})
@@ -68,6 +71,21 @@ def check(config: Path, *, no_disk: bool, schema: bool, as_json: bool) -> int:
     for warning in warnings:
         click.echo(f"warning: {warning}")
     return 0
+
+
+def _too_often(settings: Settings, times: dict[str, Timing], config: Path) -> list[str]:
+    """Find the tokens whose secrets AWS would run out of versions for: it removes none that is younger than a day."""
+    found = []
+    for name, one in times.items():
+        outputs = settings.entries[name].outputs
+        in_aws = settings.store.scheme == "aws-secretsmanager" or any(output.aws_secret for output in outputs)
+        a_day = round(86400 / due(one)[0])
+        if in_aws and a_day > VERSIONS_A_DAY:
+            found.append(
+                f"{config}: tokens.{name}: up to {a_day} refreshes a day, each a version of a secret in AWS, which "
+                f"has about {VERSIONS_A_DAY} and removes none younger than a day; raise `refresh_at` or `min_interval`"
+            )
+    return found
 
 
 def timing(settings: Settings, name: str) -> Timing:

@@ -24,6 +24,7 @@ class Source(NamedTuple):
 
     file: str | None
     from_kubernetes: SecretKey | None
+    from_aws: str | None
     from_config: Path | None
 
 
@@ -56,6 +57,7 @@ class SecretPlace(click.ParamType["SecretKey"]):
     epilog=examples(
         ("token-sidecar seed gmail --file token.json", "what a client library wrote"),
         ("token-sidecar seed gmail --from-kubernetes mail/gmail/token.json", "one key of a Secret"),
+        ("token-sidecar seed gmail --from-aws gmail/token", "a secret of AWS Secrets Manager"),
         ("token-sidecar seed gmail --from-config old.yaml", "out of the store that you leave"),
         ("pass gmail/refresh-token | token-sidecar seed gmail", "from standard input"),
         ("token-sidecar seed gmail", "ask for it, without showing it"),
@@ -73,6 +75,11 @@ class SecretPlace(click.ParamType["SecretKey"]):
     metavar="[NAMESPACE/]NAME/KEY",
     type=SecretPlace(),
     help="One key of a Secret that holds the same, read with this user's kubeconfig or the pod's account.",
+)
+@click.option(
+    "--from-aws",
+    metavar="NAME",
+    help="A secret of AWS Secrets Manager that holds the same, read with this user's credentials.",
 )
 @click.option(
     "--from-config",
@@ -95,6 +102,7 @@ def seed(  # noqa: PLR0913 - one for each option
     name: str,
     file: str | None,
     from_kubernetes: SecretKey | None,
+    from_aws: str | None,
     from_config: Path | None,
     layout: str | None,
     config: Path,
@@ -110,9 +118,9 @@ def seed(  # noqa: PLR0913 - one for each option
     """
     from sidecar.server.wire import SeedRequest
 
-    source = Source(file, from_kubernetes, from_config)
+    source = Source(file, from_kubernetes, from_aws, from_config)
     if sum(one is not None for one in source) > 1:
-        raise UsageError("name one source: --file, --from-kubernetes or --from-config")
+        raise UsageError("name one source: --file, --from-kubernetes, --from-aws or --from-config")
     settings = common.load(config, token=name)
     if not settings.profiles[name].needs_refresh_token:
         raise UsageError(
@@ -130,8 +138,8 @@ def _read(name: str, source: Source, layout: str | None, *, living: bool) -> See
 
     if source.from_config is not None:
         return _out_of_store(name, source.from_config)
-    if source.from_kubernetes is not None:
-        return _out_of_secret(name, source.from_kubernetes, layout, living=living)
+    if source.from_kubernetes is not None or source.from_aws is not None:
+        return _out_of_secret(name, source, layout, living=living)
     if source.file is None and sys.stdin.isatty():
         typed: str = click.prompt(f"Refresh token of {name}", hide_input=True, err=True)
         data, where, written = typed.encode(), "what you typed", time.time()
@@ -140,17 +148,25 @@ def _read(name: str, source: Source, layout: str | None, *, living: bool) -> See
     return seeds.parse(data, where=where, name=layout, written_at=written, living=living)
 
 
-def _out_of_secret(name: str, place: SecretKey, layout: str | None, *, living: bool) -> Seeding:
+def _out_of_secret(name: str, given: Source, layout: str | None, *, living: bool) -> Seeding:
     import anyio
+    import msgspec
 
     from sidecar import seeds
     from sidecar.clients.shared import SharedClients
     from sidecar.clock import SystemClock
     from sidecar.config.settings import SeedSource
 
+    place = {"kubernetes_secret": msgspec.to_builtins(given.from_kubernetes)}
+    if given.from_aws is not None:
+        place = {"aws_secret": {"name": given.from_aws}}
+    try:
+        source = msgspec.convert({**place, "format": layout}, SeedSource)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--from-aws: this is no name of a secret: {error}") from None
+
     async def read() -> Seeding:
         async with SharedClients() as clients:
-            source = SeedSource(kubernetes_secret=place, format=layout)  # type: ignore[arg-type] # click.Choice
             opened = seeds.open_seed(source, clock=SystemClock(), clients=clients, living=living)
             found = await opened.read()
         if found is None:

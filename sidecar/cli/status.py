@@ -20,6 +20,9 @@ BAR = 10
 BY_ITSELF = {"idle", "living"}
 """Those deadlines that every refresh puts off, so that nobody has to do anything while a daemon runs."""
 
+BY_ITSELF = {"idle", "living"}
+"""Those that every refresh puts off, so that nobody has to do anything while a daemon runs."""
+
 FAILING = {"misconfigured", "unpersisted"}
 
 

@@ -12,6 +12,7 @@ from sidecar.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sidecar.clients.aws import SecretsManager
     from sidecar.clients.kubernetes import Kubernetes
     from sidecar.clients.postgres import Postgres
 
@@ -23,6 +24,7 @@ class SharedClients:
         """Make nothing yet."""
         self._kubernetes: Kubernetes | None = None
         self._databases: dict[tuple[str, Path | None], Postgres] = {}
+        self._secrets_manager: SecretsManager | None = None
 
     @property
     def kubernetes(self) -> Kubernetes:
@@ -59,14 +61,30 @@ class SharedClients:
         key = (target.place if login is not None else text or "", url_file)
         return self._databases.setdefault(key, postgres.Postgres(target, login=login))
 
+    @property
+    def secrets_manager(self) -> SecretsManager:
+        """The client of AWS Secrets Manager. Raises `ConfigError` where its library is not installed."""
+        if self._secrets_manager is None:
+            try:
+                from sidecar.clients.aws import SecretsManager
+            except ModuleNotFoundError as missing:
+                if missing.name not in {"aiobotocore", "botocore"}:
+                    raise
+                raise ConfigError(
+                    "AWS Secrets Manager is spoken by the extra `aws`: pip install 'token-sidecar[aws]'"
+                ) from None
+            self._secrets_manager = SecretsManager()
+        return self._secrets_manager
+
     async def __aenter__(self) -> Self:
         """Connect to nothing: a daemon starts while an API is away."""
         return self
 
     async def __aexit__(self, *reason: object) -> None:
         """Close what was opened."""
-        if self._kubernetes is not None:
-            await self._kubernetes.__aexit__(*reason)
+        for client in (self._kubernetes, self._secrets_manager):
+            if client is not None:
+                await client.__aexit__(*reason)
         # At once: each may have to wait for a call that is not answered.
         async with anyio.create_task_group() as tasks:
             for database in self._databases.values():

@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from sidecar.config.aws import secrets_place
 from sidecar.config.context import Context
 from sidecar.config.report import looks_secret
 from sidecar.config.settings import (
@@ -26,6 +28,7 @@ from sidecar.config.settings import (
     StoreSettings,
     TokenSettings,
 )
+from sidecar.errors import ConfigError
 from sidecar.profile import AuthMethod, BodyKind, GrantType, Profile, Rotation
 
 Steps = tuple[str | int, ...]
@@ -69,13 +72,13 @@ def check(settings: Settings, context: Context) -> None:
         _durations(token, profile, steps, context)
         for index, output in enumerate(token.outputs):
             _output(output, profile, (*steps, "outputs", index), context)
-        if not token.outputs:
+        if not token.outputs and settings.store.scheme != "aws-secretsmanager":  # read by others as it is
             _no_outputs(steps, context)
         if profile is not None:
             _profile(name, settings, context)
     for place, cell in cells(settings):
         _cell(cell, place, context)
-    for check_uniqueness in (_outputs_apart, _secrets_apart, _cells_apart, _seeds_apart):
+    for check_uniqueness in (_outputs_apart, _secrets_apart, _aws_secrets_apart, _cells_apart, _seeds_apart):
         check_uniqueness(settings, context)
     if settings.store.shared:
         _shared_store(settings.store, context)
@@ -118,6 +121,9 @@ def _client(
         ("file", "id"),
         ("file", "id_file"),
         ("id", "id_file"),
+        ("file", "id_aws_secret"),
+        ("id", "id_aws_secret"),
+        ("id_file", "id_aws_secret"),
         ("file", "secret"),
         ("file", "secret_file"),
         ("file", "secret_files"),
@@ -131,7 +137,7 @@ def _client(
             context.error((*place, other), f"contradicts `{one}`, which says the same; keep one of the two")
     if client.redirect_uri is not None:
         _url(client.redirect_uri, (*place, "redirect_uri"), settings, context)
-    if client.file is None and not client.id and client.id_file is None:
+    if not (client.file or client.id or client.id_file or client.id_aws_secret):
         context.missing(place, "has no client id; add `file` (Google's credentials.json), `id` or `id_file`")
     if profile is not None and not _left_to_issuer(client, profile):
         _unused_proof(client, profile, place, context)
@@ -496,7 +502,7 @@ def _shared_store(store: StoreSettings, context: Context) -> None:
     if context.tree.get("namespace") is None:
         text = "is missing; a store that others use too tells records apart by it: name this application"
         context.missing(("namespace",), text)
-    if store.scheme != "kubernetes":
+    if store.scheme.startswith("postgres"):
         _database(store.url or "", ("store",), "refresh tokens", context)
 
 
@@ -517,6 +523,15 @@ def _strictness(store: StoreSettings, context: Context) -> None:
     if store.require_encryption and not store.encryption_keys:
         text = "needs keys; name files with keys under encryption_keys, or leave it out"
         context.error(("store", "require_encryption"), text)
+    in_aws = store.scheme == "aws-secretsmanager"
+    if in_aws and store.encryption_keys:
+        text = (
+            "seal nothing here: others read the tokens of an aws-secretsmanager:// store in clear, and AWS encrypts "
+            "them with KMS; leave the keys out, and keep state_dir in memory"
+        )
+        context.error(("store", "encryption_keys"), text)
+    if store.delete_dead and not in_aws:
+        context.error(("store", "delete_dead"), "is for aws-secretsmanager:// stores only; remove it")
 
 
 def _outputs_apart(settings: Settings, context: Context) -> None:
@@ -535,6 +550,27 @@ def _outputs_apart(settings: Settings, context: Context) -> None:
             )
             context.error((*steps, "file"), text)
         taken.setdefault(place, context.mark(steps).label)
+
+
+def _aws_secrets_apart(settings: Settings, context: Context) -> None:
+    taken: dict[str, str] = {}
+    for name, token in settings.entries.items():
+        if settings.store.scheme == "aws-secretsmanager" and token.for_each is None:
+            with suppress(ConfigError):  # its adapter says what is wrong
+                place = secrets_place(settings.store.url or "")
+                taken[place.secret_of(f"{settings.namespace}/{name}")] = f"where the store keeps `{name}`"
+        if token.seed is not None and token.seed.aws_secret is not None:
+            taken.setdefault(token.seed.aws_secret.name, f"tokens.{name}.seed")
+        if token.client.id_aws_secret is not None:
+            taken.setdefault(token.client.id_aws_secret, f"tokens.{name}.client.id_aws_secret")
+    for steps, output in outputs(settings):
+        if output.aws_secret is None:
+            continue
+        secret = output.aws_secret.name
+        if secret in taken:
+            text = f"{secret} is also {taken[secret]}; write the token to a secret of its own"
+            context.error((*steps, "aws_secret"), text)
+        taken.setdefault(secret, context.mark(steps).label)
 
 
 def _secrets_apart(settings: Settings, context: Context) -> None:
@@ -618,6 +654,8 @@ def _seeds_apart(settings: Settings, context: Context) -> None:
         file, sql = token.seed.file, token.seed.sql
         if file is not None:
             place: str | SecretKey | tuple[str, ...] | None = os.path.realpath(file)
+        elif token.seed.aws_secret is not None:
+            place = ("aws", token.seed.aws_secret.name)
         else:
             place = token.seed.kubernetes_secret if sql is None else sql.cell
         if place is None:

@@ -50,6 +50,7 @@ _SECTIONS = {
     "SeedSource": ("A seed: `seed`", "path or seed"),
     "OutputTarget": ("An output: `outputs[]`", "output"),
     "SecretKey": ("A key of a Secret: `kubernetes_secret`", "key of a Secret"),
+    "AwsSecret": ("A secret of AWS: `aws_secret`", "secret of AWS"),
     "SqlOutput": ("A column of a table: `outputs[].sql`", "column of a table"),
     "SqlCell": ("A column to read: `seed.sql`", "column to read"),
     "JsonField": ("A JSON member: `fields.NAME`", "member"),

@@ -30,10 +30,9 @@ from sidecar.profile import InDoubt, Profile, Rotation
 INLINE = "inline"
 _OWN = "the configuration"
 STORE_FILE = "store.db"
-_LATER = {"aws-secretsmanager"}
 _WAYS = (
-    "sqlite:///absolute/path, sqlite:path, postgresql://USER@HOST/DATABASE, kubernetes://NAMESPACE/NAME-PREFIX "
-    "or memory:"
+    "sqlite:///absolute/path, sqlite:path, postgresql://USER@HOST/DATABASE, kubernetes://NAMESPACE/NAME-PREFIX, "
+    "aws-secretsmanager://PREFIX or memory:"
 )
 
 
@@ -219,10 +218,11 @@ def _canonical(url: str, place: tuple[str, ...], context: Context) -> str:
         return f"sqlite://{absolute(rest[2:], context.base, context.env)}"
     if colon and scheme == "sqlite" and rest and not rest.startswith("//") and "\0" not in rest:
         return f"sqlite://{absolute(rest, context.base, context.env)}"
-    if colon and scheme in {"postgres", "postgresql", "kubernetes"} and rest.startswith("//"):
+    if (
+        colon
+        and scheme in {"postgres", "postgresql", "kubernetes", "aws-secretsmanager"}
+        and rest.startswith("//")
+    ):
         return url  # its adapter judges the rest (contents.py)
-    if colon and scheme in _LATER:
-        context.error(place, f"this version has no {scheme} store; use {_WAYS}")
-    else:
-        context.error(place, f"is no store's URL; write {_WAYS}")
+    context.error(place, f"is no store's URL; write {_WAYS}")
     return "memory:"

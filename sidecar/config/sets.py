@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 from sidecar.config import members
+from sidecar.config.aws import secrets_place
 from sidecar.config.context import Context
 from sidecar.config.contradictions import Steps, cells, inputs, one_of, outputs, spot
 from sidecar.config.members import ACCOUNT, SPARE, SPELLINGS
 from sidecar.config.settings import Group, OnDead, SecretKey, Settings, SqlCell, TokenSettings
+from sidecar.errors import ConfigError
 
 SHORTEST = 1.0
 """Seconds between two looks at who the accounts are."""
@@ -37,6 +40,7 @@ def check(settings: Settings, context: Context) -> None:
     _files_apart(settings, context)
     _secrets_apart(settings, context)
     _cells_apart(settings, context)
+    _aws_secrets_apart(settings, context)
 
 
 def _source(name: str, token: TokenSettings, settings: Settings, context: Context) -> None:
@@ -147,6 +151,35 @@ def _secrets_apart(settings: Settings, context: Context) -> None:
         if varies and meets and place != theirs and place.namespace == theirs.namespace:
             text = f"an account's name could make this {context.mark(mine).label}; name one of them otherwise"
             context.error(other, text)
+
+
+def _aws_secrets_apart(settings: Settings, context: Context) -> None:
+    """Report secrets at AWS of which an account's name may make another one's, or a record's."""
+    taken = list(_aws_secrets(settings))
+    for steps, output in outputs(settings):
+        if output.aws_secret is None:
+            continue
+        mine, place = output.aws_secret.name, (*steps, "aws_secret")
+        for what, name in taken:
+            if ACCOUNT in mine + name and mine != name and members.may_meet(mine, name):
+                context.error(place, f"an account's name could make this {what}; name one of them otherwise")
+        taken.append((context.mark(steps).label, mine))
+
+
+def _aws_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Go through all secrets at AWS that no token may be written to, each with what it is."""
+    if settings.store.scheme == "aws-secretsmanager":
+        with suppress(ConfigError):  # its adapter says what is wrong
+            place = secrets_place(settings.store.url or "")
+            for name in settings.tokens:
+                yield f"the record of `{name}`", place.secret_of(settings.key_of(name))
+            for name in settings.sets:
+                yield f"a record of `{name}`", place.beginning_of(settings.prefix_of(name)) + ACCOUNT
+    for name, token in settings.entries.items():
+        if token.seed is not None and token.seed.aws_secret is not None:
+            yield f"tokens.{name}.seed", token.seed.aws_secret.name
+        if token.client.id_aws_secret is not None:
+            yield f"tokens.{name}.client.id_aws_secret", token.client.id_aws_secret
 
 
 def _cells_apart(settings: Settings, context: Context) -> None:

@@ -91,6 +91,9 @@ KubernetesName = Annotated[str, msgspec.Meta(pattern=OBJECT_PATTERN)]
 KubernetesKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
 """What a key of a Secret may be called."""
 
+AwsName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9/_+=.@{}-]{1,512}$")]
+"""What AWS Secrets Manager takes as a secret's name, and `{account}` in it."""
+
 SigningAlgorithm = Literal[
     "HS256",
     "HS384",
@@ -135,6 +138,9 @@ class Client(Group, frozen=True, kw_only=True):
     """The client's identifier, which is public."""
     id_file: Path | None = None
     """A file that holds the identifier; re-read when it changes."""
+    id_aws_secret: AwsName | None = None
+    """A secret in AWS Secrets Manager that holds the identifier, bare or as `client_id` in JSON; looked at every
+    minute."""
     secret: str | None = None
     """For `${NAME}`; a file is better, since it is re-read when it changes."""
     secret_file: Path | None = None
@@ -195,6 +201,15 @@ class SecretKey(Group, frozen=True, kw_only=True):
     """Which of its keys."""
 
 
+class AwsSecret(Group, frozen=True, kw_only=True):
+    """A secret in AWS Secrets Manager, in the account and region that the SDK finds."""
+
+    PER_ACCOUNT: ClassVar = {"name": "aws"}
+
+    name: AwsName
+    """The secret's name, without its ARN."""
+
+
 class SqlCell(Group, frozen=True, kw_only=True):
     """One column of one row, in a table of an application's own PostgreSQL database."""
 
@@ -242,15 +257,17 @@ class SqlOutput(SqlCell, frozen=True, kw_only=True):
 
 
 class SeedSource(Group, frozen=True, kw_only=True):
-    """Where an operator leaves a refresh token: a file, a Secret or a table. A path alone stands for `{file: PATH}`."""
+    """Where an operator leaves a refresh token: a file, a secret or a table. A path alone stands for `{file: PATH}`."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
+    PLACES: ClassVar = ("file", "kubernetes_secret", "aws_secret", "sql")
     PER_ACCOUNT: ClassVar = {"file": "file"}
 
     file: Path | None = None
     """Watched; it may be missing or empty, and the token is unseeded until it isn't."""
     kubernetes_secret: SecretKey | None = None
     """Looked at every minute and never written; what is missing there leaves the token unseeded, too."""
+    aws_secret: AwsSecret | None = None
+    """The same for a secret in AWS Secrets Manager: `{name: NAME}`."""
     sql: SqlCell | None = None
     """Looked at every minute and never written; a missing row or a NULL leaves the token unseeded, too."""
     format: SeedFormat | None = None
@@ -270,9 +287,9 @@ class JsonField(Group, frozen=True, kw_only=True):
 
 
 class OutputTarget(Group, frozen=True, kw_only=True):
-    """Where a token is published: to a file, to a Secret or to a table."""
+    """Where a token is published: to a file, to a secret or to a table."""
 
-    PLACES: ClassVar = ("file", "kubernetes_secret", "sql")
+    PLACES: ClassVar = ("file", "kubernetes_secret", "aws_secret", "sql")
     FOR_FILES: ClassVar = ("mode", "owner", "group", "adopt", "require_tmpfs")
     """Keys that say nothing of other places."""
     PER_ACCOUNT: ClassVar = {"file": "file", "login": "text"}
@@ -281,6 +298,8 @@ class OutputTarget(Group, frozen=True, kw_only=True):
     """Replaced atomically; mount its directory, never the file itself."""
     kubernetes_secret: SecretKey | None = None
     """This one key is kept right; the Secret has to exist, and its other keys are left alone."""
+    aws_secret: AwsSecret | None = None
+    """Its value is kept right, and created if it is missing; where both are JSON objects, what else is in it stays."""
     sql: SqlOutput | None = None
     """This one column is kept right; the table has to exist, and its other columns are left alone."""
     format: OutputFormat = "json"
@@ -342,6 +361,8 @@ HttpStatus = Annotated[int, msgspec.Meta(ge=100, le=599)]
 
 class HttpCall(Group, frozen=True, kw_only=True):
     """One HTTP request that says: there is a new token. It carries names and no token; no redirect is followed."""
+
+    PER_ACCOUNT: ClassVar = {"url": "url"}
 
     url: Annotated[str, msgspec.Meta(min_length=1)]
     """`https://…`, or plain http to loopback: another container of the same pod, a program on the same host."""
@@ -528,8 +549,8 @@ class TokenSettings(Group, frozen=True, kw_only=True):
     client: Client = Client()
     """The OAuth client."""
     seed: SeedSource | None = None
-    """Where an operator leaves a refresh token: a path, `{file, format}`, `{kubernetes_secret, format}` or
-    `{sql, format}`."""
+    """Where an operator leaves a refresh token: a path, `{file, format}`, `{kubernetes_secret, format}`,
+    `{aws_secret, format}` or `{sql, format}`."""
     outputs: tuple[OutputTarget, ...] = ()
     """Where the token is published."""
     after_refresh: tuple[HookSettings, ...] = ()
@@ -573,8 +594,8 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     """Where records are kept, and how they are sealed. A URL alone stands for `{url: URL}`."""
 
     url: str | None = None
-    """`sqlite:///absolute/path`, `sqlite:path`, `postgresql://USER@HOST/DATABASE`, `kubernetes://NAMESPACE/NAME-PREFIX`
-    or `memory:`.
+    """`sqlite:///absolute/path`, `sqlite:path`, `postgresql://USER@HOST/DATABASE`, `kubernetes://NAMESPACE/NAME-PREFIX`,
+    `aws-secretsmanager://PREFIX` or `memory:`.
 
     By default SQLite in $STATE_DIRECTORY, else in `state_dir`."""
     url_file: Path | None = None
@@ -588,6 +609,9 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     """Refuse records and escrow that are in clear, so that nobody who may write to the store can slip one in.
 
     Switch it on when `token-sidecar store rekey` has sealed every record."""
+    delete_dead: bool = False
+    """`aws-secretsmanager://` only: delete the secret of a grant that the provider has declared dead, with no way
+    back, so that whoever reads it finds that the user has to connect again."""
 
     def __repr__(self) -> str:
         """Hide the URL: it may hold a password."""
@@ -607,7 +631,7 @@ class StoreSettings(Group, frozen=True, kw_only=True):
     @property
     def shared(self) -> bool:
         """Whether daemons with other configurations may keep records there too."""
-        return self.scheme in {"postgres", "postgresql", "kubernetes"}
+        return self.scheme in {"postgres", "postgresql", "kubernetes", "aws-secretsmanager"}
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -699,7 +723,7 @@ class ConfigFile(Group, frozen=True, kw_only=True):
 
     namespace: Name = "default"
     """Records are keyed `namespace/token`; must be given where the store is shared (`postgresql://`,
-    `kubernetes://`)."""
+    `kubernetes://`, `aws-secretsmanager://`)."""
     state_dir: Path | None = None
     """Private to the daemon: escrow, output index, lock, control socket. Never mount it into the application.
 

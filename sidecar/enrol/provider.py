@@ -67,6 +67,7 @@ class Provider:
                     "provider, or name the provider's `issuer`"
                 )
         self._endpoint = TokenEndpoint(self.settings, self.profile, self._http)
+        await self._endpoint.locate()
 
     async def _discover(self) -> None:
         issuer = self._issuers.issuer(self.profile.issuer)

@@ -8,28 +8,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.config.settings import TokenSettings
+from sidecar.grants.endpoint import TokenEndpoint
 from sidecar.ports import Grant
 from sidecar.profile import GrantType, Profile
 
 if TYPE_CHECKING:
     from sidecar.clients.http import HttpClient
+    from sidecar.clients.shared import SharedClients
     from sidecar.grants.discovery import Issuers
 
 
 def open_grant(
-    settings: TokenSettings, profile: Profile, http: HttpClient, issuers: Issuers | None = None
+    settings: TokenSettings,
+    profile: Profile,
+    http: HttpClient,
+    issuers: Issuers | None = None,
+    clients: SharedClients | None = None,
 ) -> Grant:
     """Make the grant of a token, whose profile has the token's own `grant` applied already.
 
-    `issuers` find the endpoint of a profile that names an issuer alone. Reads no file of the client yet. Raises
-    `ConfigError` when settings and profile cannot make one.
+    `issuers` find the endpoint of a profile that names an issuer alone; `clients` are the daemon's. Reads no file
+    of the client yet. Raises `ConfigError` when settings and profile cannot make one.
     """
+
+    def made(found: Profile) -> Grant:
+        grant = _open(settings, found, http)
+        if clients is not None and isinstance(grant, TokenEndpoint):
+            grant.share(clients)
+        return grant
+
     if issuers is None or profile.token_url or not profile.issuer:
-        return _open(settings, profile, http)
+        return made(profile)
     from sidecar.grants.discovery import DiscoveredGrant
 
     issuer = issuers.issuer(profile.issuer)
-    return DiscoveredGrant(settings, profile, issuer, lambda found: _open(settings, found, http))
+    return DiscoveredGrant(settings, profile, issuer, made)
 
 
 def _open(settings: TokenSettings, profile: Profile, http: HttpClient) -> Grant:

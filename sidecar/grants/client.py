@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from urllib.parse import quote_plus
 import msgspec
 
 from sidecar.clients.http import ClientCertificate, Sealed
+from sidecar.clients.shared import SharedClients
 from sidecar.clock import Clock
 from sidecar.config.settings import Client
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, Unfound
 from sidecar.files import UnfitFile
 from sidecar.grants import assertion, material
 from sidecar.profile import AuthMethod, GrantType, Profile
@@ -85,6 +87,11 @@ class ClientIdentity:
         self._files = material.Files()
         self._secrets = SecretChoice(settings.secret_files)
         self._signer: tuple[tuple[object, ...], Signer] | None = None
+        self.clients: SharedClients | None = None
+        """Through whom others are asked; None: through one of its own each time."""
+        self._elsewhere = material.Material()
+        self._unseen = "was not asked for yet"
+        """Why it is not known what is kept elsewhere; empty: it is."""
         _reject_contradictions(settings)
 
     @property
@@ -92,11 +99,28 @@ class ClientIdentity:
         """Every file that is read, to be watched."""
         return tuple(self._settings.files.values())
 
+    async def look(self) -> None:
+        """See what is kept elsewhere than in files, where anything is. Never raises: `credentials` says why not."""
+        if self._settings.id_aws_secret is None:
+            return
+        try:
+            async with AsyncExitStack() as stack:
+                clients = self.clients
+                if clients is None:
+                    clients = await stack.enter_async_context(SharedClients())
+                text = await clients.secrets_manager.text(self._settings.id_aws_secret)
+            self._elsewhere, self._unseen = material.client_anywhere(text.encode()), ""
+        except Unfound as problem:
+            # What was known a minute ago is most likely still so.
+            self._unseen = "" if self._elsewhere.id else str(problem)
+        except (ConfigError, UnfitFile) as problem:
+            self._elsewhere, self._unseen = material.Material(), str(problem)
+
     def credentials(self) -> Credentials:
         """Return what holds now. Raises `ConfigError` naming file, reason and remedy, never the content."""
         held = self._material()
         if not held.id:
-            raise ConfigError("client: the client's id is missing; give file, id or id_file")
+            raise ConfigError("client: the client's id is missing; give file, id, id_file or id_aws_secret")
         method = self._method(held)
         credentials = Credentials(held.id, held.secret, method, self._signer_for(held, method))
         if method is not AuthMethod.TLS:
@@ -120,6 +144,10 @@ class ClientIdentity:
     def _material(self) -> material.Material:
         settings, read = self._settings, self._files.content
         parts = [material.Material(id=settings.id, secret=settings.secret, key_id=settings.key_id)]
+        if settings.id_aws_secret is not None:
+            if self._unseen:
+                raise ConfigError(f"client.id_aws_secret {settings.id_aws_secret}: {self._unseen}")
+            parts.append(self._elsewhere)
         if settings.id_file is not None:
             parts.append(read("client.id_file", settings.id_file, material.id_line))
         if settings.secret_file is not None:
@@ -274,7 +302,9 @@ def _day(moment: float) -> str:
 def _reject_contradictions(settings: Client) -> None:
     secrets = ("file", "secret", "secret_file", "secret_files")
     sources = {
-        "id": [name for name in ("file", "id", "id_file") if getattr(settings, name) is not None],
+        "id": [
+            name for name in ("file", "id", "id_file", "id_aws_secret") if getattr(settings, name) is not None
+        ],
         "secret": [name for name in secrets if getattr(settings, name)],
     }
     # A downloaded file may lack the secret, or hold one that was replaced: then a secret of one's own counts.

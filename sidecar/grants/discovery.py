@@ -233,6 +233,7 @@ class DiscoveredGrant:
     async def locate(self) -> None:
         await self._issuer.look()
         self._follow()
+        await self._grant.locate()
 
     async def call(self, refresh: RefreshToken | None, gate: Gate, *, send_timeout: float) -> Answer:
         if self._metadata is None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from sidecar import outcomes
 from sidecar.clients.http import HttpClient, Open, Request, Sealed
+from sidecar.clients.shared import SharedClients
 from sidecar.config.settings import TokenSettings
 from sidecar.errors import ConfigError, NotSent
 from sidecar.grants.client import ClientIdentity, Credentials
@@ -32,6 +33,10 @@ class TokenEndpoint:
         self._profile = profile
         self._http = http
 
+    def share(self, clients: SharedClients) -> None:
+        """Ask through the daemon's own clients whoever has to be asked who the client is."""
+        self._client.clients = clients
+
     @property
     def files(self) -> tuple[Path, ...]:
         return self._client.files
@@ -47,7 +52,8 @@ class TokenEndpoint:
             return fingerprint(str(error))
 
     async def locate(self) -> None:
-        """Nothing is left to find out."""
+        """Nothing is left to find out but, where that is kept elsewhere, who the client is."""
+        await self._client.look()
 
     async def request(self, members: dict[str, str | None], gate: Gate, send_timeout: float) -> Answer:
         """Send one token request with these members; those that are None or empty are left out.

@@ -92,6 +92,15 @@ def certificate(data: bytes) -> Certificate:
     return pem.certificate(_bounded(data))
 
 
+def client_anywhere(data: bytes) -> Material:
+    """Read a client's id from wherever it is kept: bare, as `client_id` in JSON, or as Google's console gives it."""
+    if not data.lstrip().startswith(b"{"):
+        return id_line(data)
+    document = _google(data)
+    found = _member(document, "client_id")
+    return Material(id=found) if found is not None else Material(id=google_client(data).id)
+
+
 def google_client(data: bytes) -> Material:
     """Read what Google's console offers for download: one object under `installed` or `web`."""
     document = _google(data)

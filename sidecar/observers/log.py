@@ -26,6 +26,7 @@ from sidecar.events import (
     CommitFinished,
     ConfigLoaded,
     Delivered,
+    Discarded,
     Event,
     GrantDied,
     HookRan,
@@ -271,6 +272,8 @@ class LogObserver:
                 self._write("info", "an application's own refresh was adopted", **_fields(event))
             case GrantDied():
                 self._write("error", "the grant is dead: a human has to consent again", **_fields(event))
+            case Discarded():
+                self._write("warning", "what was kept of a dead grant was deleted", **_fields(event))
             case CommitFinished():
                 key = ("commit", event.token, event.store)
                 if event.outcome == "committed":

@@ -39,6 +39,11 @@ def open_remote_output(
 
     Raises `ConfigError` as `open_output` does, and where a library is missing.
     """
+    if target.aws_secret is not None:
+        manager = clients.secrets_manager
+        from sidecar.outputs.aws_secret import AwsOutput
+
+        return AwsOutput(target, target.aws_secret, manager, state_dir=state_dir, clock=clock)
     if target.sql is not None:
         database = clients.database(target.sql.url, target.sql.url_file)
         from sidecar.clients.rows import Row

@@ -17,7 +17,7 @@ from sidecar.clients.kubernetes import SECRET_LIMIT, Fault, Kind, own_namespace,
 from sidecar.errors import OutputError
 from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
-from sidecar.outputs.sight import Sight
+from sidecar.outputs.sight import Sight, is_older
 from sidecar.ports import Finding, Grade
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.config.settings import OutputTarget, SecretKey
     from sidecar.outputs.sight import Seen
-    from sidecar.ports import Holding, Mark, Publication
+    from sidecar.ports import Holding, Publication
 
 RACES = 5
 """Changes by others in a row before a publication is left to the next turn."""
@@ -64,7 +64,7 @@ class SecretOutput:
         entry = Entry.of(publication, digest(content))
         for _ in range(RACES):
             secret, seen = await self._get()
-            if self._is_older(entry, seen.entry):
+            if is_older(entry, seen.entry):
                 return False
             if seen.content != content:
                 self._check(secret, content)
@@ -134,14 +134,6 @@ class SecretOutput:
             return None
         return entry if entry.digest == digest(content) else None
 
-    def _is_older(self, ours: Entry, theirs: Entry | None) -> bool:
-        """Tell whether another daemon published a later token than ours, which serves readers for longer, too."""
-        if theirs is None or not _behind(ours.mark, theirs.mark):
-            return False
-        if theirs.expires_at is None or ours.expires_at is None:
-            return theirs.expires_at is None
-        return theirs.expires_at >= ours.expires_at
-
     def _check(self, secret: Secret, content: bytes) -> None:
         """Raise for a Secret that must not, or can't, be written."""
         place = f"{self.id}: the Secret"
@@ -154,9 +146,3 @@ class SecretOutput:
 
     def _failed(self, fault: Fault) -> OutputError:
         return OutputError(f"{self.id}: {fault}")
-
-
-def _behind(ours: Mark, theirs: Mark) -> bool:
-    if ours.lineage == theirs.lineage:
-        return ours.generation < theirs.generation
-    return (ours.seeds, ours.issued_at) < (theirs.seeds, theirs.issued_at)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.formats.contents import Format
     from sidecar.outputs.index import Index
+    from sidecar.ports import Mark
 
 REMEMBERED_FOR = 180.0
 """Seconds after which it is said since when nothing is known: three looks that should have been."""
@@ -78,3 +79,18 @@ class Sight:
             return Holding(problem="holds no access token")
         known = access.expiry_source is not ExpirySource.ASSUMED
         return Holding(fingerprint=fingerprint(access.value), expires_at=access.expires_at if known else None)
+
+
+def is_older(ours: Entry, theirs: Entry | None) -> bool:
+    """Tell whether another daemon published a later token than ours, which serves readers for longer, too."""
+    if theirs is None or not _behind(ours.mark, theirs.mark):
+        return False
+    if theirs.expires_at is None or ours.expires_at is None:
+        return theirs.expires_at is None
+    return theirs.expires_at >= ours.expires_at
+
+
+def _behind(ours: Mark, theirs: Mark) -> bool:
+    if ours.lineage == theirs.lineage:
+        return ours.generation < theirs.generation
+    return (ours.seeds, ours.issued_at) < (theirs.seeds, theirs.issued_at)

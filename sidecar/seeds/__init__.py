@@ -32,6 +32,11 @@ def open_seed(source: SeedSource, *, clock: Clock, clients: SharedClients, livin
         from sidecar.seeds.kubernetes_secret import SecretSeed
 
         return SecretSeed(source, source.kubernetes_secret, api, clock=clock, living=living)
+    if source.aws_secret is not None:
+        manager = clients.secrets_manager
+        from sidecar.seeds.aws_secret import AwsSeed
+
+        return AwsSeed(source, source.aws_secret, manager, clock=clock, living=living)
     if source.sql is not None:
         database = clients.database(source.sql.url, source.sql.url_file)
         from sidecar.clients.rows import Row

@@ -95,7 +95,10 @@ def status_document(
         "now": now,
         "config": config,
         "tokens": {view.token: _token(view, now) for view in shown},
-        "sets": {one.of: _set(one, others.get(one.of, []), now) for one in sets},
+        "sets": {
+            one.of: _set(one, others.get(one.of, []), now, seen=sum(view.of_set == one.of for view in views))
+            for one in sets
+        },
         "heartbeats": {
             worker: {"stamped_at": stamps.get(worker), "age": round(age, 3), "stale": worker in stale}
             for worker, age in sorted(heartbeats.ages().items())
@@ -103,12 +106,13 @@ def status_document(
     }
 
 
-def _set(listed: SetListed, others: list[TokenView], now: float) -> dict[str, Any]:
+def _set(listed: SetListed, others: list[TokenView], now: float, *, seen: int) -> dict[str, Any]:
     """Tell of a set, and of those of its members that have no place of their own in the document."""
     ends = [view.expires_at for view in others if view.fingerprint and view.expires_at is not None]
     troubled = [view for view in others if view.grant_state not in WELL]
     return {
-        "members": listed.members,
+        # Some may have come since it was looked who they are.
+        "members": max(listed.members, seen),
         "listed_at": listed.listed_at,
         "problem": listed.problem,
         "refused": dict(listed.refused[:MOST]),

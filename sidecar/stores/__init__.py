@@ -13,10 +13,12 @@ from sidecar.errors import ConfigError
 from sidecar.seal import CLEAR
 
 if TYPE_CHECKING:
+    from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
     from sidecar.ports import Sealer, Store
 
 ADAPTERS = {
+    "aws-secretsmanager": "sidecar.stores.aws",
     "kubernetes": "sidecar.stores.kubernetes",
     "memory": "sidecar.stores.memory",
     "postgres": "sidecar.stores.postgres",
@@ -26,6 +28,7 @@ ADAPTERS = {
 """URL scheme → the module that has its `from_url`; imported only when it is named."""
 
 EXAMPLES = {
+    "aws-secretsmanager": "aws-secretsmanager://PREFIX",
     "kubernetes": "kubernetes://NAMESPACE/NAME-PREFIX",
     "memory": "memory:",
     "postgres": "postgres://USER@HOST/DATABASE",
@@ -34,21 +37,40 @@ EXAMPLES = {
 }
 
 
-def open_store(
-    url: str, clock: Clock, sealer: Sealer = CLEAR, *, url_file: Path | None = None, create: bool = True
+def open_store(  # noqa: PLR0913 - each store makes use of some of them
+    url: str,
+    clock: Clock,
+    sealer: Sealer = CLEAR,
+    *,
+    url_file: Path | None = None,
+    create: bool = True,
+    clients: SharedClients | None = None,
+    namespace: str = "default",
+    delete_dead: bool = False,
 ) -> Store:
     """Make the store that `url` names, its records sealed by `sealer`.
 
     Nothing is read or created before its `async with`.
 
     `url_file` is where the URL was read from, if from a file: a store that logs in reads its password there anew.
-    Without `create`, a store that is not there yet is `StoreMissing` from `async with`.
+    Without `create`, a store that is not there yet is `StoreMissing` from `async with`. `clients` are those of the
+    daemon, and `namespace` is the configuration's, for a store in which others leave what is ours. `delete_dead`: see
+    `StoreSettings`.
 
     Raises `ConfigError` for a scheme that no adapter has and for a URL that its adapter refuses. The URL may
     hold a password, so that no message repeats more of it than its scheme.
     """
     make = cast("Callable[..., Store]", _adapter(url).from_url)
-    return make(url, clock, sealer, url_file=url_file, create=create)
+    return make(
+        url,
+        clock,
+        sealer,
+        url_file=url_file,
+        create=create,
+        clients=clients,
+        namespace=namespace,
+        delete_dead=delete_dead,
+    )
 
 
 def migration(url: str) -> str:

@@ -5,20 +5,39 @@ An adapter moves blobs. It knows neither what is in them nor how they are sealed
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sidecar.errors import Conflict, RecordUnreadable, SealError
-from sidecar.ports import Held
+from sidecar.ports import Claimed, Held
 from sidecar.seal.layout import is_key_id
-from sidecar.tokens import SCHEMA_VERSION, Record, decode_record, encode_record
+from sidecar.tokens import SCHEMA_VERSION, Attempt, Record, decode_record, encode_record, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.ports import Sealer
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What is written down of a claim, outside of the blob: the store can't open it."""
+
+    id: str
+    instance: str
+    at: float
+    """Unix seconds."""
+    version: str
+    """The one that the claim made: a later write, be it an older daemon's, ends it."""
+
+    def attempt(self, key: str, record: Record) -> Attempt:
+        """Tell of the attempt that it stands for: one claim is of many records, and each has an attempt of its own."""
+        own = hashlib.sha256(f"{self.id} {key}".encode()).hexdigest()[:32]
+        used = record.refresh.fingerprint if record.refresh is not None else ""
+        return Attempt(id=own, instance=self.instance, fingerprint=used, started_at=self.at)
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -28,6 +47,8 @@ class Blob(msgspec.Struct, frozen=True):
     """None: there is something, and it is no bytes."""
     version: str
     lease_left: float
+    claim: Claim | None = None
+    """Who claimed it since it was written."""
 
     def __repr__(self) -> str:
         """Show no byte of it: it may hold secrets."""
@@ -61,7 +82,14 @@ class RecordStore(ABC):
     async def load(self, key: str) -> Held | None:
         """See `Store.load`."""
         blob = await self._load_blob(key)
-        return self._opened(key, blob) if blob is not None else None
+        return self._held(key, blob) if blob is not None else None
+
+    def _held(self, key: str, blob: Blob) -> Held:
+        """Open what an adapter found. Raises `RecordUnreadable`."""
+        record, key_id = self._opened(key, blob)
+        if blob.claim is not None and blob.claim.version == blob.version and record.attempt is None:
+            record = msgspec.structs.replace(record, attempt=blob.claim.attempt(key, record))
+        return Held(record, _tagged(blob.version, key_id), blob.lease_left, key_id)
 
     async def write(self, key: str, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
         """See `Store.write`."""
@@ -85,27 +113,70 @@ class RecordStore(ABC):
         found: dict[str, Held | RecordUnreadable] = {}
         for key, blob in blobs.items():
             try:
-                found[key] = self._opened(key, blob)
+                found[key] = self._held(key, blob)
             except RecordUnreadable as error:
                 found[key] = error
         return found
 
-    def _opened(self, key: str, blob: Blob) -> Held:
+    def _opened(self, key: str, blob: Blob) -> tuple[Record, str]:
         try:
             data, key_id = self._sealer.open(blob.data or b"", _purpose(key))
         except SealError as error:
             raise RecordUnreadable(
                 f"the store {self._place}: {error.reason}; it is left untouched: {error.remedy}"
             ) from None
-        record = read_blob(data, key=key, place=self._place)
-        return Held(record, _tagged(blob.version, key_id), blob.lease_left, key_id)
+        return read_blob(data, key=key, place=self._place), key_id
 
     async def _sealed(
         self, key: str, record: Record, key_id: str, *, expected: str | None, lease: float
     ) -> str:
-        data, taken = self._sealer.seal(encode_record(record, key), _purpose(key), key_id)
-        inner = None if expected is None else _split(expected)[0]
+        data, taken, inner = self._sealed_blob(key, record, key_id, expected)
         return _tagged(await self._write_blob(key, data, expected=inner, lease=lease), taken)
+
+    def _sealed_blob(
+        self, key: str, record: Record, key_id: str, expected: str | None
+    ) -> tuple[bytes, str, str | None]:
+        """Seal a record; returns the blob, what it is sealed with, and the adapter's own version to replace."""
+        data, taken = self._sealer.seal(encode_record(record, key), _purpose(key), key_id)
+        return data, taken, None if expected is None else _split(expected)[0]
+
+
+class ClaimStore(RecordStore):
+    """A `RecordStore` that also fulfils `SupportsClaims` (see there)."""
+
+    @abstractmethod
+    async def _write_due_blob(
+        self, key: str, blob: bytes, *, expected: str | None, lease: float, due: float | None
+    ) -> str:
+        """Do what `SupportsClaims.write_due` says."""
+
+    @abstractmethod
+    async def _claim_blobs(
+        self, prefix: str, claim: Claim, *, most: int, lease: float
+    ) -> list[tuple[str, Blob]]:
+        """Do what `SupportsClaims.claim` says."""
+
+    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
+        return await self._write_due_blob(key, blob, expected=expected, lease=lease, due=None)
+
+    async def write_due(
+        self, key: str, record: Record, *, expected: str | None, lease: float = 0.0, due: float | None
+    ) -> str:
+        """See `SupportsClaims.write_due`."""
+        key_id = self._sealer.first if expected is None else _split(expected)[1]
+        data, taken, inner = self._sealed_blob(key, record, key_id, expected)
+        return _tagged(await self._write_due_blob(key, data, expected=inner, lease=lease, due=due), taken)
+
+    async def claim(
+        self, prefix: str, instance: str, *, most: int, lease: float, now: float
+    ) -> list[Claimed]:
+        """See `SupportsClaims.claim`."""
+        claim = Claim(new_id(), instance, now, version=new_id())
+        found = []
+        for key, blob in await self._claim_blobs(prefix, claim, most=most, lease=lease):
+            with suppress(RecordUnreadable):
+                found.append(Claimed(key, self._held(key, blob)))
+        return found
 
 
 def _purpose(key: str) -> str:

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from sidecar.errors import ConfigError
 from sidecar.seal import CLEAR
-from sidecar.stores.base import Blob, RecordStore, conflict
+from sidecar.stores.base import Blob, Claim, ClaimStore, conflict
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,13 +23,16 @@ class _Row(msgspec.Struct, frozen=True):
     version: str
     blob: bytes
     lease_until: float
+    due: float | None = None
+    """Unix seconds."""
+    claim: Claim | None = None
 
     def __repr__(self) -> str:
         """Show no byte of the blob: it holds secrets."""
         return f"_Row(version={self.version}, {len(self.blob)} bytes)"
 
 
-class MemoryStore(RecordStore):
+class MemoryStore(ClaimStore):
     """A dict of blobs, gone with the process.
 
     It uses no thread, so that the engine can run on it under a mock clock. Entering and leaving it changes
@@ -69,15 +72,34 @@ class MemoryStore(RecordStore):
         row = self._rows.get(key)
         if row is None:
             return None
-        return Blob(row.blob, row.version, max(0.0, row.lease_until - self._clock.boot()))
+        return self._shown(row)
 
-    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
+    def _shown(self, row: _Row) -> Blob:
+        return Blob(row.blob, row.version, max(0.0, row.lease_until - self._clock.boot()), row.claim)
+
+    async def _write_due_blob(
+        self, key: str, blob: bytes, *, expected: str | None, lease: float, due: float | None
+    ) -> str:
         await checkpoint()
         self._check(key, expected)
         version = str(next(self._versions))
         until = self._clock.boot() + lease if lease > 0 else 0.0
-        self._rows[key] = _Row(version=version, blob=blob, lease_until=until)
+        self._rows[key] = _Row(version=version, blob=blob, lease_until=until, due=due)
         return version
+
+    async def _claim_blobs(
+        self, prefix: str, claim: Claim, *, most: int, lease: float
+    ) -> list[tuple[str, Blob]]:
+        await checkpoint()
+        now, boot = self._clock.wall(), self._clock.boot()
+        due = sorted(
+            (row.due, key)
+            for key, row in self._rows.items()
+            if row.due is not None and row.due <= now and row.lease_until <= boot and key.startswith(prefix)
+        )
+        for _, key in due[:most]:
+            self._rows[key] = _Row(claim.version, self._rows[key].blob, boot + lease, claim=claim)
+        return [(key, self._shown(self._rows[key])) for _, key in due[:most]]
 
     async def keys(self, prefix: str = "") -> list[str]:
         await checkpoint()

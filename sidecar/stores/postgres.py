@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from sidecar.errors import ConfigError, StoreError, StoreMissing, Unwritten
 from sidecar.ports import Finding, Grade
 from sidecar.seal import CLEAR
-from sidecar.stores.base import Blob, RecordStore, conflict
+from sidecar.stores.base import Blob, Claim, ClaimStore, conflict
 
 try:
     from sidecar.clients import postgres
@@ -50,6 +52,11 @@ CREATE TABLE IF NOT EXISTS {versions} (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version integer NOT NULL
 );
+""",
+    """
+ALTER TABLE {records} ADD COLUMN IF NOT EXISTS due_at timestamptz;
+ALTER TABLE {records} ADD COLUMN IF NOT EXISTS claim text;
+CREATE INDEX IF NOT EXISTS token_sidecar_records_due ON {records} (due_at) WHERE due_at IS NOT NULL;
 """,
 )
 """The way from nothing to the present tables, one version after the other.
@@ -89,19 +96,28 @@ class Statements:
         self.version_table = version = f"{place}token_sidecar_schema"
         # Whatever the row, one comes back: it also tells whether this server is a standby, which may lag behind.
         self.load = (
-            "SELECT pg_is_in_recovery() AS standby, version, blob, "
+            "SELECT pg_is_in_recovery() AS standby, version, blob, claim, "
             "greatest(0, extract(epoch FROM lease_until - clock_timestamp()))::float8 AS lease_left "
             f"FROM (SELECT 1) AS always LEFT JOIN {records} ON key = $1"
         )
         # The same of many: the one row without a key is there where no other is.
         self.load_many = self.load.replace("key = $1", "key = ANY($1)").replace(" version,", " key, version,")
         self.create = (
-            f"INSERT INTO {records} (key, version, blob, lease_until) "
-            f"VALUES ($1, $2, $3, {LEASE.format('$4')}) ON CONFLICT (key) DO NOTHING {DURABLE}"
+            f"INSERT INTO {records} (key, version, blob, lease_until, due_at) "
+            f"VALUES ($1, $2, $3, {LEASE.format('$4')}, to_timestamp($5)) ON CONFLICT (key) DO NOTHING {DURABLE}"
         )
         self.replace = (
-            f"UPDATE {records} SET version = $2, blob = $3, lease_until = {LEASE.format('$4')} "
-            f"WHERE key = $1 AND version = $5 {DURABLE}"
+            f"UPDATE {records} SET version = $2, blob = $3, lease_until = {LEASE.format('$4')}, "
+            f"due_at = to_timestamp($5), claim = NULL WHERE key = $1 AND version = $6 {DURABLE}"
+        )
+        # The rows that others are just taking are passed over, so that nobody waits for anybody. The blob stays as it
+        # is: the claim says beside it what attempt it stands for.
+        self.claim = (
+            f"WITH due AS (SELECT key FROM {records} WHERE due_at <= clock_timestamp() AND starts_with(key, $1) "
+            "AND coalesce(lease_until <= clock_timestamp(), true) ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) "
+            f"UPDATE {records} AS taken SET version = $3, lease_until = {LEASE.format('$4')}, "
+            "due_at = NULL, claim = $5 FROM due WHERE taken.key = due.key "
+            f"{DURABLE}, taken.key, taken.blob"
         )
         self.delete = f"DELETE FROM {records} WHERE key = $1 AND version = $2 {DURABLE}"
         # The index serves: the column sorts by bytes, whatever the database does.
@@ -123,7 +139,7 @@ class Statements:
         )
 
 
-class PostgresStore(RecordStore):
+class PostgresStore(ClaimStore):
     """One table in one database; leases count on its clock."""
 
     kind = "postgres"
@@ -188,16 +204,27 @@ class PostgresStore(RecordStore):
     def _found(self, row: Any) -> Blob | None:
         if row["standby"]:
             raise self._fault(postgres.Fault(*postgres.FAULTS["25006"], sqlstate="25006"))
-        return Blob(row["blob"], row["version"], row["lease_left"]) if row["version"] is not None else None
+        if row["version"] is None:
+            return None
+        return Blob(row["blob"], row["version"], row["lease_left"], _claimed(row["claim"]))
 
-    async def _write_blob(self, key: str, blob: bytes, *, expected: str | None, lease: float) -> str:
+    async def _write_due_blob(
+        self, key: str, blob: bytes, *, expected: str | None, lease: float, due: float | None
+    ) -> str:
         version = secrets.token_hex(8)
-        content = (key, version, blob, lease)
+        content = (key, version, blob, lease, due)
         if expected is None:
             await self._change(self._sql.create, *content, expected=None)
         else:
             await self._change(self._sql.replace, *content, expected, expected=expected)
         return version
+
+    async def _claim_blobs(
+        self, prefix: str, claim: Claim, *, most: int, lease: float
+    ) -> list[tuple[str, Blob]]:
+        said = msgspec.json.encode(claim).decode()
+        rows = await self._fetch(self._sql.claim, prefix, most, claim.version, lease, said)
+        return [(row["key"], Blob(row["blob"], claim.version, lease, claim)) for row in rows]
 
     async def keys(self, prefix: str = "") -> list[str]:
         return [row["key"] for row in await self._fetch(self._sql.keys, prefix)]
@@ -316,6 +343,14 @@ class PostgresStore(RecordStore):
         return kind(f"the store {self._place}: {fault.reason}; {remedy}")
 
 
+def _claimed(said: str | None) -> Claim | None:
+    """Read who claimed a record; what can't be read is no claim of this version's."""
+    try:
+        return None if said is None else msgspec.json.decode(said, type=Claim)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
 def migration(url: str) -> str:
     """Write the SQL that makes or updates the tables, for those who run it themselves."""
     statements = Statements(postgres.parse(url, own=("schema",)).parameters.get("schema"))
@@ -323,7 +358,13 @@ def migration(url: str) -> str:
 
 
 def from_url(
-    url: str, _clock: Clock, sealer: Sealer, *, url_file: Path | None = None, create: bool = True
+    url: str,
+    _clock: Clock,
+    sealer: Sealer,
+    *,
+    url_file: Path | None = None,
+    create: bool = True,
+    **_: object,
 ) -> Store:
     """Make the store of a libpq URL; `schema=NAME` is where the tables are.
 

@@ -117,6 +117,18 @@ def test_timing_that_cannot_hold_is_a_warning(place: Place, capsys: pytest.Captu
     assert "readers may see less than min_validity if a lease holder dies" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("interval", "warned"), [("10m", True), ("30m", False)])
+def test_more_versions_than_a_secret_has_are_a_warning(
+    place: Place, capsys: pytest.CaptureFixture[str], interval: str, *, warned: bool
+) -> None:
+    """AWS removes no version of a secret that is younger than a day, and has about a hundred."""
+    place.document |= {"namespace": "mail", "store": "aws-secretsmanager://gmail"}
+    place.token.update(refresh_at=0.1, min_interval=interval)
+    place.write()
+    assert cli.main(["check", "-c", str(place.config)]) == 0
+    assert ("144 refreshes a day, each a version of a secret in AWS" in capsys.readouterr().out) == warned
+
+
 def _certificate(place: Place, **times: timedelta) -> dict[str, str]:
     """Write a certificate and its key; return how a client names them."""
     pair = pki.Authority().issue("app", **times)

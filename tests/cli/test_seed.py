@@ -14,6 +14,7 @@ from tests.kube.cluster import Account, Rule
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.aws.moto import Moto
     from tests.cli.conftest import Place
     from tests.kube.fake import Fake
 
@@ -93,3 +94,18 @@ def test_a_grant_that_is_in_use_stays(place: Place, old: Path) -> None:
     nothing = place.run("seed", "gmail", "--from-config", str(new))
     assert (nothing.returncode, "holds no refresh token" in nothing.stderr) == (3, True)
     assert json.loads(place.ok("store", "list", "--json")) == []
+
+
+def test_from_a_secret_of_aws(place: Place, aws: Moto, capsys: pytest.CaptureFixture[str]) -> None:
+    """A secret of AWS is a seed as well, and names the client; a name that can't be one is a matter of usage."""
+    name = f"{aws.prefix()}/gmail"
+    aws.put(f"{name}-client", "sim-client")
+    del place.token["client"]["id"]
+    place.token["client"]["id_aws_secret"] = f"{name}-client"
+    place.write()
+    missing = place.run("seed", "gmail", "--from-aws", name)
+    assert (missing.returncode, "there is none; create it" in missing.stderr) == (2, True)
+    aws.put(name, {"refresh_token": place.provider.new_grant()})
+    assert "starts anew" in place.ok("seed", "gmail", "--from-aws", name)
+    assert cli.main(["seed", "gmail", "--from-aws", "a b", "--config", str(place.config)]) == 2
+    assert "is no name of a secret" in capsys.readouterr().err

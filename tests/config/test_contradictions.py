@@ -491,9 +491,15 @@ def test_rotating_refresh_tokens_need_a_durable_store(place: Place) -> None:
         ),
         ("store: 'sqlite://host/x'", "store: is no store's URL"),
         ("store: 'sqlite:'", "store: is no store's URL"),
+        ("store: 'aws-secretsmanager:sim-cs-0123456789abcdef'", "store: is no store's URL"),
+        ("store: aws-secretsmanager://gmail", "namespace: is missing; a store that others use too"),
         (
-            "store: 'aws-secretsmanager://ns/sim-cs-0123456789abcdef'",
-            "store: this version has no aws-secretsmanager store; ",
+            "namespace: x\nstore: {url: aws-secretsmanager://gmail, encryption_keys: [k]}",
+            "store.encryption_keys: seal nothing here: others read the tokens of",
+        ),
+        (
+            "store: {url: 'sqlite:x', delete_dead: true}",
+            "store.delete_dead: is for aws-secretsmanager:// stores",
         ),
     ],
 )
@@ -503,6 +509,39 @@ def test_the_rest_of_the_file(place: Place, text: str, problem: str) -> None:
     assert len(problems) == 1
     assert problems[0].split(": ", 1)[1].startswith(problem)
     assert "sim-cs-" not in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        (
+            "client: {id: x}\nseed: {aws_secret: {name: s}}\noutputs: [{aws_secret: {name: s}}]",
+            "tokens.b.outputs[0].aws_secret: s is also tokens.b.seed; ",
+        ),
+        (
+            "client: {id_aws_secret: c}\noutputs: [{aws_secret: {name: c}}]",
+            "tokens.b.outputs[0].aws_secret: c is also tokens.b.client.id_aws_secret; ",
+        ),
+        (
+            "client: {id: x}\noutputs: [{aws_secret: {name: gmail/b}}]",
+            "tokens.b.outputs[0].aws_secret: gmail/b is also where the store keeps `b`; ",
+        ),
+        (
+            "client: {id: x, id_aws_secret: c}\noutputs: []",
+            "tokens.b.client.id_aws_secret: contradicts `id`, which says the same",
+        ),
+        (
+            "client: {id: x}\noutputs: [{aws_secret: {name: 'a b'}}]",
+            "tokens.b.outputs[0].aws_secret.name: ",
+        ),
+    ],
+)
+def test_secrets_of_aws_have_one_use(place: Place, keys: str, problem: str) -> None:
+    """No token is written over a seed, a client's id or a record, and no client is named twice."""
+    head = "namespace: x\nstore: aws-secretsmanager://gmail\n"
+    problems = place.problems(f"{head}tokens:\n  b:\n    provider: google\n{indent(keys, '    ')}")
+    assert len(problems) == 1
+    assert problems[0].split(": ", 1)[1].startswith(problem)
 
 
 def test_a_restart_needs_a_store_that_outlives_the_pod(place: Place) -> None:

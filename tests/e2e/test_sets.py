@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,11 @@ def plant(daemon: Daemon, simulator: Simulator, account: str) -> None:
 
 def files(daemon: Daemon) -> dict[str, str]:
     """Return each account's access token, as an application reads it."""
-    return {
-        path.name.removesuffix(".json"): json.loads(path.read_bytes())["access_token"]
-        for path in daemon.out.glob("[!.]*.json")
-    }
+    found = {}
+    for path in daemon.out.glob("[!.]*.json"):
+        with suppress(FileNotFoundError):  # its account has just gone
+            found[path.name.removesuffix(".json")] = json.loads(path.read_bytes())["access_token"]
+    return found
 
 
 def calls(daemon: Daemon) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pytest
 
     from sidecar.clients.http import HttpClient
+    from sidecar.ports import Store
 
 PREFIX = "test/gmail/"
 ENDPOINT = "https://provider.example"
@@ -126,8 +127,12 @@ async def running(
     more: str = "",
     listing: Listing | None = None,
     name: str = "one",
+    claims: bool = False,
 ) -> AsyncIterator[Fleet]:
-    """Let a daemon run for as long as the block lasts, then stop it as SIGTERM would."""
+    """Let a daemon run for as long as the block lasts, then stop it as SIGTERM would.
+
+    `claims`: its store gives them out.
+    """
     state, tokens = house.directory / f"state-{name}", house.directory / f"tokens-{name}"
     state.mkdir(exist_ok=True)
     tokens.mkdir(exist_ok=True)
@@ -147,7 +152,8 @@ async def running(
     emit = fan_out([board, cast("Any", _Keeping(events))])
     escrow = Escrow(state / "escrow")
     escrow.prepare()
-    around = Surroundings(house.clock, house.store, escrow, name, emit, lambda: 0.5)
+    store = house.store.inner if claims else house.store
+    around = Surroundings(house.clock, cast("Store", store), escrow, name, emit, lambda: 0.5)
     scheduler = Scheduler(house.clock, Heartbeats(house.clock), Pulse(), workers=4)
     engine = Engine(
         settings,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from sidecar.errors import AccountsError, ConfigError, StoreError, UnknownToken
 from sidecar.events import TokenForgotten, TokenView, Warned
+from sidecar.ports import Claimed
+from sidecar.stores.memory import MemoryStore
 from sidecar.testing import faults
-from sidecar.tokens import GrantState
-from tests.engine.conftest import House
+from sidecar.tokens import GrantState, Record
+from tests.engine.conftest import House, VirtualClock
 from tests.engine.fleet import PREFIX, Fleet, Listing, connect, disconnect, running
 
 
@@ -260,3 +267,132 @@ async def test_one_dead_account_is_nobody_elses_trouble(
         assert (view(fleet, "alice").required, view(fleet, "alice").on_dead) == (False, "report")
         assert view(fleet, "alice").remedy.startswith("consent again: token-sidecar login gmail/alice, ")
         assert view(fleet, "bob").grant_state is GrantState.OK
+
+
+class Counting(MemoryStore):
+    """A store that counts what is asked of it."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.claims: Counter[str] = Counter()
+        self.claimed: Counter[str] = Counter()
+        self.leased = self.committed = 0
+        self.failing = False
+
+    async def claim(
+        self, prefix: str, instance: str, *, most: int, lease: float, now: float
+    ) -> list[Claimed]:
+        if self.failing:
+            raise StoreError("no claims today")
+        found = await super().claim(prefix, instance, most=most, lease=lease, now=now)
+        self.claims[instance] += 1
+        self.claimed[instance] += len(found)
+        return found
+
+    async def write_due(
+        self, key: str, record: Record, *, expected: str | None, lease: float = 0.0, due: float | None
+    ) -> str:
+        version = await super().write_due(key, record, expected=expected, lease=lease, due=due)
+        self.leased += lease > 0
+        self.committed += lease == 0
+        return version
+
+
+@pytest.fixture
+def counting(house: House) -> Counting:
+    """Give the house a store whose claims are counted."""
+    house.store.inner = Counting(house.clock)
+    return house.store.inner
+
+
+async def test_daemons_divide_a_set_by_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each refresh costs a claim's share and a commit; each daemon does its share, and has every file fresh."""
+    house = House(tmp_path, access_ttl=600)
+    counting = house.store.inner = Counting(house.clock)
+    accounts = [f"user-{number}" for number in range(8)]
+    await connect(house, *accounts)
+    async with AsyncExitStack() as stack:
+        fleets = [
+            await stack.enter_async_context(running(house, monkeypatch, name=name, claims=True))
+            for name in ("one", "two", "three")
+        ]
+        await anyio.sleep(60)
+        counting.leased = counting.committed = 0
+        for _ in range(25):
+            await anyio.sleep(60)
+            for fleet in fleets:
+                ends = [view(fleet, account).expires_at or 0 for account in accounts]
+                assert min(ends) > house.clock.wall() + 60
+        assert counting.leased == 0
+        assert counting.committed == sum(counting.claimed.values())
+        assert counting.committed >= 3 * len(accounts)
+        assert min(counting.claimed[name] for name in ("one", "two", "three")) > 0
+        assert house.provider.replayed() == []
+
+
+async def test_without_claims_every_token_is_leased_as_any_other(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that gives out no claims just now starves nobody."""
+    await connect(house, "alice")
+    counting.failing = True
+    async with running(house, monkeypatch, claims=True) as fleet:
+        for _ in range(2):
+            await anyio.sleep(3600)
+            assert (view(fleet, "alice").expires_at or 0) > house.clock.wall() + 300
+        assert counting.leased >= 2
+
+
+async def test_a_claim_that_nobody_goes_on_from_is_found(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever claimed and died before anything was sent holds a token up no longer than any lost attempt does."""
+    await connect(house, "alice")
+    async with running(house, monkeypatch, claims=True):
+        await anyio.sleep(5)
+    held = await counting.load(f"{PREFIX}alice")
+    assert held is not None
+    await counting.write_due(f"{PREFIX}alice", held.record, expected=held.version, due=1.0)
+    [lost] = await counting.claim(PREFIX, "dead", most=1, lease=30, now=house.clock.wall())
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(4000)
+        assert view(fleet, "alice").generation == 2
+        assert view(fleet, "alice").grant_state is GrantState.OK
+    assert lost.held.record.attempt is not None
+
+
+async def test_what_is_claimed_of_nobodys_account_is_given_back(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account that this daemon's list does not name is left as it was, for those who serve it."""
+    await connect(house, "alice", "bob")
+    held = await counting.load(f"{PREFIX}bob")
+    assert held is not None
+    await counting.write_due(f"{PREFIX}bob", held.record, expected=held.version, due=1.0)
+    async with running(house, monkeypatch, claims=True, listing=Listing("alice")) as fleet:
+        await anyio.sleep(60)
+        assert fleet.files() == ["alice.json"]
+        found = await counting.load(f"{PREFIX}bob")
+        assert found is not None
+        assert found.record == held.record
+
+
+async def test_a_claim_of_a_record_that_fell_back_is_not_used(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh token that came back with an old backup is spent: it is never sent, and the newer record is written."""
+    await connect(house, "alice")
+    old = await counting.load(f"{PREFIX}alice")
+    assert old is not None
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(5)
+        held = await counting.load(f"{PREFIX}alice")
+        assert held is not None
+        back = replace(old.record, access=held.record.access)
+        await counting.write_due(f"{PREFIX}alice", back, expected=held.version, due=1.0)
+        await anyio.sleep(600)
+        assert house.provider.replayed() == []
+        healed = await counting.load(f"{PREFIX}alice")
+        assert healed is not None
+        assert healed.record.generation == 1
+        assert len(fleet.grants[0].calls) == 1

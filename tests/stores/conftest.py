@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 import sqlite3
@@ -15,14 +16,18 @@ from typing import Any, Protocol
 
 import pytest
 
+from sidecar.clients.aws import VALUE_LIMIT, SecretsManager
 from sidecar.clients.kubernetes import SECRET_LIMIT, Secret
+from sidecar.config.aws import SecretsPlace
 from sidecar.config.kubernetes import SecretPlace
 from sidecar.ports import Store
 from sidecar.seal import open_sealer
 from sidecar.stores import open_store
+from sidecar.stores.aws import AwsStore
 from sidecar.stores.kubernetes import LABELS, KubernetesStore
 from sidecar.stores.memory import MemoryStore, _Row
 from sidecar.stores.sqlite import SqliteStore
+from tests.aws.moto import Moto
 from tests.kube.apiserver import assets
 from tests.kube.cluster import Account, Cluster, Rule
 from tests.postgres import Server
@@ -235,6 +240,49 @@ class SpontaneousStore(KubernetesStore):
         return await super()._get(key)
 
 
+class AwsBackend:
+    """Every instance has its own client of Secrets Manager, and its own memory of leases."""
+
+    keys: tuple[Path, ...] = ()
+    observes = True
+    limit: int | None = VALUE_LIMIT - 1024
+    """What a record has beside its token lies in the secret as well."""
+    moto: Moto
+    """Of this process; set before the first use, and the SDK's environment with it."""
+
+    def __init__(self, directory: Path) -> None:  # noqa: ARG002 - the server has one
+        self.place = SecretsPlace(self.moto.prefix())
+        self.url: str | None = self.place.url
+        self.clock = ManualClock()
+        self._by_hand: dict[str, bytes] = {}
+
+    def open(self) -> Store:
+        return AwsStore(self.place, self.clock, SecretsManager(), namespace="ns")
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    async def put_blob(self, key: str, blob: bytes) -> None:
+        """Put what is a JSON object where a record's own part is; anything else is the whole value."""
+        name = self.place.secret_of(key)
+        try:
+            member = json.loads(blob)
+        except (ValueError, RecursionError):
+            member = None
+        text = blob.decode(errors="replace") or " "
+        if isinstance(member, dict):
+            text = json.dumps({"token_sidecar": member})
+        self._by_hand[text] = blob
+        self.moto.put(name, text)
+        self.moto.client.tag_resource(
+            SecretId=name, Tags=[{"Key": "token-sidecar:namespace", "Value": key.partition("/")[0]}]
+        )
+
+    async def get_blob(self, key: str) -> bytes:
+        text = self.moto.text(self.place.secret_of(key))
+        return self._by_hand.get(text, text.encode())
+
+
 class SealedMemoryBackend(MemoryBackend):
     """Its records are sealed."""
 
@@ -283,11 +331,12 @@ BACKENDS: dict[str, type[Backend]] = {
     "postgres-sealed": SealedPostgresBackend,
     "kubernetes": KubernetesBackend,
     "kubernetes-sealed": SealedKubernetesBackend,
+    "aws": AwsBackend,
 }
 if assets():
     BACKENDS |= {"kubernetes-real": KubernetesBackend, "kubernetes-sealed-real": SealedKubernetesBackend}
-ASYNCIO_ONLY = {"postgres", "postgres-sealed"}
-"""Their client library knows no other event loop."""
+ASYNCIO_ONLY = {"postgres", "postgres-sealed", "aws"}
+"""Their client libraries know no other event loop."""
 SEALED_ON_SERVERS = {"postgres-sealed", "kubernetes-sealed", "kubernetes-sealed-real"}
 """Sealing comes before all in which stores differ. The sealed ones in this process keep the whole law; these show that
 sealed bytes, versions and sizes get there and back."""
@@ -315,6 +364,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         unfit = store in ASYNCIO_ONLY and params.get("anyio_backend", "asyncio") != "asyncio"
         if unfit or (store in SEALED_ON_SERVERS and _is_shown_elsewhere(item)):
             items.remove(item)
+        elif params.get("backend_class") == "aws" and params.get("seed", 0) > 1:
+            # Each takes seconds, and the steps inside of a write are broken off one by one in test_aws.py.
+            items.remove(item)
 
 
 def _is_shown_elsewhere(item: pytest.Item) -> bool:
@@ -328,7 +380,11 @@ def backend_class(
 ) -> Iterator[type[Backend]]:
     """Every store in turn."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param in ASYNCIO_ONLY:
+        if request.param == "aws":
+            AwsBackend.moto = request.getfixturevalue("moto")
+            for name, value in AwsBackend.moto.env.items():
+                patch.setenv(name, value)
+        elif request.param in ASYNCIO_ONLY:
             PostgresBackend.server = request.getfixturevalue("server")
         if request.param.startswith("kubernetes"):
             kind = "real" if request.param.endswith("-real") else "fake"

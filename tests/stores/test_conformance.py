@@ -10,16 +10,17 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.errors import Conflict, RecordUnreadable, StoreError
-from sidecar.ports import Grade, SupportsDiagnosis, SupportsMany, SupportsProbe
+from sidecar.ports import Grade, SupportsClaims, SupportsDiagnosis, SupportsMany, SupportsProbe
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
 from tests import forks
 
@@ -658,3 +659,83 @@ def test_every_acknowledged_write_survives_sigkill(shared: Backend, seed: int) -
                 key, generation, version = line.split()
                 acknowledged[key] = (int(generation), version)
         anyio.run(compare)
+
+
+# Claims, for those that give them out
+
+
+@pytest.fixture
+def claiming(store: Store) -> SupportsClaims:
+    """Skip what can't."""
+    if not isinstance(store, SupportsClaims):
+        pytest.skip("this store gives out no claims")
+    return store
+
+
+GRANT = replace(RECORD, lineage="claimed", attempt=None)
+
+
+async def give(claiming: Any, name: str, *, due: float | None, lease: float = 0.0) -> str:
+    """Write a record that is due then."""
+    return str(await claiming.write_due(name, GRANT, expected=None, lease=lease, due=due))
+
+
+async def test_claims_what_is_due_the_longest_due_first(claiming: Any) -> None:
+    """Neither what is not due, nor due never, nor leased, nor what begins otherwise; and no more than was asked for."""
+    for name, due in (
+        ("ns/g/b", 20.0),
+        ("ns/g/a", 30.0),
+        ("ns/g/c", 10.0),
+        ("ns/g/later", 4e9),
+        ("ns/g/never", None),
+    ):
+        await give(claiming, name, due=due)
+    await give(claiming, "ns/other/a", due=1.0)
+    await give(claiming, "ns/g/leased", due=1.0, lease=60)
+    await claiming.write("ns/g/plain", GRANT, expected=None)
+    first = await claiming.claim("ns/g/", "me", most=2, lease=30, now=5.0)
+    assert [one.key for one in first] == ["ns/g/c", "ns/g/b"]
+    rest = await claiming.claim("ns/g/", "me", most=9, lease=30, now=5.0)
+    assert [one.key for one in rest] == ["ns/g/a"]
+    assert await claiming.claim("ns/g/", "me", most=9, lease=30, now=5.0) == []
+
+
+async def test_a_claim_is_an_attempt_that_everybody_sees(claiming: Any) -> None:
+    """What is read afterwards holds the attempt and the claim's lease, and each record has an attempt of its own."""
+    for name in ("ns/g/a", "ns/g/b"):
+        await give(claiming, name, due=1.0)
+    one, two = await claiming.claim("ns/g/", "me", most=2, lease=30, now=5.0)
+    attempt = one.held.record.attempt
+    assert (attempt.instance, attempt.started_at) == ("me", 5.0)
+    assert attempt.fingerprint == RefreshToken(SECRET, 0.0).fingerprint
+    assert attempt.id != two.held.record.attempt.id
+    read = await claiming.load(one.key)
+    assert (read.record, read.version) == (one.held.record, one.held.version)
+    assert read.lease_left > 20
+    assert replace(read.record, attempt=None) == GRANT
+
+
+async def test_what_was_claimed_is_replaced_by_its_version_alone(claiming: Any) -> None:
+    """A commit names the claim's version; whoever read the record before it has lost."""
+    before = await give(claiming, "ns/g/a", due=1.0)
+    [one] = await claiming.claim("ns/g/", "me", most=1, lease=30, now=5.0)
+    with pytest.raises(Conflict):
+        await claiming.write("ns/g/a", GRANT, expected=before)
+    await claiming.write_due("ns/g/a", OTHER, expected=one.held.version, due=2.0)
+    assert (await claiming.load("ns/g/a")).record == OTHER
+    assert [one.key for one in await claiming.claim("ns/g/", "me", most=1, lease=30, now=5.0)] == ["ns/g/a"]
+
+
+async def test_claims_at_the_same_time_share_what_there_is(claiming: Any) -> None:
+    """Every record goes to one of those who ask, and to no two."""
+    for number in range(12):
+        await give(claiming, f"ns/g/{number:02}", due=float(number))
+    found: list[str] = []
+
+    async def ask() -> None:
+        found.extend(one.key for one in await claiming.claim("ns/g/", "me", most=3, lease=30, now=5.0))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(ask)
+    assert sorted(found) == [f"ns/g/{number:02}" for number in range(12)]

@@ -112,7 +112,9 @@ async def clients(exam: Examination) -> list[Line]:
     for name, token in exam.settings.entries.items():
         check, profile = Check("client", name), exam.settings.profiles[name]
         try:
-            held = ClientIdentity(token.client, profile, exam.clock).credentials()
+            identity = ClientIdentity(token.client, profile, exam.clock)
+            await identity.look()
+            held = identity.credentials()
         except ConfigError:
             continue
         lines.append(check.ok(f"{held.id}, by {held.method or f'the {profile.grant} grant itself'}"))

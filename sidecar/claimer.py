@@ -1,0 +1,87 @@
+"""Takes the leases of what is due in a set, a few at a time, for as many turns as there is room for.
+
+Several daemons that serve one set on one store divide it thereby: each takes what nobody has taken, the longest due
+first, and waits for nobody. It takes no more than it can work on at once, since a lease runs from then on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sidecar.errors import StoreError
+from sidecar.schedule import Wake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import anyio
+
+    from sidecar.ports import Claimed, SupportsClaims
+    from sidecar.setup import Surroundings
+
+EVERY = 1.0
+"""Seconds between two claims while there is less to do than could be done."""
+AT_ONCE = 0.05
+"""Seconds until the next while there is more."""
+
+
+class Claimer:
+    """Claims for one set, in turns on the scheduler's heap."""
+
+    def __init__(
+        self,
+        prefix: str,
+        store: SupportsClaims,
+        around: Surroundings,
+        hand: Callable[[Claimed, float], anyio.Event | None],
+        *,
+        most: int,
+    ) -> None:
+        """`prefix`: of the records' keys. `most`: how many turns there is room for.
+
+        `hand` is given each record with the end of its lease (boot-time clock); it returns what is set at the end of
+        its turn, or None for a record that nobody here has a use for. Whoever makes it says how long a `lease` is.
+        """
+        self._prefix = prefix
+        self._store = store
+        self._around = around
+        self._hand = hand
+        self._most = most
+        self._busy: list[anyio.Event] = []
+        self.lease = 0.0
+        """Seconds."""
+
+    async def turn(self, late: Callable[[], None]) -> Wake:
+        """Take one turn and say when the next is due. It occupies no worker."""
+        late()
+        self._busy = [turned for turned in self._busy if not turned.is_set()]
+        room = self._most - len(self._busy)
+        found = await self._claimed(room) if room > 0 else 0
+        at = self._around.clock.wall() + (AT_ONCE if found >= room else EVERY)
+        return Wake(at, urgency=float("-inf"))
+
+    async def _claimed(self, room: int) -> int:
+        clock = self._around.clock
+        # Counted from before the statement was sent: ours end earlier than anybody else believes.
+        until = clock.boot() + self.lease
+        try:
+            found = await self._store.claim(
+                self._prefix, self._around.instance, most=room, lease=self.lease, now=clock.wall()
+            )
+            for one in found:
+                turned = self._hand(one, until)
+                if turned is not None:
+                    self._busy.append(turned)
+                else:
+                    await self._give_back(one)
+        except StoreError:
+            # Each renewer has to do with the store as well, and tells of it; what was claimed is found by them.
+            return 0
+        return len(found)
+
+    async def _give_back(self, one: Claimed) -> None:
+        """Let go of an account that is not served here; it is due to whoever serves it."""
+        record = msgspec.structs.replace(one.held.record, attempt=None)
+        await self._store.write_due(one.key, record, expected=one.held.version, due=None)
