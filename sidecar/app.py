@@ -13,11 +13,13 @@ import os
 import random
 import resource
 import signal
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from sidecar import __version__
@@ -26,7 +28,7 @@ from sidecar.clients.http import HttpClient
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
 from sidecar.engine import Engine
-from sidecar.errors import ConfigError, HumanNeeded, StoreError, TemporarilyUnavailable
+from sidecar.errors import ConfigError, HumanNeeded, InstanceRunning, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
 from sidecar.events import Delivered, Event, SetListed, TokenView, TurnEnded, Warned
 from sidecar.notify import ServiceManager
@@ -39,6 +41,7 @@ from sidecar.pulse import TICK, Heartbeats, Pulse
 from sidecar.scheduler import Scheduler
 from sidecar.seal import open_sealer
 from sidecar.server import health
+from sidecar.server.client import ControlClient, NotRunning
 from sidecar.server.control import control_app
 from sidecar.server.http import Site, probes_app
 from sidecar.server.marker import StartMarker
@@ -52,6 +55,7 @@ from sidecar.server.serve import (
     url_of,
 )
 from sidecar.server.status import ConfigState, Process
+from sidecar.server.wire import SOCKET_FILE
 from sidecar.setup import Surroundings
 from sidecar.state_dir import StateDir
 from sidecar.stores import open_store
@@ -59,16 +63,23 @@ from sidecar.tokens import GrantState
 from sidecar.watch import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from socket import socket
 
     from anyio.abc import TaskStatus
 
     from sidecar.clock import Clock
-    from sidecar.config import Loaded
+    from sidecar.config import Loaded, Settings
     from sidecar.ports import Observer, Sealer, Store
 
+PATIENCE = 330.0
+"""Seconds for which somebody else may hold the lock: a provider's answer is waited for up to five minutes."""
+POLL = 0.1
+
 PR_SET_DUMPABLE = 4
+
+Reply = TypeVar("Reply")
 
 _log = structlog.get_logger("sidecar")
 
@@ -157,12 +168,20 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> AsyncIterator[House]:
-    """Lock `state_dir`, open the store and put everything together. Raises `SidecarError`."""
+async def open_house(
+    loaded: Loaded,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    state_dir: AbstractContextManager[StateDir] | None = None,
+) -> AsyncIterator[House]:
+    """Lock `state_dir`, open the store and put everything together. Raises `SidecarError`.
+
+    `state_dir`: one whose lock is shared with others of this process, each of which works on other tokens.
+    """
     settings, clock = loaded.settings, SystemClock()
     harden()
     async with AsyncExitStack() as stack:
-        state = stack.enter_context(StateDir(settings.state_dir, group=group_id(settings.control.group)))
+        state = stack.enter_context(own_state_dir(settings) if state_dir is None else state_dir)
         place = settings.store
         sealer = open_sealer(place.encryption_keys, strict=place.require_encryption)
         clients = await stack.enter_async_context(SharedClients())
@@ -183,12 +202,66 @@ async def open_house(loaded: Loaded, *, environ: Mapping[str, str] = os.environ)
         yield House(loaded, clock, state, store, sealer, http, clients, environ)
 
 
+def own_state_dir(settings: Settings) -> StateDir:
+    """Make the `state_dir` of a configuration; nothing is locked yet. Raises `ConfigError`."""
+    return StateDir(settings.state_dir, group=group_id(settings.control.group))
+
+
+def control(settings: Settings) -> ControlClient:
+    """Make the client of the daemon's control socket; nothing is opened yet."""
+    return ControlClient(settings.state_dir / SOCKET_FILE)
+
+
+async def in_turn(
+    work: Callable[[], Awaitable[Reply]],
+    instead: Callable[[], Awaitable[Reply]],
+    tell: Callable[[str], object],
+    *,
+    patience: float = PATIENCE,
+) -> Reply:
+    """Call `work`, which locks `state_dir`, once nobody else has it; `instead` is for where a daemon has it.
+
+    `instead` raises `NotRunning` where no daemon answers: a command or the console is at work, and is waited for.
+    `tell` hears of that. Raises `InstanceRunning` after `patience` seconds.
+    """
+    until, told = time.monotonic() + patience, False
+    while True:
+        try:
+            return await work()
+        except InstanceRunning as running:
+            try:
+                return await instead()
+            except NotRunning:
+                if time.monotonic() > until:
+                    raise InstanceRunning(
+                        f"{running}. It was waited for {patience:.0f} s, and no daemon answers there: it is a command, "
+                        "a console, or a daemon that is about to begin or to end"
+                    ) from None
+            if not told:
+                tell(f"waiting: {running}")
+                told = True
+        # Waiting for the lock itself could take it from a daemon that is about to start.
+        await anyio.sleep(POLL)
+
+
 async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> None:
-    """Run the daemon until SIGTERM or SIGINT."""
+    """Run the daemon until SIGTERM or SIGINT, once no command and no console is at work on its `state_dir`."""
+    settings = loaded.settings
+
+    async def refuse() -> None:
+        await anyio.to_thread.run_sync(control(settings).status)
+        raise InstanceRunning(
+            f"{settings.state_dir}: a daemon runs on this state_dir already; stop it, or give each its own"
+        )
+
+    await in_turn(partial(_serve, loaded, environ), refuse, _log.warning)
+
+
+async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
     settings = loaded.settings
     async with open_house(loaded, environ=environ) as house:
         probes = bind_tcp(settings.server.host, settings.server.port)
-        control = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
+        commands = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
         _publish_address(house, probes)
         manager = ServiceManager(environ, lambda reason: house.emit(Warned("systemd", reason)))
         site = _site(house)
@@ -203,7 +276,7 @@ async def serve(loaded: Loaded, *, environ: Mapping[str, str] = os.environ) -> N
             await tasks.start(_signals, house.engine, renewing, manager.stopping, name="signals")
             await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
-                server(control_app(house.engine, house.emit), control, worker="control").run, name="control"
+                server(control_app(house.engine, house.emit), commands, worker="control").run, name="control"
             )
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, manager, name="reload")

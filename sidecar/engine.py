@@ -8,6 +8,7 @@ without a daemon.
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -88,6 +89,9 @@ FIXED = (
 """What a running daemon cannot change."""
 
 PLANT_RACES = 5
+YIELD_PATIENCE = 300.0
+"""Seconds for which who asks for a refresh waits while another daemon is at it: as long as for a provider's answer."""
+YIELD_LOOK = 1.0
 COURIER = "\ncourier"
 ROSTER = "\nroster"
 CLAIMER = "\nclaimer"
@@ -206,10 +210,15 @@ class Engine:
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
 
-    async def start(self) -> None:
-        """Take over what a predecessor left in escrow, and give every token its first turn."""
+    async def start(self, *, whole: bool = True) -> None:
+        """Take over what a predecessor left in escrow, and give every token its first turn.
+
+        `whole`: escrow is for these tokens alone, so that what is none of theirs is told of.
+        """
         for entry in self._around.escrow.entries():
             name = self.settings.name_of(entry.key)
+            if name is None and not whole:
+                continue
             if name is None:
                 reason = f"an answer for {entry.key} is kept here, but no such token is configured"
                 self._around.emit(Warned("escrow", reason))
@@ -218,7 +227,7 @@ class Engine:
             elif name not in self._renewers:
                 # Whether or not this account is there any more: the answer has to get into the store.
                 await self._welcome(name)
-        for reason in self._around.escrow.locked():
+        for reason in self._around.escrow.locked() if whole else ():
             self._around.emit(Warned("escrow", reason))
         for name in self.settings.tokens:
             await self._take_in(name, self._renewers[name])
@@ -416,26 +425,44 @@ class Engine:
         access = renewer.record.access if renewer.record is not None else None
         if access is not None and access.seconds_left(self._around.clock.wall()) > 0:
             return access
-        raise no_token(await renewer.look())
+        raise await self.no_token(renewer)
+
+    async def no_token(self, renewer: Renewer) -> SidecarError:
+        """Say why there is no (new) access token, as the error whose exit code fits."""
+        view = await renewer.look()
+        if view.grant_state is GrantState.OK and renewer.yields:
+            until = _told_at(self._around.clock.wall() + renewer.awaited)
+            return TemporarilyUnavailable(
+                f"{view.token}: another daemon on this store is refreshing it, and nobody else may before {until}; "
+                "its answer is taken over as soon as it is there"
+            )
+        return _no_token(view)
 
     async def refresh(self, name: str, rejected: str | None) -> RefreshReply:
         """Replace an access token that was refused (by default the present one), unless that has happened."""
         renewer = self._renewer(name)
         present = _present(renewer)
         refused = present if rejected is None else rejected
-        if renewer.refuse(refused):
+        until, yielded = self._around.clock.boot() + YIELD_PATIENCE, False
+        while renewer.refuse(refused):
             turned = self._scheduler.wake(name)
             if turned is not None:
                 await turned.wait()
+            if turned is None or not renewer.yields or self._around.clock.boot() > until:
+                break
+            # Another daemon is at it: what it gets is what was asked for.
+            yielded = True
+            await anyio.sleep(YIELD_LOOK)
         record = renewer.record
         if record is None or record.access is None or record.access.fingerprint == refused:
-            raise no_token(await renewer.look())
-        if refused != present:
-            message = f"{name} was replaced already: {present} is the present token"
-        else:
+            raise await self.no_token(renewer)
+        done = refused == present and (renewer.asked or not yielded)
+        if done:
             message = f"{name} was refreshed to generation {record.generation}"
+        else:
+            message = f"{name} was replaced already: {record.access.fingerprint} is the present token"
         return RefreshReply(
-            refreshed=refused == present,
+            refreshed=done,
             message=message,
             fingerprint=record.access.fingerprint,
             expires_at=record.access.expires_at,
@@ -688,8 +715,11 @@ def _present(renewer: Renewer) -> str:
     return record.access.fingerprint if record is not None and record.access is not None else ""
 
 
-def no_token(view: TokenView) -> SidecarError:
-    """Say why there is no (new) access token, as the error whose exit code fits."""
+def _told_at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S UTC")
+
+
+def _no_token(view: TokenView) -> SidecarError:
     told = f"{view.token}: the grant is {view.grant_state.value}" + (
         f" ({view.reason})" if view.reason else ""
     )

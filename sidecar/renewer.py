@@ -78,6 +78,7 @@ class Renewer:
 
     __slots__ = (
         "_around",
+        "_asked",
         "_blank",
         "_born",
         "_claim",
@@ -95,6 +96,7 @@ class Renewer:
         "_obstacle",
         "_overdue",
         "_publisher",
+        "_raced",
         "_refused",
         "_store_trouble",
         "_successor",
@@ -129,6 +131,7 @@ class Renewer:
         self._obstacle = ""
         self._missing: tuple[str, ...] = ()
         self._did: list[str] = []
+        self._asked = self._raced = False
         self._unread = True
         """Whether answers may be there that this profile has not looked at."""
         self._born = around.clock.wall()
@@ -149,7 +152,7 @@ class Renewer:
             return await self._leave(self._leaving)
         self._take_over()
         self._read_again()
-        self._did = []
+        self._did, self._asked = [], False
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
         lease = await self._take_claim()
@@ -334,6 +337,7 @@ class Renewer:
             self._obstacle = str(error)
             await self._load()
             return
+        self._asked = True
         result = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
         self._keep_unread(slip, result, record)
@@ -489,7 +493,7 @@ class Renewer:
         return msgspec.structs.replace(refresh, expires_at=deadline.at)
 
     async def _end(self, decision: Decision, *, raced: bool) -> Wake:
-        now = self._now()
+        self._raced, now = raced, self._now()
         at = decision.until if isinstance(decision, Wait) else now
         if isinstance(decision, Refresh) and (self._obstacle or self._store_trouble):
             at = now + OBSTACLE_RETRY
@@ -682,9 +686,29 @@ class Renewer:
         return True
 
     @property
+    def asked(self) -> bool:
+        """Whether the last turn called the provider."""
+        return self._asked
+
+    @property
+    def awaited(self) -> float:
+        """Seconds for which others have the record to themselves, counted from when it was read."""
+        return 0.0 if self._owns_attempt(self.record) else self._ledger.lease_left
+
+    @property
+    def yields(self) -> bool:
+        """Whether the last turn gave way to another instance, of which more is to be heard soon."""
+        return not self._store_trouble and (self._raced or self.awaited > 0)
+
+    @property
     def unpersisted(self) -> bool:
         """Whether a token is held that exists nowhere but in this process and its escrow."""
         return self._ledger.unpersisted
+
+    @property
+    def owes(self) -> bool:
+        """Whether anything is owed to the store, be it a token or a note of how a call failed."""
+        return self._ledger.debt is not None
 
     async def settle(self) -> None:
         """Commit what is owed to the store, outside of any turn. Raises `StoreError` while it stays owed."""

@@ -15,6 +15,7 @@ from sidecar.errors import InstanceRunning, SidecarError
 from sidecar.tokens import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 
@@ -79,7 +80,7 @@ class StateDir:
         except BlockingIOError:
             os.close(self._lock)
             raise InstanceRunning(
-                f"{self.path}: another token-sidecar is running on this state_dir; stop it, or give each its own"
+                f"{self.path}: another token-sidecar is running on this state_dir; stop it, or wait for its end"
             ) from None
 
     def _identify(self) -> str:
@@ -92,3 +93,28 @@ class StateDir:
         temporary.write_text(fresh + "\n", encoding="ascii")
         temporary.replace(path)
         return fresh
+
+
+class SharedStateDir:
+    """A `state_dir` whose lock several users in one process hold together: the last one releases it."""
+
+    def __init__(self, make: Callable[[], StateDir]) -> None:
+        """Touch nothing yet."""
+        self._make = make
+        self._users = 0
+        self._state: StateDir
+
+    def __enter__(self) -> StateDir:
+        """Take the lock, unless it is held here already. Raises as `StateDir` does."""
+        if not self._users:
+            self._state = self._make().__enter__()
+        self._users += 1
+        return self._state
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release the lock, unless somebody here still needs it."""
+        self._users -= 1
+        if not self._users:
+            self._state.__exit__(kind, error, traceback)

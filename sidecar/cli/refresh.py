@@ -41,7 +41,8 @@ def refresh(name: str, rejected_file: str | None, config: Path, *, as_json: bool
     called once.
 
     The running daemon does it; without one, this command does, and publishes the new token to the
-    outputs. A grant that was found dead is tried once more. Exit code 3 says that a human must consent
+    outputs. While a daemon elsewhere is refreshing it, its answer is waited for, up to five minutes. A
+    grant that was found dead is tried once more. Exit code 3 says that a human must consent
     again, 4 that it may work later.
     """
     from sidecar.server.client import NotRunning

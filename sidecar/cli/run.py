@@ -12,9 +12,6 @@ from sidecar.cli.options import Span, config_option, examples
 if TYPE_CHECKING:
     from sidecar.config import Loaded, Settings
 
-POLL = 0.1
-"""Seconds between two looks at somebody else's work."""
-
 
 @click.command(
     epilog=examples(
@@ -34,7 +31,8 @@ def run(config: Path, *, once: bool, wait: float | None) -> None:
     It refreshes each token ahead of its expiry, commits every rotated refresh token to the store before
     anybody uses it, and replaces the output files atomically. The log goes to standard error. SIGTERM
     ends it, after an answer that is under way was caught; SIGHUP makes it read the configuration again,
-    as does a change of the file.
+    as does a change of the file. While a command or the console has its state_dir, it waits, up to five
+    and a half minutes.
 
     With --once it is an init container, or a cron job: exit code 3 says that a human must consent first, 4
     that the time was up. Where a daemon runs already, or another --once, its work is waited for.
@@ -66,29 +64,40 @@ def _once(loaded: Loaded, wait: float | None) -> None:
     """Do it here, or wait for whoever is at it. Raises what `app.run_once` raises."""
     import math
     import time
-    from functools import partial
 
     import anyio
+    import anyio.to_thread
 
     from sidecar import app
     from sidecar.errors import InstanceRunning, TemporarilyUnavailable
-    from sidecar.server.client import NotRunning
 
     until = time.monotonic() + (math.inf if wait is None else wait)
-    while True:
-        left = until - time.monotonic()
-        try:
-            return anyio.run(partial(app.run_once, loaded, wait=None if wait is None else max(left, 0.0)))
-        except InstanceRunning as running:
-            try:
-                problem = _daemons_problem(loaded.settings)
-            except NotRunning:
-                problem = str(running)  # a command or another --once, which ends soon
-        if not problem:
-            return None
-        if left <= 0:
-            raise TemporarilyUnavailable(problem)
-        time.sleep(POLL)
+
+    def left() -> float:
+        return max(until - time.monotonic(), 0.0)
+
+    async def here() -> None:
+        await app.run_once(loaded, wait=None if wait is None else left())
+
+    async def there() -> None:
+        while problem := await anyio.to_thread.run_sync(_daemons_problem, loaded.settings):
+            if not left():
+                raise TemporarilyUnavailable(problem)
+            await anyio.sleep(app.POLL)
+
+    async def work() -> None:
+        await app.in_turn(here, there, _told_in_log, patience=left())
+
+    try:
+        anyio.run(work)
+    except InstanceRunning as running:
+        raise TemporarilyUnavailable(str(running)) from None
+
+
+def _told_in_log(reason: str) -> None:
+    import structlog
+
+    structlog.get_logger("sidecar").info(reason)
 
 
 def _daemons_problem(settings: Settings) -> str:

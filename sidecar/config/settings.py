@@ -698,8 +698,8 @@ class ConsoleSettings(Group, frozen=True, kw_only=True):
     """0 takes any free port."""
     url: str | None = None
     """Where browsers reach it, such as `https://tokens.example.com`, without a path. Providers send them back to
-    `URL/callback/PROVIDER`, which has to be registered there, and alerts lead to `URL/tokens/NAME`. By default the
-    address that is listened on."""
+    `URL/callback/PROVIDER` (`URL/callback/tokens/NAME` where a token's provider is written out in place), which has to
+    be registered there, and alerts lead to `URL/tokens/NAME`. By default the address that is listened on."""
     proxy: ConsoleProxy | None = None
     """Who signs people in. Without it, whoever opens the link that the command prints is signed in, once."""
     operators: Operators = Operators()

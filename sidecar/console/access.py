@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -29,6 +30,14 @@ SESSION, LINK = "session", "link"
 
 _FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 """How the headers begin that a proxy adds to a request."""
+
+
+class Role(Enum):
+    """Who may ask for something."""
+
+    USER = auto()
+    """Everybody who is signed in."""
+    OPERATOR = auto()
 
 
 class Visitor(msgspec.Struct, frozen=True):
@@ -85,11 +94,11 @@ class ProxyAccess:
     def __init__(self, proxy: ConsoleProxy, operators: Operators, cookies: Cookies) -> None:
         """Believe it from its own addresses alone."""
         self._proxy, self._operators, self._cookies = proxy, operators, cookies
-        self._networks = [ipaddress.ip_network(written) for written in proxy.addresses]
+        self._trusts = trusted(proxy)
 
     def visitor(self, request: Request) -> Visitor | None:
         """Say who asks. Raises `Refused`."""
-        if not self._is_proxy(address_of(request)):
+        if not self._trusts(address_of(request)):
             raise Refused(
                 403, "Not this way", "The console is reached through the proxy that signs people in alone."
             )
@@ -104,14 +113,6 @@ class ProxyAccess:
             return Visitor(user, operator, held[0])
         session = new_id()
         return Visitor(user, operator, session, self._cookies.make(session, user))
-
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        found = getattr(found, "ipv4_mapped", None) or found
-        return any(found in network for network in self._networks)
 
     def _named(self, request: Request) -> str:
         found = request.headers.getlist(self._proxy.user_header)
@@ -134,6 +135,21 @@ class ProxyAccess:
         return (
             {name.strip() for name in _text(found[0], LONGEST_GROUPS).split(",")} - {""} if found else set()
         )
+
+
+def trusted(proxy: ConsoleProxy) -> Callable[[str], bool]:
+    """Return what tells of an address whether it is the proxy's."""
+    networks = [ipaddress.ip_network(written) for written in proxy.addresses]
+
+    def trusts(address: str) -> bool:
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        found = getattr(found, "ipv4_mapped", None) or found
+        return any(found in network for network in networks)
+
+    return trusts
 
 
 def _text(value: str, longest: int) -> str:

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import msgspec
+import structlog
 
-from sidecar import deputy, records
+from sidecar import records
+from sidecar.app import control
+from sidecar.deputy import insistently
 from sidecar.enrol.code import Authorization
 from sidecar.enrol.provider import Provider
 from sidecar.errors import RecordUnreadable, SidecarError, UnknownToken, Unlisted, UsageError
+from sidecar.events import TokenView
 from sidecar.grants.discovery import Issuers
 from sidecar.ports import Held, SupportsMany
 from sidecar.server.client import NotRunning
@@ -28,28 +33,34 @@ if TYPE_CHECKING:
     from sidecar.clock import Clock
     from sidecar.config import Loaded
     from sidecar.config.settings import Resolved
+    from sidecar.deputy import Deputy
     from sidecar.ports import Seeding, Store
     from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply
 
 AT_ONCE = 500
 """Records in one question: some megabytes."""
+LOOK = 5.0
+"""Seconds that a page waits for what the daemon says; without it, it shows what the records say."""
 LOADS = 16
 """Questions at the same time, where each is for one record."""
 
 Reply = TypeVar("Reply")
 
+_log = structlog.get_logger("sidecar.console")
+
 
 class Agent:
     """Reads and acts for one configuration."""
 
-    def __init__(self, loaded: Loaded, http: HttpClient, clock: Clock) -> None:
-        """`http` is open for as long as this is used."""
-        self.loaded = loaded
+    def __init__(self, loaded: Loaded, deputy: Deputy, http: HttpClient, clock: Clock) -> None:
+        """`deputy` acts where no daemon runs; `http` is open for as long as this is used."""
         self.settings = loaded.settings
         self.now = clock.wall
         self._http = http
         self._issuers = Issuers(http, loaded.settings.state_dir, clock)
-        self._acting = anyio.Lock()
+        self._deputy = deputy
+        # Threads of their own: who waits for a slow provider keeps nobody from a page, and no consent from its store.
+        self._looks, self._seeds = anyio.CapacityLimiter(8), anyio.CapacityLimiter(16)
 
     # Reading
 
@@ -89,17 +100,24 @@ class Agent:
         """Read one record. Raises `StoreError`."""
         return (await self.records([name]))[name]
 
-    async def live(self, name: str = "") -> dict[str, Any]:
+    async def live(self, name: str = "") -> dict[str, TokenView | None]:
         """Return what the daemon on this `state_dir` says of its tokens; empty where none runs, or answers us.
+
+        None is what can't be understood, as of a daemon of another version.
 
         Of large sets it tells those accounts alone that have something to tell; `name`: of this one in any case.
         """
-        try:
-            document = await anyio.to_thread.run_sync(partial(deputy.control(self.settings).status, name))
-        except SidecarError:
-            return {}
-        tokens: dict[str, Any] = document.get("tokens", {})
-        return tokens
+        document: dict[str, Any] = {}
+        ask = partial(control(self.settings).status, name)
+        with suppress(SidecarError), anyio.move_on_after(LOOK):
+            document = await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._looks)
+        told = {token: _understood(one) for token, one in document.get("tokens", {}).items()}
+        if None in told.values():
+            _log.warning(
+                "the daemon tells of its tokens in words that the console doesn't know; pages show what the records "
+                "say: run both in the same version"
+            )
+        return told
 
     # Consents
 
@@ -122,9 +140,14 @@ class Agent:
         return [name for name, one in sets if one.for_each is not None and one.for_each.enrolment]
 
     def provider_of(self, name: str) -> str:
-        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2)."""
+        """Name a token's provider in the path of its redirect URI: each has its own (RFC 9700 §4.4.2).
+
+        One that has no name is its token's, apart from those that have: a token may be called like another's provider.
+        """
         found = self.token(name)
-        return found.provider if isinstance(found.settings.provider, str) else found.of_set or name
+        return (
+            found.provider if isinstance(found.settings.provider, str) else f"tokens/{found.of_set or name}"
+        )
 
     async def authorization(self, name: str, redirect_uri: str, state: str) -> tuple[Authorization, str, str]:
         """Prepare a request for consent: itself, the provider's name, and the lineage that it is to replace.
@@ -154,18 +177,19 @@ class Agent:
     ) -> tuple[SeedReply, str]:
         """Put a consent where it is safe, and say what came of it; `tell` hears why it takes long.
 
-        Raises `SidecarError` once that has failed for `deputy.STORE_PATIENCE`.
+        Raises `SidecarError` once that has failed for `sidecar.deputy.STORE_PATIENCE`.
         """
         request = SeedRequest(seeding, origin=LOGIN, since=since)
-        reply = await deputy.insistently(partial(self._seed, name, request), tell)
+        reply = await insistently(partial(self._seed, name, request, tell), tell)
         missing = missing_scopes(Record(lineage="", access=seeding.access), asked)
         lacks = f" Not granted, although asked for: {' '.join(missing)}." if missing else ""
         return reply, f"{reply.message}.{lacks}"
 
-    async def _seed(self, name: str, request: SeedRequest) -> SeedReply:
+    async def _seed(self, name: str, request: SeedRequest, tell: Callable[[str], None]) -> SeedReply:
         return await self._done(
-            partial(deputy.control(self.settings).seed, name, request),
-            lambda: deputy.seed(self._alone(name), name, request),
+            partial(control(self.settings).seed, name, request),
+            partial(self._deputy.seed, name, request, tell),
+            self._seeds,
         )
 
     # The rest
@@ -173,27 +197,34 @@ class Agent:
     async def refresh(self, name: str, tell: Callable[[str], None]) -> RefreshReply:
         """Refresh now. Raises `SidecarError`."""
         return await self._done(
-            partial(deputy.control(self.settings).refresh, name),
-            lambda: deputy.refresh(self._alone(name), name, None, tell),
+            partial(control(self.settings).refresh, name),
+            partial(self._deputy.refresh, name, None, tell),
         )
 
-    async def revoke(self, name: str) -> RevokeReply:
+    async def revoke(self, name: str, tell: Callable[[str], None]) -> RevokeReply:
         """End a grant at its provider. Raises `SidecarError`."""
         return await self._done(
-            partial(deputy.control(self.settings).revoke, name),
-            lambda: deputy.revoke(self._alone(name), name),
+            partial(control(self.settings).revoke, name),
+            partial(self._deputy.revoke, name, tell),
         )
 
-    async def _done(self, ask_daemon: Callable[[], Reply], do: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _done(
+        self,
+        ask_daemon: Callable[[], Reply],
+        do: Callable[[], Awaitable[Reply]],
+        limiter: anyio.CapacityLimiter | None = None,
+    ) -> Reply:
         try:
-            return await anyio.to_thread.run_sync(ask_daemon)
+            return await anyio.to_thread.run_sync(ask_daemon, limiter=limiter)
         except NotRunning:
-            # One at a time: what follows holds the lock of `state_dir`.
-            async with self._acting:
-                return await do()
+            return await do()
 
-    def _alone(self, name: str) -> Loaded:
-        return deputy.alone(self.loaded, name, publishes=False)
+
+def _understood(told: Any) -> TokenView | None:
+    try:
+        return msgspec.convert(told, TokenView)
+    except msgspec.ValidationError:
+        return None
 
 
 def _readable(held: Held | RecordUnreadable | None) -> Record | None:

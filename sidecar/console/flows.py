@@ -11,6 +11,7 @@ from sidecar.console.signing import new_id
 from sidecar.enrol.code import Authorization
 
 if TYPE_CHECKING:
+    from sidecar.console.access import Role
     from sidecar.console.signing import Signer
 
 LIFE = 600.0
@@ -28,7 +29,8 @@ class Flow(msgspec.Struct, frozen=True):
     token: str
     what: str
     """`consent`, or `connect` where users bring their own accounts."""
-    who: str
+    role: Role
+    """Who may begin and end it."""
     session: str
     provider: str
     """The last part of the path where the answer has to come."""

@@ -22,6 +22,11 @@ LONGEST_HEADERS = 32 * 1024
 
 LIVEZ = "/livez"
 
+ENTRIES = ("/callback", "/sign-in")
+"""Where codes and keys come in, in addresses."""
+SEE_OTHER = 303
+_OF_THE_BODY = {b"content-length", b"content-type"}
+
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
@@ -53,9 +58,15 @@ class Guard:
         if scope["type"] != "http":
             return
 
+        entry = _entry(scope["path"])
+        if entry and scope["query_string"]:
+            send = _without_query(entry, send)
+
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                if entry:
+                    headers["referrer-policy"] = "no-referrer"
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -84,3 +95,29 @@ class Guard:
             raise Refused(414, "Too long", "No address of the console is as long as this one.")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEADERS:
             raise Refused(431, "Too long", "The request has more headers than a browser sends.")
+
+
+def _entry(path: str) -> str:
+    return next((entry for entry in ENTRIES if path == entry or path.startswith(f"{entry}/")), "")
+
+
+def _without_query(entry: str, send: Send) -> Send:
+    """Let no page stay where a code or a key is in the address, whoever answers, and whatever went wrong.
+
+    The browser would keep it in its history, and send it along as referrer with whatever the page loads. What is wrong
+    with the browser's request, it is told again at the entry itself.
+    """
+    dropped = False
+
+    async def sent_on(message: Message) -> None:
+        nonlocal dropped
+        if message["type"] == "http.response.start" and message["status"] != SEE_OTHER:
+            dropped = True
+            kept = [(name, value) for name, value in message["headers"] if name not in _OF_THE_BODY]
+            headers = [*kept, (b"location", entry.encode()), (b"content-length", b"0")]
+            message = {**message, "status": SEE_OTHER, "headers": headers}
+        elif dropped:
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sent_on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,13 @@ if TYPE_CHECKING:
 
 MOST = 4096
 """Buckets; the one that was used least recently makes room, and begins anew when its owner comes back."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    left: float
+    at: float
+    missed: int = 0
 
 
 class Limit:
@@ -20,15 +28,25 @@ class Limit:
         self._now = now
         self._burst = burst
         self._rate = per_minute / 60
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def admits(self, asker: str) -> bool:
         """Count one request, and tell whether it is within the rate."""
         now = self._now()
-        left, at = self._buckets.pop(asker, (float(self._burst), now))
-        left = min(float(self._burst), left + (now - at) * self._rate)
-        admitted = left >= 1
-        self._buckets[asker] = (left - 1 if admitted else left, now)
+        bucket = self._buckets.pop(asker, None) or _Bucket(float(self._burst), now)
+        self._buckets[asker] = bucket
         if len(self._buckets) > MOST:
             self._buckets.popitem(last=False)
-        return admitted
+        bucket.left = min(float(self._burst), bucket.left + (now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.left < 1:
+            bucket.missed += 1
+            return False
+        bucket.left -= 1
+        return True
+
+    def missed(self, asker: str) -> int:
+        """Tell how many of an asker's requests were not admitted since this was asked last."""
+        bucket = self._buckets[asker]
+        missed, bucket.missed = bucket.missed, 0
+        return missed

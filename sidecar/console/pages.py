@@ -62,9 +62,9 @@ def message(title: str, text: str) -> str:
     return _rendered("message.html", frame=None, title=title, text=text)
 
 
-def sign_in(text: str = "") -> str:
-    """Write how to get in; `text` says why that did not work."""
-    return _rendered("sign_in.html", frame=None, text=text)
+def sign_in() -> str:
+    """Write how to get in; who opened a link that is of no use any more is sent here, too."""
+    return _rendered("sign_in.html", frame=None)
 
 
 STATIC = {"console.css": "text/css", "icon.svg": "image/svg+xml"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MOST = 1024
 HELD = 20.0
 """Seconds for which a request waits for a result: a page that loads once beats one that loads anew each second."""
+
+HELD_OF_ONE = 4
+"""Requests of one user that wait at a time. Others are answered at once, and load themselves anew: waiting takes up a
+connection, of which there are few for all."""
 
 
 class Job:
@@ -46,10 +50,9 @@ class Job:
             action=old.action, token=old.token, done=done, worked=worked, text=text, back=old.back
         )
 
-    async def wait(self) -> None:
-        """Wait until it is over, for a while."""
-        with anyio.move_on_after(HELD):
-            await self._over.wait()
+    async def over(self) -> None:
+        """Wait until it is over."""
+        await self._over.wait()
 
 
 class Jobs:
@@ -59,6 +62,7 @@ class Jobs:
         """`start` runs what is to go on whether or not the browser waits for it."""
         self._start = start
         self._kept: OrderedDict[str, Job] = OrderedDict()
+        self._waiting: Counter[str] = Counter()
 
     def begin(self, job: Job, work: Work) -> Job:
         """Begin the work, which ends the job itself."""
@@ -77,3 +81,15 @@ class Jobs:
         """Return a job to the browser that began it."""
         job = self._kept.get(name)
         return job if job is not None and job.session == session else None
+
+    async def wait(self, job: Job, user: str) -> None:
+        """Wait until a job is over: for a while, and not with too many requests of one user at a time."""
+        if self._waiting[user] >= HELD_OF_ONE:
+            return
+        self._waiting[user] += 1
+        try:
+            with anyio.move_on_after(HELD):
+                await job.over()
+        finally:
+            self._waiting[user] -= 1
+            self._waiting += Counter()  # forgets those who don't wait

@@ -14,7 +14,7 @@ from sidecar import app, config
 from sidecar.clients.http import HttpClient
 from sidecar.clock import SystemClock
 from sidecar.console import door
-from sidecar.console.access import Cookies, LinkAccess, ProxyAccess
+from sidecar.console.access import Cookies, LinkAccess, ProxyAccess, trusted
 from sidecar.console.agent import Agent
 from sidecar.console.flows import Flows
 from sidecar.console.guard import Guard
@@ -22,6 +22,7 @@ from sidecar.console.limits import Limit
 from sidecar.console.results import Jobs
 from sidecar.console.signing import LEAST, Signer, new_secret
 from sidecar.console.site import Site
+from sidecar.deputy import Deputy
 from sidecar.errors import ConfigError, UsageError
 from sidecar.observers import fan_out
 from sidecar.observers.audit import AuditObserver
@@ -51,6 +52,7 @@ class Built(NamedTuple):
 
     app: ASGIApp
     site: Site
+    deputy: Deputy
     door: door.Door | None
     """None where a proxy signs people in."""
 
@@ -88,9 +90,10 @@ def build(
     else:
         own_door = door.Door(url, new_secret())
         access = LinkAccess(getpass.getuser(), cookies, Signer(own_door.key, clock.wall), clock.wall)
+    deputy = Deputy(loaded, publishes=False)
     site = Site(
         url=url,
-        agent=Agent(loaded, http, clock),
+        agent=Agent(loaded, deputy, http, clock),
         access=access,
         cookies=cookies,
         signer=signer,
@@ -103,7 +106,7 @@ def build(
         session=console.session,
     )
     guarded = Guard(site.app(), hosts=[urlsplit(url).netloc], secure=url.startswith("https:"))
-    return Built(guarded, site, own_door)
+    return Built(guarded, site, deputy, own_door)
 
 
 def origin(url: str) -> str:
@@ -144,7 +147,11 @@ async def _serve_on(
 
         built = build(loaded, url=url, http=http, clock=clock, emit=emit, start=start)
         left = door.leave(settings.state_dir, built.door) if built.door is not None else None
-        server = HttpServer(built.app, sock, worker="console", pulse=Pulse(), heartbeats=Heartbeats(clock))
+        stopping = anyio.Event()
+        jobs.start_soon(built.deputy.recover, stopping, _log.warning)
+        proxy, beats = settings.console.proxy, Heartbeats(clock)
+        trusts = trusted(proxy) if proxy is not None else None
+        server = HttpServer(built.app, sock, worker="console", pulse=Pulse(), heartbeats=beats, trusts=trusts)
         try:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 await serving.start(server.run)
@@ -154,6 +161,7 @@ async def _serve_on(
                     _log.info(f"stopping on {signum.name}")
                     break
         finally:
+            stopping.set()
             if left is not None:
                 left.unlink(missing_ok=True)
             serving.cancel_scope.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -15,10 +14,11 @@ from starlette.routing import Route
 
 from sidecar import links
 from sidecar.console import pages, views
-from sidecar.console.access import address_of, asker
+from sidecar.console.access import Role, address_of, asker
 from sidecar.console.flows import Flow
 from sidecar.console.refusal import Refused
 from sidecar.console.results import Job
+from sidecar.console.words import moment
 from sidecar.enrol.code import NotOurs, members
 from sidecar.errors import (
     ConfigError,
@@ -49,15 +49,12 @@ MOST_FIELDS = 8
 FORM = "form"
 FORM_TYPE = "application/x-www-form-urlencoded"
 
+_NOT_EXPECTED = (
+    "This is not the answer to a consent that began in this browser, within ten minutes and for this provider, or it "
+    "was here before. Nothing was changed. Begin again on the token's page."
+)
+
 _log = structlog.get_logger("sidecar.console")
-
-
-class Role(Enum):
-    """Who may ask for something."""
-
-    USER = auto()
-    """Everybody who is signed in."""
-    OPERATOR = auto()
 
 
 class Site:
@@ -104,7 +101,8 @@ class Site:
             Route("/accounts", user(self.accounts)),
             Route("/tokens/{name:path}", operator(self.token)),
             Route("/results/{id}", user(self.result)),
-            Route("/callback/{provider}", user(self.callback)),
+            Route("/callback", user(self.no_answer)),
+            Route("/callback/{provider:path}", user(self.callback)),
             Route("/consent", run(self.consent), methods=["POST"]),
             Route("/add", run(self.add), methods=["POST"]),
             Route("/connect", act(self.connect), methods=["POST"]),
@@ -134,7 +132,8 @@ class Site:
         async def endpoint(request: Request) -> Response:
             visitor = None
             try:
-                visitor = self._visitor(request)
+                visitor = self._access.visitor(request)
+                self._check_pace(request, visitor)
                 admitted = _admitted(visitor, role)
                 return self._with_cookie(await handle(request, admitted), admitted)
             except Refused as refused:
@@ -150,7 +149,8 @@ class Site:
         async def endpoint(request: Request) -> Response:
             visitor = None
             try:
-                visitor = self._visitor(request)
+                visitor = self._access.visitor(request)
+                self._check_pace(request, visitor)
                 admitted = _admitted(visitor, role)
                 self._check_origin(request)
                 form = await _form(request)
@@ -161,12 +161,9 @@ class Site:
 
         return endpoint
 
-    def _visitor(self, request: Request) -> Visitor | None:
-        visitor = self._access.visitor(request)
-        name = f"user {visitor.user}" if visitor is not None else asker(address_of(request))
-        if not self._askers.admits(name):
+    def _check_pace(self, request: Request, visitor: Visitor | None) -> None:
+        if not self._askers.admits(_counted_as(request, visitor)):
             raise Refused(429, "Too fast", "There were too many requests. Wait a minute.")
-        return visitor
 
     def _check_origin(self, request: Request) -> None:
         """Let nobody else's page send a form (CSRF): browsers say where a form comes from."""
@@ -188,11 +185,14 @@ class Site:
             )
 
     def _turned_away(self, request: Request, visitor: Visitor | None, refused: Refused) -> Response:
-        if self._refusals.admits(asker(address_of(request))):
-            reason = f"{request.method} {refused.status}: {refused.text or refused.title}"
+        who = _counted_as(request, visitor)
+        if self._refusals.admits(who):
+            left_out = self._refusals.missed(who)
+            more = f" ({left_out} before it are not written down)" if left_out else ""
+            reason = f"{request.method} {refused.status}: {refused.text or refused.title}{more}"
             self._audit(request, visitor, "request", "refused", reason=reason)
         if refused.status == 401 and self._access.can_sign_out:  # noqa: PLR2004
-            return HTMLResponse(pages.sign_in(refused.text), refused.status)
+            return HTMLResponse(pages.sign_in(), refused.status)
         return HTMLResponse(pages.message(refused.title, refused.text), refused.status)
 
     def _with_cookie(self, response: Response, visitor: Visitor) -> Response:
@@ -271,7 +271,7 @@ class Site:
             raise Refused(
                 404, "Not known", "What came of this is not known any more. The token's page tells."
             )
-        await job.wait()
+        await self._jobs.wait(job, visitor.user)
         return HTMLResponse(pages.result(self._frame(visitor), job.result))
 
     async def _static(self, request: Request) -> Response:
@@ -286,26 +286,28 @@ class Site:
     async def consent(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
         """Send the browser to the provider."""
         name = form.get("token", "")
-        return await self._consent(request, visitor, name, "consent", links.token(name))
+        return await self._consent(request, visitor, name, Role.OPERATOR, links.token(name))
 
     async def add(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
         """Send the browser to the provider for an account that a set doesn't have yet."""
         name = self._agent.member(form.get("set", ""), form.get("account", "").strip())
-        return await self._consent(request, visitor, name, "consent", links.token(name))
+        return await self._consent(request, visitor, name, Role.OPERATOR, links.token(name))
 
     async def connect(self, request: Request, visitor: Visitor, form: dict[str, str]) -> Response:
         """Send a user to the provider for an account of their own."""
         name = self._agent.own(form.get("set", ""), visitor.user)
-        return await self._consent(request, visitor, name, "connect", "/accounts")
+        return await self._consent(request, visitor, name, Role.USER, "/accounts")
 
-    async def _consent(self, request: Request, visitor: Visitor, name: str, what: str, back: str) -> Response:
-        agent = self._agent
+    async def _consent(
+        self, request: Request, visitor: Visitor, name: str, role: Role, back: str
+    ) -> Response:
+        agent, what = self._agent, "consent" if role is Role.OPERATOR else "connect"
         provider = agent.provider_of(name)
         nonce, state = self._flows.new_state(name, what)
         authorization, title, since = await agent.authorization(
             name, f"{self._url}/callback/{provider}", state
         )
-        flow = Flow(name, what, visitor.user, visitor.session, provider, since, authorization, back)
+        flow = Flow(name, what, role, visitor.session, provider, since, authorization, back)
         self._flows.begin(nonce, flow)
         self._audit(request, visitor, what, "begun", name)
         page = pages.leading(self._frame(visitor), token=name, provider=title, url=authorization.url)
@@ -313,30 +315,32 @@ class Site:
 
     async def callback(self, request: Request, visitor: Visitor) -> Response:
         """Take a provider's answer out of the address bar, and do what it says."""
-        query: str = request.scope["query_string"].decode("latin-1")
+        query: str = request.scope["query_string"].decode("latin-1") if request.method == "GET" else ""
         try:
             state = members(query).get("state", "")
         except NotOurs:
             state = ""
         flow = self._flows.take(state, visitor.session, request.path_params["provider"])
         if flow is None:
-            raise Refused(
-                400,
-                "Not expected",
-                "This is not the answer to a consent that began in this browser, within ten minutes and for this "
-                "provider, or it was here before. Nothing was changed. Begin again on the token's page.",
-            )
+            raise Refused(400, "Not expected", _NOT_EXPECTED)
         job = Job(visitor.session, "consent", flow.token, flow.back)
         try:
+            # Who was an operator when it began may be none by now.
+            _admitted(visitor, flow.role)
             code = flow.authorization.code(query)
-        except SidecarError as error:
-            outcome = "refused" if isinstance(error, ConsentRefused) else "failed"
-            self._audit(request, visitor, flow.what, outcome, flow.token, reason=str(error))
-            job.end(f"{error}.", worked=False)
+        except (Refused, SidecarError) as error:
+            outcome = "refused" if isinstance(error, Refused | ConsentRefused) else "failed"
+            reason = str(error).removesuffix(".")
+            self._audit(request, visitor, flow.what, outcome, flow.token, reason=reason)
+            job.end(f"{reason}.", worked=False)
             self._jobs.keep(job)
         else:
             self._jobs.begin(job, partial(self._redeem, request, visitor, flow, code, job))
-        return _sent_on(f"/results/{job.id}", {"referrer-policy": "no-referrer"})
+        return _sent_on(f"/results/{job.id}")
+
+    async def no_answer(self, _request: Request, _visitor: Visitor) -> Response:
+        """Say what became of an answer that was of no use: browsers are sent here, to an address without its code."""
+        return HTMLResponse(pages.message("Not expected", _NOT_EXPECTED), 400)
 
     async def _redeem(self, request: Request, visitor: Visitor, flow: Flow, code: str, job: Job) -> None:
         async def work() -> tuple[str, str, str]:
@@ -400,12 +404,11 @@ class Site:
         job = Job(visitor.session, what, name, back)
 
         async def work() -> tuple[str, str, str]:
-            await self._agent.revoke(name)
-            return (
-                "done",
-                "",
-                f"The grant of {name} is revoked. It counts as dead until somebody consents again.",
-            )
+            ends = (await self._agent.revoke(name, job.tell)).access_expires_at
+            text = f"The grant of {name} is revoked. It counts as dead until somebody consents again."
+            if ends is not None and ends > (now := self._agent.now()):
+                text += f" Readers keep the last access token, which ends at {moment(ends, now).exact} at the latest."
+            return "done", "", text
 
         self._jobs.begin(job, partial(self._worked, request, visitor, what, name, job, work))
         return _sent_on(f"/results/{job.id}")
@@ -416,18 +419,19 @@ class Site:
         """Open a one-time link."""
         access: LinkAccess = self._access  # type: ignore[assignment]
         try:
-            self._visitor(request)
+            self._check_pace(request, access.visitor(request))
         except Refused as refused:
             return self._turned_away(request, None, refused)
+        key = request.query_params.get("key", "")
         # A preview of the link that only asks for its headers doesn't spend it.
-        key = request.query_params.get("key", "") if request.method == "GET" else ""
+        if not key or request.method == "HEAD":
+            return HTMLResponse(pages.sign_in(), 401)
         visitor = access.sign_in(key)
         if visitor is None:
             self._audit(request, None, "sign-in", "refused")
-            text = "That link was used, or is too old." if key else ""
-            return HTMLResponse(pages.sign_in(text), 401)
+            return _sent_on("/sign-in")
         self._audit(request, visitor, "sign-in", "done")
-        return self._with_cookie(_sent_on("/", {"referrer-policy": "no-referrer"}), visitor)
+        return self._with_cookie(_sent_on("/"), visitor)
 
     async def sign_out(self, request: Request, visitor: Visitor, _form: dict[str, str]) -> Response:
         """End a session."""
@@ -441,6 +445,11 @@ class Site:
         return response
 
 
+def _counted_as(request: Request, visitor: Visitor | None) -> str:
+    """Name whom limits count: behind a proxy, all people come from one address."""
+    return f"user {visitor.user}" if visitor is not None else asker(address_of(request))
+
+
 def _admitted(visitor: Visitor | None, role: Role) -> Visitor:
     if visitor is None:
         raise Refused(401, "Not signed in", "")
@@ -449,8 +458,8 @@ def _admitted(visitor: Visitor | None, role: Role) -> Visitor:
     return visitor
 
 
-def _sent_on(path: str, headers: dict[str, str] | None = None) -> Response:
-    return RedirectResponse(path, 303, headers)
+def _sent_on(path: str) -> Response:
+    return RedirectResponse(path, 303)
 
 
 async def _form(request: Request) -> dict[str, str]:

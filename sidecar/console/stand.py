@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from sidecar.config.settings import Settings
     from sidecar.profile import Profile
     from sidecar.tokens import Record, Turn
-
-Live = Any
-"""A token's part of the status document, as JSON has it."""
 
 SOON = 86400.0
 """Seconds before a deadline from which it is urgent; when the chart's alert fires, too."""
@@ -182,7 +179,7 @@ class Stand:
         name: str,
         record: Record | None,
         now: float,
-        live: Live | None = None,
+        live: TokenView | None = None,
         unreadable: str = "",
     ) -> None:
         """`unreadable`: why there is no record although the store holds something."""
@@ -195,14 +192,13 @@ class Stand:
         self.profile: Profile = settings.profiles[entry]
         self._deadline = schedule.deadline(record, self.profile, self.token.refresh_token_ttl)
         stored = self._stored(settings.provider_names[entry])
-        told = msgspec.convert(live, TokenView) if live else None
-        self.from_daemon = told is not None
+        self.from_daemon = live is not None
         if unreadable:
             # What stands in the reason is what to do about it, too.
             state = GrantState.MISCONFIGURED
             stored = msgspec.structs.replace(stored, grant_state=state, reason=unreadable, remedy="")
         self.unreadable = bool(unreadable)
-        self.view = stored if told is None or unreadable else _merged(stored, told)
+        self.view = stored if live is None or unreadable else _merged(stored, live)
         self.consents = self.profile.needs_refresh_token and bool(
             self.profile.authorization_url or self.profile.issuer
         )

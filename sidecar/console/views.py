@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidecar.console.charts import KINDS, NAMES
-from sidecar.console.stand import Deadline, Due, Group, Level, Live, Place, Row, Stand
+from sidecar.console.stand import Deadline, Due, Group, Level, Place, Row, Stand
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
 from sidecar.tokens import GrantState, OutcomeClass
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sidecar.config.settings import Settings
+    from sidecar.events import TokenView
     from sidecar.tokens import Record, Turn
 
 ROWS = 50
@@ -183,7 +184,7 @@ def overview(
     records: Mapping[str, Record | None],
     now: float,
     *,
-    live: Mapping[str, Live] | None = None,
+    live: Mapping[str, TokenView | None] | None = None,
     unreadable: Mapping[str, str] | None = None,
     asked: Asked = Asked(),  # noqa: B008 - frozen
 ) -> Overview:
@@ -224,7 +225,7 @@ def overview(
 
 
 def token(
-    settings: Settings, name: str, record: Record | None, now: float, *, live: Live | None = None
+    settings: Settings, name: str, record: Record | None, now: float, *, live: TokenView | None = None
 ) -> TokenPage:
     """Show one token."""
     stand = Stand(settings, name, record, now, live)

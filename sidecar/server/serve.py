@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import struct
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from sidecar.pulse import Heartbeats, Pulse
 from sidecar.server.wire import ADDRESS_FILE, SOCKET_FILE, url_to
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SOCKET_PATH_LIMIT = 107
@@ -37,7 +40,12 @@ SOCKET_PATH_LIMIT = 107
 REQUEST_DEADLINE = 10.0
 """Seconds for a client to send its request in whole, and again to take the answer."""
 
+SILENCE = 5.0
+"""Seconds for a client to send its first byte."""
+
 CONNECTION_LIMIT = 128
+STRANGERS, OF_ONE_STRANGER = 64, 8
+"""Connections at a time of addresses that aren't trusted, where some are: of all of them, and of each."""
 _DRAIN = 0.15
 _CANCEL = 0.1
 _BACKLOG = 128
@@ -210,9 +218,19 @@ class HttpServer:
     """One application on one listening socket."""
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, *, worker: str, pulse: Pulse, heartbeats: Heartbeats
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        *,
+        worker: str,
+        pulse: Pulse,
+        heartbeats: Heartbeats,
+        trusts: Callable[[str], bool] | None = None,
     ) -> None:
-        """`worker` names the heartbeat that is stamped at each tick of `pulse`."""
+        """`worker` names the heartbeat that is stamped at each tick of `pulse`.
+
+        `trusts` tells of an address whether it may take all connections; others leave room for those.
+        """
         self._sock = sock
         self._worker = worker
         self._pulse = pulse
@@ -220,7 +238,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 _Guard(app),
-                http=_Connection,
+                http=partial(_Connection, trusts=trusts),  # type: ignore[arg-type]
                 ws="none",
                 loop="none",
                 lifespan="off",
@@ -284,8 +302,10 @@ class _Connection(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, trusts: Callable[[str], bool] | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._trusts = trusts
+        self._spoken = False
         # Switched off in the logging's set-up alone, which anybody may change; and its lines have codes in them.
         self.access_log = False
 
@@ -296,7 +316,24 @@ class _Connection(H11Protocol):
             # Who asks, as the kernel says; an address has no port there.
             _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             self.client = (f"uid {uid}", 0)
-        self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._late)
+        if self._is_one_too_many():
+            transport.abort()
+            return
+        self._deadline = self.loop.call_later(SILENCE, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._spoken and self._deadline is not None:
+            self._spoken = True
+            self._deadline.cancel()
+            self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._late)
+        super().data_received(data)
+
+    def _is_one_too_many(self) -> bool:
+        trusts = self._trusts
+        if trusts is None or trusts(_address(self)):
+            return False
+        strangers = [address for address in map(_address, self.connections) if not trusts(address)]
+        return len(strangers) > STRANGERS or strangers.count(_address(self)) > OF_ONE_STRANGER
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
@@ -310,6 +347,10 @@ class _Connection(H11Protocol):
             self._deadline = self.loop.call_later(REQUEST_DEADLINE, self._late)
         else:
             self.transport.abort()
+
+
+def _address(connection: Any) -> str:
+    return connection.client[0] if connection.client else ""
 
 
 class _Guard:

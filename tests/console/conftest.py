@@ -34,7 +34,7 @@ from sidecar.server.serve import HttpServer, bind_tcp, url_of
 from sidecar.testing import ProviderConfig, Simulator
 
 SECRET = "sim-cs-0123456789abcdef0123"
-CALLBACKS = ("corp", "evil", "issuer")
+CALLBACKS = ("corp", "evil", "tokens/corp", "tokens/issuer")
 PUBLIC = "https://tokens.example.test"
 """Where browsers believe the console behind the proxy to be."""
 USER_HEADER, GROUPS_HEADER = "X-Forwarded-Email", "X-Forwarded-Groups"
@@ -300,6 +300,7 @@ def configuration(folder: Path, corp: Simulator, evil: Simulator, **members: Any
             **{name: token(name, "corp") for name in NAMES},
             "evil": token("evil", "evil"),
             "issuer": token("issuer", "corp") | {"provider": known},
+            "corp": token("corp", "corp") | {"provider": provider(evil, "Evil")},
             "people": token("people/{account}", "corp") | {"for_each": {"enrolment": True}},
             "staff": token("staff/{account}", "corp") | {"for_each": {}},
         },

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from sidecar import config
@@ -117,7 +116,7 @@ def records() -> dict[str, Record | None]:
     }
 
 
-def live(of: Settings, name: str, held: Record | None) -> dict[str, Any]:
+def live(of: Settings, name: str, held: Record | None) -> TokenView:
     """Write what a running daemon would say of a token."""
     profile = of.profiles[name]
     state, reason = standing(held, Troubles(), needs_refresh_token=profile.needs_refresh_token, now=NOW)
@@ -144,10 +143,9 @@ def live(of: Settings, name: str, held: Record | None) -> dict[str, Any]:
             problem="forbidden: it may not be patched",
         ),
     )
-    document: dict[str, Any] = msgspec.to_builtins(
-        replace(view, outputs=outputs, hooks=(HookView("rollout_restart:pal-e-mail/deployment/pal-e-mail"),))
+    return replace(
+        view, outputs=outputs, hooks=(HookView("rollout_restart:pal-e-mail/deployment/pal-e-mail"),)
     )
-    return document
 
 
 def with_members(held: dict[str, Record | None]) -> dict[str, Record | None]:
@@ -192,7 +190,7 @@ def written(of: Settings) -> Iterator[tuple[str, str]]:
         )
         yield f"{action}-{'worked' if worked else 'failed'}", pages.result(FRAME, view)
     yield "message", pages.message("Nothing here", "There is no such page.")
-    yield "sign-in", pages.sign_in("This link was used before.")
+    yield "sign-in", pages.sign_in()
 
 
 ALL_STATES = frozenset(GrantState) - {GrantState.UNPERSISTED}

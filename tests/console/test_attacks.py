@@ -46,6 +46,15 @@ def redeemed(world: World) -> int:
     )
 
 
+def turned_back(browser: Browser, answer: str) -> Reply:
+    """Bring an answer that is of no use; returns the page that the browser is sent to, where no code is."""
+    reply = browser.get(answer)
+    assert (reply.status, reply.location, reply.text) == (303, "/callback", "")
+    page = browser.get(reply.location)
+    assert (page.status, "Not expected" in page.text) == (400, True)
+    return page
+
+
 @contextmanager
 def nothing_happens(world: World) -> Iterator[None]:
     """Demand that no code is redeemed, and that no deed but a refusal is audited."""
@@ -100,7 +109,18 @@ def test_a_forged_state_is_refused(world: World, how: str) -> None:
     answer = browser.back(browser.begin(world.new_token()))
 
     with nothing_happens(world):
-        assert browser.get(forged(world, answer, how)).status == 400
+        turned_back(browser, forged(world, answer, how))
+
+    assert "starts anew" in browser.finish(answer).text
+
+
+def test_a_question_for_headers_takes_no_answer(world: World) -> None:
+    """A program that only asks for the headers of an answer's address (HEAD) uses up neither state nor code."""
+    browser = world.operator()
+    answer = browser.back(browser.begin(world.new_token()))
+
+    with nothing_happens(world):
+        assert world.proxied.send("HEAD", answer, browser.headers()).location == "/callback"
 
     assert "starts anew" in browser.finish(answer).text
 
@@ -112,9 +132,9 @@ def test_a_state_works_once(world: World) -> None:
     browser.finish(answer)
 
     with nothing_happens(world):
-        replayed = browser.get(answer)
+        page = turned_back(browser, answer)
 
-    assert (replayed.status, "Not expected" in replayed.text) == (400, True)
+    assert "Nothing was changed" in page.text
 
 
 @pytest.mark.parametrize("user", [OPERATOR, "mallory@example.test"])
@@ -125,8 +145,8 @@ def test_a_state_is_bound_to_its_browser(world: World, user: str) -> None:
     other.get("/")
 
     with nothing_happens(world):
-        assert other.get(answer).status == 400
-        assert Browser(world.proxied, user=user).get(answer).status == 400
+        turned_back(other, answer)
+        turned_back(Browser(world.proxied, user=user), answer)
 
     assert "starts anew" in browser.finish(answer).text
 
@@ -138,7 +158,7 @@ def test_a_state_ends_after_ten_minutes(world: World) -> None:
     world.clock.wall_ahead += flows.LIFE + 2
 
     with nothing_happens(world):
-        assert browser.get(answer).status == 400
+        turned_back(browser, answer)
 
 
 def test_one_browser_has_few_consents_at_once(world: World) -> None:
@@ -152,7 +172,7 @@ def test_one_browser_has_few_consents_at_once(world: World) -> None:
     ]
 
     assert len(mine) == flows.MOST_OF_ONE
-    assert browser.get(browser.back(begun[0])).status == 400
+    turned_back(browser, browser.back(begun[0]))
     assert "starts anew" in browser.finish(browser.back(begun[-1])).text
 
 
@@ -186,7 +206,7 @@ def test_an_answer_at_another_providers_address_is_refused(world: World, path: s
     answer = browser.back(browser.begin(world.new_token()))
 
     with nothing_happens(world):
-        assert browser.get(answer.replace("/callback/corp", path)).status in {400, 404}
+        turned_back(browser, answer.replace("/callback/corp", path))
 
     assert "starts anew" in browser.finish(answer).text
 
@@ -210,7 +230,87 @@ def test_members_that_come_twice_are_refused(world: World) -> None:
 
     with nothing_happens(world):
         for more in ("code=sim-rt-code-0000000000000000", "state=x"):
-            assert browser.get(f"{answer}&{more}").status == 400
+            turned_back(browser, f"{answer}&{more}")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ("nobody is signed in", 401),
+        ("another way in", 421),
+        ("too much of a name", 400),
+        ("too many headers", 431),
+        ("too fast", 429),
+        ("too long", 400),
+        ("another method", 400),
+    ],
+)
+@pytest.mark.parametrize("path", ["/callback/corp", "/callback", "/callback/tokens/x", "/sign-in"])
+def test_no_code_stays_in_the_address_bar(world: World, path: str, wrong: str, status: int) -> None:
+    """Whatever is wrong with a request that has a code or a key, its page is at an address without it."""
+    place = world.local if path == "/sign-in" else world.proxied
+    query, entry = urlencode({"code": "c", "key": "k", "state": "s"}), f"/{path.split('/')[1]}"
+    method, host, headers = (
+        "GET",
+        "",
+        [] if place is world.local else [(USER_HEADER, f"{wrong}@example.test")],
+    )
+    match wrong:
+        case "nobody is signed in":
+            headers = []
+        case "another way in":
+            host = "attacker.example"
+        case "too much of a name":
+            headers = headers * 2
+        case "too many headers":
+            headers += [("X-Long", "x" * 33_000)]
+        case "too fast":
+            for _ in range(61):
+                place.send("GET", "/results/x", headers)
+        case "too long":
+            query += "x" * 9000
+        case _:
+            method = "PUT"
+
+    reply = place.send(method, f"{path}?{query}", headers, host=host)
+    page = place.send("GET", reply.location, headers, host=host)
+
+    assert (reply.status, reply.location, reply.text) == (303, entry, "")
+    assert {answer.header("referrer-policy") for answer in (reply, page)} == {"no-referrer"}
+    assert page.status == (401 if place is world.local and status == 400 else status)
+
+
+def test_an_error_of_ours_leaves_no_code_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the console itself fails, the code is gone from the address bar."""
+    browser = world.operator()
+    answer = browser.back(browser.begin(world.new_token()))
+
+    def crash(*_arguments: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(flows.Flows, "take", crash)
+    reply = browser.get(answer)
+    assert (reply.status, reply.location, reply.text) == (303, "/callback", "")
+
+
+def test_who_is_no_operator_any_more_consents_to_nothing(world: World) -> None:
+    """An operator's consent is refused, and its code not used, when they come back as no operator."""
+    browser = Browser(world.proxied, user="gina@example.test", groups="token-operators")
+    answer = browser.back(browser.begin(world.new_token()))
+    browser.groups = "others"
+
+    with nothing_happens(world):
+        page = browser.finish(answer)
+
+    assert "This is for operators alone" in page.text
+    assert world.proxied.last_audited("consent").outcome == "refused"
+
+
+def test_no_two_issuers_share_a_callback_address(world: World) -> None:
+    """A provider without a name has an address that none with a name can have, whatever its token is called."""
+    named, unnamed = (query_of(world.operator().begin(token))["redirect_uri"] for token in ("corp", "t59"))
+
+    assert (named, unnamed) == (f"{PUBLIC}/callback/tokens/corp", f"{PUBLIC}/callback/corp")
 
 
 # Scripts
@@ -433,7 +533,7 @@ def test_every_redirect_leads_to_a_path_of_ours(world: World) -> None:
 
 def addresses(place: Place) -> list[tuple[str, str]]:
     """List every route with names filled in."""
-    filled = {"{name:path}": "t00", "{id}": "x", "{provider}": "corp", "{name}": "console.css"}
+    filled = {"{name:path}": "t00", "{id}": "x", "{provider:path}": "corp", "{name}": "console.css"}
     found = []
     for method, path in routes(place):
         for mark, value in filled.items():
@@ -533,7 +633,8 @@ def test_a_proxy_that_nobody_told_of_is_refused(world: World, header: str) -> No
     """With one-time links a proxy in between would make everybody the person at this machine."""
     browser = Browser(world.local).sign_in()
     assert browser.get("/", (header, "192.0.2.1")).status == 403
-    assert Browser(world.local).get(world.local.link(), (header, "192.0.2.1")).status == 403
+    opened = Browser(world.local).get(world.local.link(), (header, "192.0.2.1"))
+    assert (opened.location, opened.header("set-cookie")) == ("/sign-in", "")
     assert browser.get("/").status == 200
 
 
@@ -555,10 +656,11 @@ def test_other_names_for_our_address_are_refused(world: World, host: str) -> Non
 def test_a_link_works_once(world: World) -> None:
     """Who finds a link that was opened, as in a browser's history, isn't let in."""
     link = world.local.link()
-    assert world.local.send("HEAD", link, []).status == 401
+    assert world.local.send("HEAD", link, []).location == "/sign-in"
     assert Browser(world.local).get(link).status == 303
     again = Browser(world.local).get(link)
-    assert (again.status, again.header("set-cookie")) == (401, "")
+    assert (again.status, again.location, again.header("set-cookie")) == (303, "/sign-in", "")
+    assert "was used" in Browser(world.local).get("/sign-in").text
     assert world.local.last_audited("sign-in").outcome == "refused"
 
 
@@ -566,7 +668,8 @@ def test_a_link_ends_after_ten_minutes(world: World) -> None:
     """A link that nobody opened in time lets nobody in."""
     link = world.local.link()
     world.clock.wall_ahead += 602
-    assert Browser(world.local).get(link).status == 401
+    reply = Browser(world.local).get(link)
+    assert (reply.location, reply.header("set-cookie")) == ("/sign-in", "")
 
 
 @pytest.mark.parametrize("key", ["", "x", "..", "session", "form"])
@@ -575,7 +678,7 @@ def test_a_link_that_we_did_not_make_lets_nobody_in(world: World, key: str) -> N
     signer = world.local.site._signer
     made = {"session": signer.sign(SESSION, ["x", "root"]), "form": signer.sign("link", "x")}
     reply = Browser(world.local).get(f"/sign-in?{urlencode({'key': made.get(key, key)})}")
-    assert (reply.status, reply.header("set-cookie")) == (401, "")
+    assert (reply.location, reply.header("set-cookie")) == ("/sign-in", "")
 
 
 def test_a_session_cannot_be_made_up(world: World) -> None:
@@ -656,6 +759,28 @@ def test_limits_take_bounded_memory() -> None:
     assert not limit.admits(str(limits.MOST + 99))
 
 
+def test_nobody_hides_behind_anothers_refusals(world: World) -> None:
+    """Behind one proxy each user's refusals are written down, and of one's many it is told how many were left out."""
+    loud, other = (Browser(world.proxied, user=f"{name}@example.test") for name in ("loud", "other"))
+
+    def refusals_of(browser: Browser) -> list[str]:
+        return [event.reason for event in world.proxied.audited if event.who == browser.user]
+
+    for _ in range(50):
+        assert loud.get("/tokens/t00").status == 403
+    told = len(refusals_of(loud))
+    assert other.get("/tokens/t00").status == 403
+    world.clock.monotonic_ahead += 3600
+    for _ in range(2):
+        assert loud.get("/tokens/t00").status == 403
+
+    assert told <= 25
+    assert len(refusals_of(other)) == 1
+    first, second = refusals_of(loud)[told:]
+    assert f"({50 - told} before it are not written down)" in first
+    assert "not written down" not in second
+
+
 def test_refusals_do_not_fill_the_audit_log(world: World) -> None:
     """Who knocks without end is written down some times, not each time."""
     before = len(world.local.audited)
@@ -719,6 +844,8 @@ def test_every_answer_has_the_security_headers(world: World) -> None:
         for headers in ([], browser.headers()):
             reply = world.proxied.send(method, path, headers)
             expected = HEADERS | ({"cache-control": "max-age=300"} if path.startswith("/static") else {})
+            if path.startswith("/callback"):
+                expected |= {"referrer-policy": "no-referrer"}
             found = {name: reply.header(name) for name in expected}
             assert found == expected, f"{method} {path}"
             assert reply.header("strict-transport-security")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from typing import Any
 
+import anyio
 import pytest
 
 from sidecar import deputy
-from sidecar.console import results
+from sidecar.console import agent, results
 from sidecar.enrol.code import Authorization
 from sidecar.errors import StoreError, TemporarilyUnavailable
 from sidecar.testing import faults
 from sidecar.testing.config import new_secret
-from tests.console.conftest import OPERATOR, PUBLIC, Browser, World, query_of, running
+from tests.console.conftest import OPERATOR, PATIENCE, PUBLIC, Browser, World, query_of, running
 
 
 def test_a_consent_is_stored_and_shown(world: World) -> None:
@@ -74,7 +76,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_consent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consent is held on to while the store doesn't take it, and stored when it does."""
-    token, browser, plant = world.new_token(), world.operator(), deputy.seed
+    token, browser, plant = world.new_token(), world.operator(), deputy.Deputy.seed
     failures = iter([StoreError("the disk is full"), StoreError("the disk is full")])
 
     async def failing(*arguments: Any) -> Any:
@@ -83,7 +85,7 @@ def test_a_store_that_is_away_for_a_moment_costs_no_consent(
         return await plant(*arguments)
 
     answer = browser.back(browser.begin(token))
-    monkeypatch.setattr(deputy, "seed", failing)
+    monkeypatch.setattr(deputy.Deputy, "seed", failing)
     monkeypatch.setattr(results, "HELD", 0.0)
     reply = browser.get(answer)
     waiting = browser.get(reply.location)
@@ -102,7 +104,7 @@ def test_a_store_that_stays_away_is_a_visible_failure(world: World, monkeypatch:
         raise StoreError("the disk is full")
 
     answer = browser.back(browser.begin(world.new_token()))
-    monkeypatch.setattr(deputy, "seed", failing)
+    monkeypatch.setattr(deputy.Deputy, "seed", failing)
     monkeypatch.setattr(deputy, "STORE_PATIENCE", 0.0)
     page = browser.finish(answer)
 
@@ -188,6 +190,7 @@ def test_a_grant_is_revoked(world: World) -> None:
     page = browser.get(browser.post("/revoke", token=token).location)
 
     assert f"The grant of {token} is revoked" in page.text
+    assert "Readers keep the last access token, which ends at 20" in page.text
     assert "revoked by token-sidecar revoke" in browser.get(f"/tokens/{token}").text
     assert "starts anew" in browser.consent(token).text
 
@@ -208,6 +211,29 @@ def test_results_take_bounded_memory() -> None:
     for number in range(results.MOST + 10):
         jobs.keep(results.Job("s", "refresh", str(number), ""))
     assert len(jobs._kept) == results.MOST
+
+
+def test_one_user_keeps_few_connections_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of requests that wait for a result, one user's are answered at once beyond a few, and others' still wait."""
+    monkeypatch.setattr(results, "HELD", 1e6)
+    waited: list[bool] = []
+
+    async def look(user: str) -> None:
+        await jobs.wait(job, user)
+        waited.append(job.result.done)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for user in ["bob"] * (results.HELD_OF_ONE + 3) + ["olga"]:
+                tasks.start_soon(look, user)
+            await anyio.wait_all_tasks_blocked()
+            assert waited == [False] * 3
+            job.end("done", worked=True)
+
+    jobs, job = results.Jobs(lambda _: None), results.Job("s", "refresh", "t", "")
+    anyio.run(main)
+    assert waited == [False] * 3 + [True] * (results.HELD_OF_ONE + 1)
+    assert not jobs._waiting
 
 
 def test_a_token_that_is_not_there_is_told(world: World) -> None:
@@ -241,6 +267,28 @@ def test_a_daemon_that_does_not_know_a_token_is_told_of_first(
 
     assert reply.status == 400
     assert "reload it first" in reply.text
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"token": "t00"}, {"grant_state": "a state of tomorrow"}, {}, None, "what", {"min_validity": "1"}],
+)
+def test_a_daemon_of_another_version_hides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, lines: io.StringIO, told: Any
+) -> None:
+    """Where the console doesn't understand the daemon, pages show what the records say, and the log says why."""
+
+    def status(*_arguments: Any) -> Any:
+        return {"tokens": dict.fromkeys(("t00", "t01"), told)}
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.status", status)
+    browser = world.operator()
+
+    overview = browser.get("/?q=t00")
+    assert (overview.status, "t00" in overview.text) == (200, True)
+    assert lines.getvalue().count("the console doesn't know") == 1
+    assert browser.get("/tokens/t00").status == 200
+    assert browser.post("/consent", token="t00").status == 200
 
 
 def test_a_secret_of_ones_own_outlives_a_restart(
@@ -279,3 +327,65 @@ def test_the_daemon_is_asked_where_one_runs(world: World, monkeypatch: pytest.Mo
 
     assert asked.is_set()
     assert "the daemon is busy" in page.text
+
+
+def test_a_consent_waits_for_no_other_tokens_provider(world: World) -> None:
+    """While one token's provider keeps the console waiting, a consent to another token is stored at once."""
+    browser, other = world.operator(), world.operator()
+    assert "starts anew" in browser.consent("evil").text
+    world.evil.provider.add_fault(faults.latency(after=8.0))
+    pending = browser.post("/refresh", token="evil").location
+    again = browser.post("/refresh", token="evil").location
+
+    assert "starts anew" in other.consent(world.new_token()).text
+
+    assert world.proxied.last_audited("consent").token != "evil"
+    assert not [event for event in world.proxied.audited if (event.what, event.token) == ("refresh", "evil")]
+    assert "was refreshed to generation" in browser.get(pending).text
+    assert "generation" in browser.get(again).text
+
+
+def test_a_daemon_that_hangs_holds_up_no_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page waits for a daemon that doesn't answer for a little while, and shows what the record says then."""
+    browser, over, waited = world.operator(), threading.Event(), threading.Event()
+
+    def hang(*_arguments: Any) -> Any:
+        over.wait(PATIENCE)
+        waited.set()
+        return {}
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.status", hang)
+    monkeypatch.setattr(agent, "LOOK", 0.1)
+    try:
+        page = browser.get("/tokens/t00")
+        assert not waited.is_set()
+    finally:
+        over.set()
+    assert "no daemon here told of it" in page.text
+
+
+def test_deeds_that_wait_for_the_daemon_keep_nobody_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many refreshes wait for a slow provider, pages are shown and consents are stored."""
+    browsers = [Browser(world.proxied, f"{name}@example.test", "token-operators") for name in "abc"]
+    answer = browsers[0].back(browsers[0].begin(world.new_token()))
+    over, ended = threading.Event(), threading.Event()
+
+    def hang(*_arguments: Any, **_named: Any) -> Any:
+        over.wait(PATIENCE)
+        ended.set()
+        raise TemporarilyUnavailable("the daemon is busy")
+
+    monkeypatch.setattr("sidecar.server.client.ControlClient.refresh", hang)
+    monkeypatch.setattr(agent, "LOOK", 2 * PATIENCE)
+    try:
+        for browser in browsers:
+            csrf = browser.csrf()
+            for _ in range(16):
+                assert browser.post("/refresh", csrf=csrf, token="t00").status == 303
+        assert browsers[0].get("/").status == 200
+        assert "starts anew from this consent" in browsers[0].finish(answer).text
+        assert not ended.is_set()
+    finally:
+        over.set()

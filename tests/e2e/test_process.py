@@ -94,7 +94,7 @@ def test_a_second_daemon_on_the_same_state_dir_is_refused(
 
     complaint = refused_to_start(second)
 
-    assert f"{daemon.state_dir}: another token-sidecar is running on this state_dir" in complaint
+    assert f"{daemon.state_dir}: a daemon runs on this state_dir already; stop it, or give each" in complaint
     assert (daemon.state_dir / "http.json").read_bytes() == address
     assert daemon.answers("/livez")
     assert daemon.control.status()

@@ -6,6 +6,7 @@ import selectors
 import signal
 import socket
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ async def test_a_client_that_sends_too_slowly_is_cut_off(
 ) -> None:
     """Neither silence nor one byte after another keeps a connection open."""
     monkeypatch.setattr(serve, "REQUEST_DEADLINE", 0.2)
+    monkeypatch.setattr(serve, "SILENCE", 0.2)
     rig = Rig(tmp_path)
     async with serving(probes_app(rig.site), rig.heartbeats) as url:
         port = int(url.rpartition(":")[2])
@@ -113,6 +115,65 @@ async def test_a_client_that_sends_too_slowly_is_cut_off(
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
                 assert await _until_cut_off(stream, trickle) == b""
             assert time.monotonic() - began < 1
+
+
+async def test_silence_is_ended_sooner_than_a_slow_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who connects and says nothing is cut off before who is at least sending."""
+    monkeypatch.setattr(serve, "SILENCE", 0.1)
+    rig = Rig(tmp_path)
+    async with serving(probes_app(rig.site), rig.heartbeats) as url:
+        port = int(url.rpartition(":")[2])
+        async with (
+            await anyio.connect_tcp("127.0.0.1", port) as silent,
+            await anyio.connect_tcp("127.0.0.1", port) as slow,
+        ):
+            await slow.send(b"G")
+            with anyio.fail_after(serve.REQUEST_DEADLINE - 2):
+                assert await _until_cut_off(silent, b"") == b""
+            await slow.send(b"ET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await slow.receive()).startswith(b"HTTP/1.1 ")
+
+
+async def test_strangers_leave_room_for_those_who_are_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that isn't trusted takes few of the connections, and is ended at once beyond; a trusted one isn't."""
+    rig, sock = Rig(tmp_path), bind_tcp("127.0.0.1", 0)
+    address = ("127.0.0.1", sock.getsockname()[1])
+    server = HttpServer(
+        probes_app(rig.site),
+        sock,
+        worker="server",
+        pulse=Pulse(),
+        heartbeats=rig.heartbeats,
+        trusts=lambda asks: asks == "127.0.0.2",
+    )
+
+    async def connect(source: str) -> ByteStream:
+        return await anyio.connect_tcp(*address, local_host=source)
+
+    async def is_served(stream: ByteStream) -> bool:
+        try:
+            await stream.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            return (await stream.receive()).startswith(b"HTTP/1.1 ")
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+
+    async with anyio.create_task_group() as tasks, AsyncExitStack() as open_ones:
+        await tasks.start(server.run)
+        for source, admitted in (("127.0.0.1", serve.OF_ONE_STRANGER), ("127.0.0.2", 30)):
+            held = [await open_ones.enter_async_context(await connect(source)) for _ in range(admitted)]
+            one_more = await open_ones.enter_async_context(await connect(source))
+            assert await is_served(one_more) == (source == "127.0.0.2")
+            assert await is_served(held[-1])
+        for limit, served in ((0, False), (serve.STRANGERS, True)):
+            monkeypatch.setattr(serve, "STRANGERS", limit)
+            for source, admitted in (("127.0.0.2", True), ("127.0.0.3", served)):
+                stream = await open_ones.enter_async_context(await connect(source))
+                assert await is_served(stream) == admitted
+        tasks.cancel_scope.cancel()
 
 
 async def _until_cut_off(stream: ByteStream, trickle: bytes) -> bytes:

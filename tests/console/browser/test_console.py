@@ -83,7 +83,7 @@ def deployment(
     make_simulator: MakeSimulator, make_daemon: MakeDaemon, run_logs: Path
 ) -> Iterator[Deployment]:
     """Run all of it."""
-    uris = tuple(f"http://127.0.0.1/callback/{name}" for name in ("gmail", "calendar", "mailboxes"))
+    uris = tuple(f"http://127.0.0.1/callback/tokens/{name}" for name in ("gmail", "calendar", "mailboxes"))
     simulator = make_simulator(redirect_uris=uris)
     first, second = make_daemon(), make_daemon()
     at = simulator.url

@@ -155,7 +155,7 @@ def test_the_daemon_has_its_say_until_the_store_moved_on(settings: Settings) -> 
     """What it alone knows is shown; of a grant that was replaced since, it is not believed."""
     held = record("calendar")
     told = gallery.live(settings, "calendar", held)
-    told |= {"grant_state": "unpersisted", "reason": "the database is away"}
+    told = replace(told, grant_state=GrantState.UNPERSISTED, reason="the database is away")
     view = views.token(settings, "calendar", held, NOW, live=told)
     assert (view.row.state, view.from_daemon) == (GrantState.UNPERSISTED, True)
     assert [place.badge for place in view.places] == ["current", "failed", "done"]
