@@ -761,7 +761,7 @@ def test_limits_take_bounded_memory() -> None:
 
 def test_nobody_hides_behind_anothers_refusals(world: World) -> None:
     """Behind one proxy each user's refusals are written down, and of one's many it is told how many were left out."""
-    loud, other = (Browser(world.proxied, user=f"{name}@example.test") for name in ("loud", "other"))
+    loud, other = (Browser(world.proxied, user=f"{name}@example.test") for name in ("loud-one", "quiet-one"))
 
     def refusals_of(browser: Browser) -> list[str]:
         return [event.reason for event in world.proxied.audited if event.who == browser.user]

@@ -158,7 +158,7 @@ def test_twenty_scripts_meet_the_same_401(host: Host) -> None:
     scripts = [host.script(script) for _ in range(SCRIPTS)]
     answers = [ended(process) for process in scripts]
 
-    assert [code for code, _ in answers] == [0] * SCRIPTS, answers
+    assert [answer for answer in answers if answer[0] != 0] == []
     assert all('"active": true' in told.replace('":true', '": true') for _, told in answers), answers
     assert host.calls == before + 1
     assert host.cached != refused
