@@ -173,7 +173,7 @@ class Container:
             f"mount -o remount,bind,ro {root}",
             f'exec setpriv --no-new-privs chroot --userspec={user.uid}:{user.gid} --groups={groups} {root} "$@"',
         ]
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        namespaces = ["unshare", "--mount", "--pid", "--fork"]
         if isinstance(net, str):
             namespaces.append("--net")
         elif net is not None:
@@ -270,8 +270,11 @@ class Container:
 
     def close(self) -> None:
         """End whatever is left."""
-        with suppress(ProcessLookupError):
-            self._outer.kill()
+        if not self.ended:
+            # Process 1 itself: what unshare's --kill-child asks for is forgotten when a process changes its user.
+            for pid in (*_children(self._outer.pid), self._outer.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._outer.wait()
 
 
