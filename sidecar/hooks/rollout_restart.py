@@ -76,10 +76,11 @@ class RolloutRestartHook(BaseHook):
 
 
 def annotation_of(key: str) -> str:
-    """Name the annotation for the token of this key; its name may be too long for one."""
-    if len(key) > LONGEST_NAME:
-        key = f"{key[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return f"restarted-for.token-sidecar/{re.sub(r'[^A-Za-z0-9._-]', '-', key)}"
+    """Name the annotation for the token of this key, whose own name may be no name for one."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", key)
+    if name != key or len(name) > LONGEST_NAME:
+        name = f"{name[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return f"restarted-for.token-sidecar/{name}"
 
 
 def _read(annotation: str) -> Mark | None:

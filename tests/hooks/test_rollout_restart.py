@@ -156,6 +156,9 @@ async def test_a_missing_workload_and_an_outage_are_told(site: Site) -> None:
     ("key", "name"),
     [
         ("default.gmail", "restarted-for.token-sidecar/default.gmail"),
+        ("default.gmail-a", "restarted-for.token-sidecar/default.gmail-a"),
+        ("default.gmail/a", None),
+        ("default.gmail/é", None),
         ("n" * 63 + ".gmail", None),
         ("n" * 63 + ".drive", None),
     ],
