@@ -692,8 +692,12 @@ class Renewer:
 
     @property
     def awaited(self) -> float:
-        """Seconds for which others have the record to themselves, counted from when it was read."""
-        return 0.0 if self._owns_attempt(self.record) else self._ledger.lease_left
+        """Seconds for which another instance may call the provider, counted from when the record was read."""
+        record = self.record
+        # A lease without an attempt protects a healed record from everybody, and nobody is at it.
+        if record is None or record.attempt is None or self._owns_attempt(record):
+            return 0.0
+        return self._ledger.lease_left
 
     @property
     def yields(self) -> bool:

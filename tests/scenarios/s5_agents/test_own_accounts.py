@@ -61,7 +61,7 @@ def daemon(daemon: Daemon, simulator: Simulator) -> Daemon:
         "proxy": {"addresses": ["127.0.0.1"], "user_header": USER_HEADER},
         "operators": {"users": ["operator@example.test"]},
     }
-    simulator.provider.reconfigure(redirect_uris=(f"{URL}/callback/google",))
+    simulator.provider.reconfigure(redirect_uris=(f"{URL}/callback/tokens/google",))
     return daemon
 
 
