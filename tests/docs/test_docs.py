@@ -30,6 +30,8 @@ PAGES = [
     *sorted((ROOT / "helm").glob("*/README.md")),
 ]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
+PATIENCE = 120
+"""Seconds for all of a page; half a minute on a machine that does nothing else."""
 REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
@@ -290,7 +292,7 @@ def output_of(script: str, folder: Path, environment: dict[str, str]) -> str:
             start_new_session=True,
         )
     try:
-        process.wait(50)
+        process.wait(PATIENCE)
     finally:
         # Only what a failed run left behind is still there.
         with suppress(ProcessLookupError):
@@ -299,6 +301,7 @@ def output_of(script: str, folder: Path, environment: dict[str, str]) -> str:
     return printed.read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(PATIENCE + 30)
 @pytest.mark.parametrize("page", [TUTORIAL, REAUTH], ids=named)
 def test_pages_that_are_followed_do_what_they_say(page: Path, shell: dict[str, str]) -> None:
     """A page's commands are run one after the other, and what it shows is what they print."""
