@@ -79,6 +79,8 @@ def _config(options: argparse.Namespace) -> ProviderConfig:
     chosen: dict[str, Any] = {
         name: getattr(options, name) for name in _CONFIG_OPTIONS if getattr(options, name) is not None
     }
+    if options.redirect_uri:
+        chosen["redirect_uris"] = (*ProviderConfig().redirect_uris, *options.redirect_uri)
     if options.client_auth:
         chosen["client_auth"] = frozenset(options.client_auth)
     if options.public_client:
@@ -138,6 +140,7 @@ def _add_client_options(parser: argparse.ArgumentParser) -> None:
     add("--public-client", action="store_true", help="no client secret")
     methods = [method for method in ClientAuth if method is not ClientAuth.NONE]
     add("--client-auth", type=ClientAuth, choices=methods, action="append", help="default: both")
+    add("--redirect-uri", action="append", help="register it beside http://127.0.0.1/, as for the console")
     add("--scope", default="", help="scopes of the grant in --seed-file, separated by spaces")
 
 

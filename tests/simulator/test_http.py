@@ -429,6 +429,19 @@ def test_the_process_reads_its_client_secret_from_a_file(tmp_path: Path) -> None
         assert httpx2.post(ready["token_url"], data=form).status_code == 200
 
 
+def test_the_process_registers_redirect_uris() -> None:
+    """The console's callback beside that of `login`, on any port; and no other."""
+    places = ["http://127.0.0.1:9641/callback/google", "http://127.0.0.1:4000/", "http://127.0.0.1/other"]
+    proof = {"code_challenge": "c" * 43, "code_challenge_method": "S256"}
+    with Process("--redirect-uri", "http://127.0.0.1/callback/google") as ready:
+        request = {"response_type": "code", "client_id": "sim-client", "state": "s", **proof}
+        found = [
+            httpx2.get(f"{ready['url']}/authorize", params={**request, "redirect_uri": place})
+            for place in places
+        ]
+    assert [reply.headers.get("location", "").partition("?")[0] for reply in found] == [*places[:2], ""]
+
+
 def test_the_process_refuses_contradictions() -> None:
     """The reason is printed, without a traceback."""
     command = [sys.executable, "-m", "sidecar.testing", "--grace-until-used"]
