@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class BaseHook:
         self.attempts = settings.attempts
 
 
-class NearbyHook(BaseHook):
+class NearbyHook(BaseHook, ABC):
     """Tells somebody who doesn't know which token he was told of, so that it is remembered for him.
 
     Otherwise each start of the daemon would tell him again, and so would each `run --once` of a cron job that had
@@ -59,6 +60,6 @@ class NearbyHook(BaseHook):
                 replace_file(folder, self._name, msgspec.json.encode(occasion.mark), mode=0o600)
         return True
 
+    @abstractmethod
     async def tell(self, occasion: Occasion) -> None:
         """Do it, this once. Raises `HookError`."""
-        raise NotImplementedError

@@ -38,7 +38,7 @@ GOOGLE = "https://gmail.googleapis.com"
 
 
 class Scripted(Model):
-    """A language model that has one idea: to send a mail."""
+    """Stands in for what an agent asks for its next step, which is always the same: to send a mail."""
 
     def invoke(self, messages: list[Any], *_: Any, **__: Any) -> ModelResponse:
         """Ask for the tool, and say what it said."""
