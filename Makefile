@@ -103,6 +103,8 @@ lock: $(VENV)/.dev ## Write requirements/*.txt anew from pyproject.toml (UPGRADE
 	$(COMPILE) pyproject.toml --constraint requirements/all.txt --output-file requirements/run.txt
 	$(COMPILE) pyproject.toml --group dev --constraint requirements/all.txt --output-file requirements/dev.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+	$(COMPILE) pyproject.toml --group bench --constraint requirements/dev.txt --constraint requirements/all.txt --output-file requirements/bench.txt
+	$(COMPILE) --group audit --output-file requirements/audit.txt
 
 .PHONY: clean
 clean: ## Remove everything that make made
