@@ -29,7 +29,7 @@ def plant(app: Sphinx, page: nodes.document) -> None:
     if name.rpartition("/")[2] != "index":
         return
     for section in list(page.findall(nodes.section)):
-        listed = [(None, linked) for linked in pages_of(section)]
+        listed = list(pages_of(section))
         if listed:
             planted = _toctree(name, listed)
             section.append(planted)
@@ -37,7 +37,7 @@ def plant(app: Sphinx, page: nodes.document) -> None:
                 planted["caption"] = planted["rawcaption"] = section.next_node(nodes.title).astext()
 
 
-def _toctree(name: str, listed: list[tuple[None, str]]) -> addnodes.toctree:
+def _toctree(name: str, listed: list[tuple[str, str]]) -> addnodes.toctree:
     return addnodes.toctree(
         parent=name,
         entries=listed,
@@ -51,11 +51,11 @@ def _toctree(name: str, listed: list[tuple[None, str]]) -> addnodes.toctree:
     )
 
 
-def pages_of(section: nodes.section) -> Iterator[str]:
-    """Find what a section's own lists are of: each item's first link to a page."""
+def pages_of(section: nodes.section) -> Iterator[tuple[str, str]]:
+    """Find what a section's own lists are of: each item's first link to a page, with its text."""
     for listing in section.children:
         for item in listing.children if isinstance(listing, nodes.bullet_list) else ():
             for link in item.findall(addnodes.pending_xref):
                 if link["refdomain"] == "doc":
-                    yield link["reftarget"]
+                    yield link.astext(), link["reftarget"]
                     break
