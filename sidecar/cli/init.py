@@ -89,6 +89,8 @@ def _next_steps(found: Source, token: str, output: Path, *, system_wide: bool) -
     click.echo(f"{output} is written. What is left to do:")
     if str(output.absolute()) != DEFAULT_CONFIG:
         click.echo(f"  export {CONFIG_VARIABLE}={shlex.quote(str(output.absolute()))}")
+    if found.profile.authorization_url and found.profile.needs_refresh_token:
+        click.echo("  # name in it the `scopes` to consent to; most providers refuse to be asked for none")
     click.echo(f"  mkdir -p {'/run/tokens' if system_wide else output.parent / 'tokens'}")
     click.echo("  token-sidecar check")
     if found.profile.needs_refresh_token:

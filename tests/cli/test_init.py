@@ -109,6 +109,7 @@ def test_the_next_steps_name_the_file_once(
     told = capsys.readouterr().out
     assert f"export TOKEN_SIDECAR_CONFIG='{output}'" in told
     assert "token-sidecar check\n" in told
+    assert "name in it the `scopes`" in told
 
 
 def test_a_missing_directory_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
