@@ -12,19 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_docs import (
-    DOCS,
-    PATIENCE,
-    ROOT,
-    Block,
-    blocks,
-    free_port,
-    masked,
-    output_of,
-    shell,
-)
-
-__all__ = ["shell"]
+from tests.docs.following import PATIENCE, free_port, masked, output_of
+from tests.docs.pages import DOCS, ROOT, Block
+from tests.docs.pages import of as blocks
 
 PAGE = DOCS / "tutorial" / "quickstart.md"
 SECOND_HALF = "## Ten minutes: a pod"
