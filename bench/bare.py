@@ -64,17 +64,18 @@ async def main(store: str, url: str) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         held = [httpx2.AsyncClient(), await opened(store, url or folder, stack)]
         threading.Thread(
-            target=lambda: [None for _ in watchfiles.watch(folder, step=1000, rust_timeout=60_000)], daemon=True
+            target=lambda: [None for _ in watchfiles.watch(folder, step=1000, rust_timeout=60_000)],
+            daemon=True,
         ).start()
         config = uvicorn.Config(Starlette(routes=[Route("/livez", answer)]), port=0, log_config=None)
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup()
-        print("ready", len(held), len(LIBRARIES), flush=True)  # noqa: T201 - whoever started it waits for it
+        print("ready", len(held), len(LIBRARIES), flush=True)
         # Not serve(): it wakes ten times a second, and a baseline that does so would be too easy.
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))  # noqa: PLR2004
+    asyncio.run(main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))

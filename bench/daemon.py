@@ -125,7 +125,7 @@ class Daemon:
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "sidecar", "run", "--config", str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

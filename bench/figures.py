@@ -29,6 +29,19 @@ class Figure(msgspec.Struct, frozen=True):
         return statistics.median(self.values) / below if below else math.nan
 
 
+class Picture(msgspec.Struct, frozen=True):
+    """How a cost grows."""
+
+    name: str
+    """Of its file."""
+    title: str
+    unit: str
+    lines: dict[str, tuple[tuple[float, float], ...]]
+    """By what they are of: (number, cost)."""
+    across: str = "tokens"
+    """What is counted by the first of the two, on a logarithmic axis."""
+
+
 class Section(msgspec.Struct, frozen=True):
     """Figures that were measured in one way."""
 
@@ -36,8 +49,7 @@ class Section(msgspec.Struct, frozen=True):
     method: str
     """How, in a paragraph or two of Markdown."""
     figures: tuple[Figure, ...]
-    pictures: tuple[tuple[str, str], ...] = ()
-    """Name of an SVG, and what it shows."""
+    pictures: tuple[Picture, ...] = ()
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -55,7 +67,7 @@ def spread(values: Sequence[float]) -> str:
 def _short(value: float) -> str:
     if math.isnan(value):
         return "unknown"
-    if abs(value) >= 100:  # noqa: PLR2004 - three digits are there already
+    if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 

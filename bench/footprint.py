@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.daemon import MIB, Daemon, Idle, Sample, ended
-from bench.figures import Figure, Section
+from bench.figures import Figure, Picture, Section
 from bench.places import PLACES, Place, folder
 
 NOWHERE = "http://127.0.0.1:9"
@@ -24,7 +24,8 @@ NOWHERE = "http://127.0.0.1:9"
 SETTLE = 15.0
 """Seconds after the start until it counts as idle."""
 IMPORTS = (
-    "import anyio, httpx2, msgspec, prometheus_client, structlog, uvicorn, watchfiles, yaml, starlette.applications"
+    "import anyio, httpx2, msgspec, prometheus_client, structlog, uvicorn, watchfiles, yaml, "
+    "starlette.applications"
 )
 
 
@@ -39,9 +40,13 @@ class Size(msgspec.Struct, frozen=True):
     members: tuple[int, ...] = (1_000, 10_000)
     """Numbers of accounts of a set."""
     settle: float = SETTLE
+    kinds: tuple[str, ...] = tuple(PLACES)
+    """Stores with one token."""
+    growing: tuple[str, ...] = ("sqlite", "postgres")
+    """Stores with more."""
 
 
-TINY = Size(idle=1.0, starts=1, plain=(2,), members=(20,), settle=0.5)
+TINY = Size(idle=1.0, starts=1, plain=(), members=(20,), settle=0.5, kinds=("sqlite",), growing=("sqlite",))
 
 
 def token(daemon_folder: Path, file: str, **more: Any) -> dict[str, Any]:
@@ -77,9 +82,9 @@ def filled(daemon: Daemon, accounts: int = 0) -> Daemon:
         shutil.rmtree(daemon.state)
     if "postgres" in daemon.path.read_text(encoding="utf-8"):
         command = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(daemon.path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=daemon.environ)  # noqa: S603 - ours
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=daemon.environ)
     command = [sys.executable, "-m", "bench.fill", str(daemon.path), str(accounts), NOWHERE]
-    subprocess.run(command, check=True, env=daemon.environ)  # noqa: S603 - our own
+    subprocess.run(command, check=True, env=daemon.environ)
     return daemon
 
 
@@ -90,7 +95,7 @@ class Bare:
         """Start it, and wait until it holds everything."""
         command = [sys.executable, "-m", "bench.bare", place.kind, place.bare]
         environ = {**os.environ, **place.environ}
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environ)  # noqa: S603 - our own
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environ)
         self.pid = self._process.pid
         assert self._process.stdout is not None, "it was asked for"
         if not self._process.stdout.readline():
@@ -114,7 +119,9 @@ def idle(pids: Sequence[int], seconds: float) -> list[Looked]:
     before = [Sample.of(pid) for pid in pids]
     time.sleep(seconds)
     after = [Sample.of(pid) for pid in pids]
-    return [Looked(now, Idle.between(pid, then, now)) for pid, then, now in zip(pids, before, after, strict=True)]
+    return [
+        Looked(now, Idle.between(pid, then, now)) for pid, then, now in zip(pids, before, after, strict=True)
+    ]
 
 
 @contextmanager
@@ -155,10 +162,15 @@ def _at_rest(kind: str, looks: dict[str, list[Looked]]) -> Iterator[Figure]:
     def row(name: str, unit: str, pick: Any, target: str = "", *, compared: bool = True) -> Figure:
         below = tuple(pick(one) for one in bare) if compared else ()
         return Figure(
-            f"{kind}: {name}", unit, tuple(pick(one) for one in ours), below, "bare program" if below else "", target
+            f"{kind}: {name}",
+            unit,
+            tuple(pick(one) for one in ours),
+            below,
+            "bare program" if below else "",
+            target,
         )
 
-    memory = "≤ 1.05 × baseline" if kind != "aws" else ""
+    memory = "≤ 1.05 of the baseline" if kind != "aws" else ""
     yield row("resident memory, one token", "MiB", lambda one: one.sample.rss / MIB, memory)
     yield row("private dirty memory, one token", "MiB", lambda one: one.sample.private / MIB)
     yield row("CPU, idle", "% of a core", lambda one: one.idle.cpu, "≤ 0.03")
@@ -167,12 +179,12 @@ def _at_rest(kind: str, looks: dict[str, list[Looked]]) -> Iterator[Figure]:
     yield row("descriptors", "", lambda one: float(one.sample.descriptors))
 
 
-def by_number(size: Size, place: Place) -> tuple[list[Figure], dict[int, float]]:
+def by_number(size: Size, kind: str) -> tuple[list[Figure], dict[int, float]]:
     """Measure one daemon at a time with more and more tokens; returns bytes by number as well."""
     private: dict[int, float] = {}
     figures = []
     for count in (1, *size.plain, *size.members):
-        with PLACES[place.kind]() as one, folder() as within:
+        with PLACES[kind]() as one, folder() as within:
             of_set = count in size.members
             daemon = many(one, within / "daemon") if of_set else plain(one, within / "daemon", count)
             filled(daemon, count if of_set else 0)
@@ -184,7 +196,7 @@ def by_number(size: Size, place: Place) -> tuple[list[Figure], dict[int, float]]
                 time.sleep(size.settle)
                 [look] = idle([daemon.pid], min(size.idle, 130.0))
         private[count] = look.sample.private
-        name = f"{place.kind}: {count:,} {'accounts of a set' if of_set else 'tokens' if count > 1 else 'token'}"
+        name = f"{kind}: {count:,} {'accounts of a set' if of_set else 'tokens' if count > 1 else 'token'}"
         figures += [
             Figure(f"{name}: resident", "MiB", (look.sample.rss / MIB,)),
             Figure(f"{name}: idle CPU", "% of a core", (look.idle.cpu,)),
@@ -192,7 +204,7 @@ def by_number(size: Size, place: Place) -> tuple[list[Figure], dict[int, float]]
         ]
     largest = max(private)
     each = (private[largest] - private[1]) / (largest - 1) / 1024
-    figures.append(Figure(f"{place.kind}: private memory per further token", "KiB", (each,), target="≤ 4"))
+    figures.append(Figure(f"{kind}: private memory per further token", "KiB", (each,), target="≤ 4"))
     return figures, private
 
 
@@ -210,7 +222,7 @@ def exec_to_file(size: Size, place: Place) -> Figure:
                 daemon.wait_for(lambda: daemon.files() > 0, "file", step=0.0005)
                 ours.append(time.monotonic() - began)
             began = time.monotonic()
-            subprocess.run([sys.executable, "-c", IMPORTS], check=True)  # noqa: S603 - our own interpreter
+            subprocess.run([sys.executable, "-c", IMPORTS], check=True)
             bare.append(time.monotonic() - began)
     # The first run of each writes bytecode, perhaps.
     return Figure(
@@ -219,13 +231,15 @@ def exec_to_file(size: Size, place: Place) -> Figure:
         tuple(ours[1:]),
         tuple(bare[1:]),
         "importing the libraries",
-        "≤ 1.3 × baseline",
+        "≤ 1.3 of the baseline",
     )
 
 
 def wheels(requirements: Path) -> Figure:
     """Weigh what is installed for one set of requirements."""
-    names = [line.split("==")[0] for line in requirements.read_text(encoding="utf-8").splitlines() if "==" in line]
+    names = [
+        line.split("==")[0] for line in requirements.read_text(encoding="utf-8").splitlines() if "==" in line
+    ]
     total = 0
     for name in names:
         with suppress(ModuleNotFoundError):  # of another platform
@@ -241,14 +255,14 @@ def peer() -> list[Figure]:
         return []
     with folder() as within:
         environ = {**os.environ, "HOME": str(within), "TMPDIR": str(within)}
-        told = subprocess.run([program], capture_output=True, text=True, check=True, env=environ)  # noqa: S603
+        told = subprocess.run([program], capture_output=True, text=True, check=True, env=environ)
         pid = int(told.stdout.split("OIDCD_PID=")[1].split(";")[0])
         try:
             time.sleep(1)
             pids = [pid, *_children(pid)]
             rss = sum(Sample.of(one).rss for one in pids)
         finally:
-            subprocess.run(["/bin/kill", str(pid)], check=False)  # noqa: S603 - the one that was started
+            subprocess.run(["/bin/kill", str(pid)], check=False)
     return [Figure("oidc-agent (Debian's), idle: resident", "MiB", (rss / MIB,))]
 
 
@@ -258,25 +272,30 @@ def _children(pid: int) -> list[int]:
 
 
 METHOD = """\
-Resident and private dirty memory are the kernel's (`smaps_rollup`). Idle CPU and wake-ups are taken over ten minutes, of
-all these processes side by side: CPU from `/proc/PID/stat`, wake-ups as voluntary context switches of the first thread
-(the event loop) and of all others. The bare program (`bench/bare.py`) imports the same libraries and holds the same
-client, server, watcher and store open; its ratio is what our own code costs. Three processes of each. With more tokens,
-one daemon is measured at a time, in 130 seconds; of 1,000 on, they are accounts of a set. Records are fresh and have 32
-turns of history each."""
+Resident and private dirty memory are the kernel's (`smaps_rollup`). Idle CPU and wake-ups are taken over ten minutes,
+of all these processes side by side: CPU from `/proc/PID/stat`, wake-ups as voluntary context switches of the first
+thread (the event loop) and of all others. The bare program (`bench/bare.py`) imports the same libraries and holds the
+same client, server, watcher and store open; its ratio is what our own code costs. Three processes of each. With more
+tokens, one daemon is measured at a time, in 130 seconds; of 1,000 on, they are accounts of a set. Records are fresh and
+have 32 turns of history each."""
 
 
 def measure(size: Size, root: Path) -> Section:
     """Measure all of it."""
     with ExitStack() as stack:
-        places = [stack.enter_context(make()) for make in PLACES.values()]
+        places = [stack.enter_context(PLACES[kind]()) for kind in size.kinds]
         figures = at_rest(size, places)
     private = {}
-    for kind in ("sqlite", "postgres"):
-        more, private[kind] = by_number(size, Place(kind, ""))
+    for kind in size.growing:
+        more, private[kind] = by_number(size, kind)
         figures += more
     with PLACES["sqlite"]() as place:
         figures.append(exec_to_file(size, place))
     figures += [wheels(root / "requirements" / f"{name}.txt") for name in ("run", "all")]
     figures += peer()
-    return Section("Footprint", METHOD, tuple(figures))
+    lines = {
+        kind: tuple((float(count), taken / MIB) for count, taken in points.items())
+        for kind, points in private.items()
+    }
+    picture = Picture("memory", "Memory of an idle daemon", "private dirty MiB", lines)
+    return Section("Footprint", METHOD, tuple(figures), (picture,))
