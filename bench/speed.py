@@ -32,11 +32,11 @@ class Size(msgspec.Struct, frozen=True):
     """Of each latency."""
     rounds: int = 15
     """Of what takes seconds."""
-    targets: dict[str, float] = {"sqlite": 5.0, "postgres": 10.0}
+    targets: tuple[tuple[str, float], ...] = (("sqlite", 5.0), ("postgres", 10.0))
     """By kind of store: milliseconds until the file is there, of 99 in 100."""
 
 
-TINY = Size(refreshes=2, rounds=1, targets={"sqlite": 5.0})
+TINY = Size(refreshes=2, rounds=1, targets=(("sqlite", 5.0),))
 
 
 class Provider:
@@ -306,7 +306,7 @@ written after the commit."""
 def measure(size: Size, _root: Path) -> Section:
     """Measure all of it."""
     figures: list[Figure] = []
-    for kind, target in size.targets.items():
+    for kind, target in size.targets:
         with PLACES[kind]() as place:
             figures += after_the_answer(place, size, target)
         with PLACES[kind]() as place:
