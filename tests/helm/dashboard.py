@@ -519,6 +519,81 @@ def build() -> models.Dashboard:
     return board.build()
 
 
-def dashboard_text() -> str:
+def text() -> str:
     """Return dashboard.json as it should be."""
     return JSONEncoder(indent=2, sort_keys=True, ensure_ascii=False).encode(build()) + "\n"
+
+
+def reference() -> str:
+    """Write docs/reference/dashboard.md."""
+    rows, section = [], "Overview"
+    for panel in build().panels or []:
+        if isinstance(panel, models.Panel):
+            rows.append(f"| {section} | {panel.title} | {panel.description} |")
+        else:
+            section = str(panel.title)
+    return _PAGE.format(rows="\n".join(rows))
+
+
+_PAGE = """\
+# Dashboard
+
+<!-- Written from tests/helm/dashboard.py by `make chart`; a test says when it's out of date. -->
+
+`helm/token-sidecar/files/dashboard.json` is a dashboard for Grafana over what Prometheus scraped from
+[`/metrics`](metrics.md). It begins with one row for each token: how long what the application reads is still valid,
+and what state the grant is in. It serves one daemon on a host as well as all of a cluster's, and one token as well as
+a set of thousands.
+
+## Get it into Grafana
+
+**By hand**: *Dashboards*, *New*, *Import*, and the file. Its first menu chooses the data source.
+
+**With the chart**, as a ConfigMap that the sidecar of Grafana's own charts finds by its label `grafana_dashboard:
+"1"`:
+
+```yaml
+token-sidecar:
+  podMonitor: {{enabled: true}}
+  dashboard:
+    enabled: true
+    annotations: {{grafana_folder: Tokens}}
+```
+
+- **Ask for it in one release of a cluster.** It shows all namespaces, and Grafana's provisioning doesn't take two of
+  one `uid`.
+- That sidecar looks into Grafana's own namespace, unless its chart says `sidecar.dashboards.searchNamespace: ALL`;
+  and at the folder's annotation, if `sidecar.dashboards.folderAnnotation: grafana_folder` says so.
+- `dashboard.labels` replaces the label where yours looks for another one.
+- With a [console](../howto/console.md) (`config.console.url`, or `dashboard.consoleUrl` where it is another
+  release's) each token's name in the first table is a link to its page.
+
+**From a file**: put it into the folder of a provider of dashboards in Grafana's own provisioning.
+
+## What it needs
+
+- Prometheus 2.42 or newer, or what speaks its language, with the labels `job` and `instance` that it gives by itself.
+  `namespace` and `pod`, which a PodMonitor adds, may be missing: on hosts a replica is called by its `instance`.
+- `$__rate_interval` follows from the data source's scrape interval, but is two minutes at least, so that it works
+  with the chart's half a minute.
+- Grafana 11 or newer. It is made and checked with the classes that Grafana publishes for 11.6, and each query is
+  asked of a real Prometheus in the tests; Grafana itself is not run there.
+
+## How to read it
+
+- **A row is a token**, however many replicas serve it: what it shows is the worst of them. Choose a `Pod` or an
+  `Instance` to see one replica's.
+- **`SET/*`** is all accounts of a [set](../howto/many-accounts.md) beyond its `max_series`: the earliest of their
+  times, the most urgent of their states. `token-sidecar status` names the account.
+- **Calls, commits, leases and writes are counted over the hour before each moment**, since most tokens are refreshed
+  about once an hour. What a daemon did before its first scrape is not counted.
+- **"unknown"** is what the daemon cannot know: the end of a grant that the provider doesn't tell, or whether a file
+  was read on a mount that keeps no times of access.
+- A red mark in the graphs is a grant that died, a blue one a daemon that was restarted.
+
+## Panels
+
+| Row | Panel | What it shows, and what to do |
+|---|---|---|
+{rows}
+"""

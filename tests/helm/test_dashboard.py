@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tests.helm import documents
-from tests.helm.dashboard import dashboard_text
+from sidecar.observers import metrics
+from sidecar.tokens import GrantState
+from tests.helm import dashboard, documents
+from tests.helm.cases import CASES
+from tests.helm.release import Helm, one
 
 MODEL: dict[str, Any] = json.loads(documents.DASHBOARD.read_text(encoding="utf-8"))
 PANELS = [panel for panel in MODEL["panels"] if panel["type"] != "row"]
@@ -33,7 +37,7 @@ def settings(panel: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_the_dashboard_is_what_its_code_makes() -> None:
     """The file in the chart is written from tests/helm/dashboard.py, the same each time."""
-    assert documents.DASHBOARD.read_text(encoding="utf-8") == dashboard_text(), (
+    assert documents.DASHBOARD.read_text(encoding="utf-8") == dashboard.text(), (
         "write it anew with: make chart"
     )
 
@@ -113,17 +117,38 @@ def test_a_table_names_only_columns_that_it_has(panel: dict[str, Any]) -> None:
     assert len({*named.values()}) == len(named)
 
 
+def selectors() -> set[tuple[str, str]]:
+    """Return what the queries ask for: metrics, and what stands in braces behind them."""
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    for annotation in MODEL["annotations"]["list"]:
+        assert annotation["expr"] == annotation["target"]["expr"]
+        queries.append(annotation["expr"])
+    for query in queries:
+        assert query.count("(") == query.count(")")
+    return {found for query in queries for found in re.findall(r"(\w+)\{([^}]*)\}", query)}
+
+
+def test_every_query_asks_for_what_the_daemon_has() -> None:
+    """Each metric is one of ours or one that every target has, with labels and states that exist."""
+    ours = {definition.family: {*definition.labels} for definition in metrics.DEFINITIONS.values()}
+    ours["token_sidecar_refresh_duration_seconds_bucket"] = {"provider"}
+
+    for metric, chosen in selectors():
+        assert metric in ours or re.fullmatch(r"up|process_[a-z_]+", metric)
+        for label, value in re.findall(r'(\w+)!?[=~]+"([^"]*)"', chosen):
+            assert label in ours.get(metric, set()) | {*dashboard.PLACE}
+            assert label != "state" or {*value.split("|")} <= {*GrantState}
+
+
 def test_every_query_is_of_what_was_chosen() -> None:
     """Each asks for the chosen places only, and what is of a token for the chosen tokens."""
-    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
-    queries += [annotation["target"]["expr"] for annotation in MODEL["annotations"]["list"]]
-    queries += [annotation["expr"] for annotation in MODEL["annotations"]["list"]]
+    offered = [one["name"] for one in MODEL["templating"]["list"]]
+    of_tokens = {one.family for one in metrics.DEFINITIONS.values() if "token" in one.labels}
 
-    for selector in (selector for query in queries for selector in re.findall(r"\{([^}]*)\}", query)):
-        for name in ("namespace", "job", "pod", "instance"):
-            assert f'{name}=~"${name}"' in selector
-    for name in {name for query in queries for name in re.findall(r"\$([a-z]+)\b", query)}:
-        assert name in {one["name"] for one in MODEL["templating"]["list"]}
+    assert offered == ["datasource", *dashboard.PLACE, "token"]
+    for metric, chosen in selectors():
+        for name in (*dashboard.PLACE, *(["token"] if metric in of_tokens else [])):
+            assert f'{name}=~"${name}"' in chosen
 
 
 def test_the_dashboard_fits_into_a_config_map() -> None:
@@ -134,11 +159,25 @@ def test_the_dashboard_fits_into_a_config_map() -> None:
 
 
 def test_the_runbooks_that_are_named_are_those_of_alerts() -> None:
-    """Where a panel sends its reader, there is a page, of an alert that exists."""
+    """Where a panel sends its reader, there is an alert with this page."""
     named = {*re.findall(r"docs/runbooks/(\w+)\.md", documents.DASHBOARD.read_text(encoding="utf-8"))}
     alerts = re.findall(
         r"- alert: (\w+)", (documents.CHART / "files" / "alerts.yaml").read_text(encoding="utf-8")
     )
 
     assert named <= {alert.lower() for alert in alerts}
-    assert all((documents.CHART.parents[1] / "docs" / "runbooks" / f"{name}.md").is_file() for name in named)
+
+
+def test_tokens_are_links_where_there_is_a_console(helm: Helm, app: Path) -> None:
+    """With the console's address each token's name leads to its page; all else is as it is in the chart."""
+    values = CASES["monitored"]["token-sidecar"] | {"config": {"console": {"url": "https://tokens.example/"}}}
+    manifests = helm.template(app, {"token-sidecar": values})
+
+    shown = json.loads(
+        one(manifests, "ConfigMap", name="basketball-token-sidecar-dashboard")["data"]["token-sidecar.json"]
+    )
+    added = shown["panels"][0]["fieldConfig"]["overrides"].pop()
+    assert added["matcher"]["options"] == "Token"
+    [link] = added["properties"][0]["value"]
+    assert link["url"] == "https://tokens.example/tokens/${__value.raw}"
+    assert shown == MODEL
