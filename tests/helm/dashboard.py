@@ -549,8 +549,7 @@ a set of thousands.
 
 **By hand**: *Dashboards*, *New*, *Import*, and the file. Its first menu chooses the data source.
 
-**With the chart**, as a ConfigMap that the sidecar of Grafana's own charts finds by its label `grafana_dashboard:
-"1"`:
+**With the chart**, as a ConfigMap that the sidecar of Grafana's own charts finds by its label `grafana_dashboard`:
 
 ```yaml
 token-sidecar:
