@@ -206,7 +206,7 @@ def _people(panels: Panels) -> None:
         keys=("namespace", "job", "token", "state"),
         none="Nobody is needed.",
         least="State",
-        looks={"State": (*says(words), *colored("text"))},
+        looks={"State": (*says(words), *colored("transparent"))},
         span=10,
     )
     panels.table(
@@ -492,8 +492,8 @@ def _variables(board: dashboard.Dashboard) -> None:
 
 def _annotations(board: dashboard.Dashboard) -> None:
     dead = token("grant_state", _state(GrantState.DEAD))
-    died = f"{per_token('max', dead)} > 0 unless {per_token('max', f'{dead} offset 2m')} > 0"
-    restarted = ours(f"changes({every('process_start_time_seconds', over='2m')})")
+    died = f"{per_token('max', dead)} > 0 unless {per_token('max', f'{dead} offset $__rate_interval')} > 0"
+    restarted = ours(f"changes({every('process_start_time_seconds', over='$__rate_interval')})")
     board.annotation(Built(Annotation("Grant died", "red", died, "{{namespace}} {{token}}")))
     board.annotation(Built(Annotation("Restart", "blue", f"{named(restarted)} > 0", "{{replica}}")))
 
