@@ -18,20 +18,25 @@ PROMTOOL = shutil.which("promtool")
 
 def complaints(tests: Path) -> str:
     """Run a file of rule tests; return what promtool has against them, which is nothing if they pass."""
-    return _complaints("test", "rules", str(tests))
+    return _asked("test", "rules", str(tests))
 
 
-def lint(page: str) -> str:
+def complaints_about_rules(rules: Path) -> str:
+    """Return what promtool has against a file of rules, which is nothing if they are well-formed."""
+    return _asked("check", "rules", "--lint-fatal", str(rules))
+
+
+def complaints_about_page(page: str) -> str:
     """Return what promtool has against the names, types and help of a page in Prometheus' text format."""
-    return _complaints("check", "metrics", page=page)
+    return _asked("check", "metrics", page=page)
 
 
-def _complaints(*command: str, page: str | None = None) -> str:
+def _asked(*arguments: str, page: str | None = None) -> str:
     if PROMTOOL is None and not os.environ.get("CI"):
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     assert PROMTOOL is not None, "promtool must be there in CI"
     done = subprocess.run(
-        [PROMTOOL, *command], input=page, capture_output=True, text=True, timeout=60, check=False
+        [PROMTOOL, *arguments], input=page, capture_output=True, text=True, timeout=60, check=False
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
