@@ -349,6 +349,19 @@ def test_accounts_beyond_the_bound_are_told_of_together() -> None:
     assert {dict(labels).get("token") for _, labels in page.samples()} <= {None, "people/*", "people/own"}
 
 
+def test_of_accounts_together_the_life_is_that_of_the_first_to_end() -> None:
+    """An alert on a part of the life compares the two, and must not mix those of two accounts."""
+    views = [
+        *many("short", refresh_expires_at=NOW + 900, refresh_life=1000.0),
+        *many("next", refresh_expires_at=NOW + 60, refresh_life=90_000.0),
+        *many("unknown"),
+    ]
+    page = Page(*views)
+    assert page.value("refresh_token_expiry_timestamp_seconds", token="people/*") == NOW + 60
+    assert page.value("refresh_token_life_seconds", token="people/*") == 90_000.0
+    assert math.isnan(Page(*many("a")).value("refresh_token_life_seconds", token="people/*"))
+
+
 def test_a_hundred_accounts_more_make_no_series_more() -> None:
     """Once there are accounts beyond the bound, the page doesn't grow with them."""
     few, lots = Page(*many("a")), Page(*many(*(f"user-{number}" for number in range(100))))
