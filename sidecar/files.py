@@ -89,11 +89,7 @@ def read_small(path: Path | str, *, follow: bool, dir_fd: int | None = None) -> 
     flags = _READ if follow else _READ | os.O_NOFOLLOW
     if not follow and stat.S_ISLNK(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
         raise UnfitFile("is a symbolic link, and those are never followed here")
-    traceless = True
-    try:
-        descriptor = os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
-    except PermissionError:
-        descriptor, traceless = os.open(path, flags, dir_fd=dir_fd), False
+    descriptor, traceless = open_traceless(path, flags, dir_fd=dir_fd)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -102,6 +98,14 @@ def read_small(path: Path | str, *, follow: bool, dir_fd: int | None = None) -> 
         return SmallFile(_read_bounded(descriptor), found, settled, traceless)
     finally:
         os.close(descriptor)
+
+
+def open_traceless(path: Path | str, flags: int, *, dir_fd: int | None = None) -> tuple[int, bool]:
+    """Open a file such that reading leaves its access time alone, and tell whether that was allowed."""
+    try:
+        return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd), True
+    except PermissionError:
+        return os.open(path, flags, dir_fd=dir_fd), False
 
 
 def _kind(found: os.stat_result) -> str:

@@ -473,10 +473,10 @@ def _earliest(values: list[float]) -> float:
 
 
 def _together(
-    pairs: Iterable[tuple[tuple[str, ...], float]], whole: Callable[[list[float]], float]
+    pairs: Iterable[tuple[tuple[str, ...], Any]], whole: Callable[[list[Any]], float]
 ) -> list[tuple[tuple[str, ...], Any]]:
     """Make one sample of all that have the same labels."""
-    found: dict[tuple[str, ...], list[float]] = {}
+    found: dict[tuple[str, ...], list[Any]] = {}
     for labels, value in pairs:
         found.setdefault(labels, []).append(value)
     return [(labels, whole(values)) for labels, values in found.items()]
@@ -497,16 +497,19 @@ def _counts(
     return [((label, state.value), float(found[label, state])) for label in labels for state in states]
 
 
-_GAUGES: dict[str, tuple[Callable[[TokenView], float], Callable[[list[float]], float]]] = {
+_GAUGES: dict[str, tuple[Callable[[TokenView], Any], Callable[[list[Any]], float]]] = {
     "access_token_expiry_timestamp_seconds": (_expires, _earliest),
     "refresh_token_expiry_timestamp_seconds": (lambda view: _or_unknown(view.refresh_expires_at), _earliest),
-    "refresh_token_life_seconds": (lambda view: _or_unknown(view.refresh_life), _earliest),
+    "refresh_token_life_seconds": (
+        lambda view: (_or_unknown(view.refresh_expires_at), _or_unknown(view.refresh_life)),
+        lambda ends: min((end for end in ends if not math.isnan(end[0])), default=(UNKNOWN, UNKNOWN))[1],
+    ),
     "next_refresh_timestamp_seconds": (lambda view: _or_unknown(view.next_wake), _earliest),
     "last_refresh_success_timestamp_seconds": (lambda view: _or_unknown(view.last_success), _earliest),
     "min_validity_seconds": (lambda view: view.min_validity, _earliest),
     "unpersisted_rotations": (lambda view: float(view.unpersisted), sum),
 }
-"""Metric → its value for one token, and what it is for many."""
+"""Metric → what one token has to say, and the value that follows from what one or many of them said."""
 
 _VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("access_state", "state"): tuple(AccessState),
@@ -550,9 +553,12 @@ is a profile's name (`inline` for one without). No label holds a URL, an error's
   series.
 - Of each [set](../howto/many-accounts.md), `max_series` accounts have series of their own, each for as long as it is
   there: those that came first. All others are told of together as `token="SET/*"`, with `output="*"` and `hook="*"`:
-  states, `unpersisted_rotations` and counters are sums, and of every time and of `min_validity_seconds` it is the
-  earliest or least that is known. So an alert on an expiry fires when one of them is affected; which one it is,
+  states, `unpersisted_rotations` and counters are sums, and of every time, of `min_validity_seconds` and of
+  `output_read_since_write` it is the earliest or least that is known; `refresh_token_life_seconds` is of the one whose
+  end is earliest. So an alert on an expiry fires when one of them is affected; which one it is,
   [`/status`](http.md) and `token-sidecar status` tell. What was counted for an account that is gone stays counted.
+- `output_read_since_write` is known of files alone, and NaN until a first read was seen:
+  [what it tells, and what it can't](../explanation/health.md#read-no-probe-but-a-metric).
 - Times are moments, never ages: `… - time()` stays right when the daemon hangs.
 - Files are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader would get, whoever
   wrote it. Of outputs behind a network it tells what was seen last, a minute ago at most unless they are in trouble.

@@ -13,6 +13,7 @@ from sidecar.observers import metrics
 from sidecar.observers.log import SKEW_WORTH_A_WARNING
 from tests import promtool
 from tests.helm import documents
+from tests.helm.release import Helm, HelmError, one
 
 ALERTS = documents.CHART / "files" / "alerts.yaml"
 UNIT_TESTS = [Path(__file__).with_name(name) for name in ("alerts.yaml", "consents.yaml")]
@@ -133,3 +134,56 @@ def test_each_alert_says_what_is_wrong(alert: str) -> None:
 def test_the_alert_and_the_log_agree_on_clocks() -> None:
     """What the daemon warns of in its log is what the alert is about."""
     assert alerts()["TokenSidecarClockSkew"]["expr"].endswith(f">= {SKEW_WORTH_A_WARNING:g}")
+
+
+# In the chart.
+
+
+def rendered(helm: Helm, app: Path, **values: Any) -> dict[str, Any]:
+    """Return what the chart makes of the rules: the `spec` of its PrometheusRule."""
+    own = {"enabled": True, **values}
+    manifests = helm.template(app, {"token-sidecar": {"prometheusRule": own}})
+    spec: dict[str, Any] = one(manifests, "PrometheusRule")["spec"]
+    return spec
+
+
+def test_the_chart_renders_the_rules_as_they_are(helm: Helm, app: Path, tmp_path: Path) -> None:
+    """The specification of a PrometheusRule is a file of rules: it equals the source, and Prometheus takes it."""
+    spec = rendered(helm, app)
+    written = tmp_path / "rules.yaml"
+    written.write_text(yaml.safe_dump(spec), encoding="utf-8")
+
+    assert spec == yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+    assert promtool.complaints_about_rules(written) == ""
+
+
+def test_an_alert_can_be_switched_off_and_weighed_anew(helm: Helm, app: Path) -> None:
+    """One that isn't wanted is left out, and another gets the severity that it has at its owner's."""
+    off, other = "TokenSidecarOutputNotRead", "TokenSidecarDown"
+
+    [group] = rendered(helm, app, disabled=[off], severities={other: "critical"})["groups"]
+
+    found = {rule["alert"]: rule["labels"] for rule in group["rules"]}
+    expected = {name: rule["labels"] for name, rule in alerts().items() if name != off}
+    assert found == {**expected, other: {"severity": "critical"}}
+
+
+@pytest.mark.parametrize(
+    "values", [{"disabled": ["TokenSidecarDwn"]}, {"severities": {"TokenSidecarDwn": "info"}}]
+)
+def test_a_misspelt_alert_is_named(helm: Helm, app: Path, values: dict[str, Any]) -> None:
+    """Nobody believes an alert to be off that isn't: Helm refuses, and says which there are."""
+    with pytest.raises(HelmError, match=r"there is no alert TokenSidecarDwn; there are TokenSidecar\w+, "):
+        rendered(helm, app, **values)
+
+
+def test_each_alert_leads_to_its_runbook_and_to_the_dashboard(helm: Helm, app: Path) -> None:
+    """With the addresses of the site and of Grafana, every alert has links that can be clicked."""
+    grafana = "https://grafana.example/d/token-sidecar"
+
+    [group] = rendered(helm, app, runbookUrl="https://docs.example/sidecar/", dashboardUrl=grafana)["groups"]
+
+    for rule in group["rules"]:
+        page = f"docs/runbooks/{rule['alert'].lower()}.html"
+        assert rule["annotations"]["runbook_url"] == f"https://docs.example/sidecar/{page}"
+        assert rule["annotations"]["dashboard_url"] == grafana
