@@ -21,7 +21,7 @@ from sidecar.clients import kubernetes as client
 from sidecar.clock import SystemClock
 from sidecar.config.kubernetes import SecretPlace
 from sidecar.errors import ConfigError, Conflict, StoreError, Unlisted, Unwritten
-from sidecar.events import Warned
+from sidecar.events import StoreAsked, Warned
 from sidecar.ledger import Ledger
 from sidecar.ports import Held
 from sidecar.stores import open_store
