@@ -330,8 +330,8 @@ def _replicas(panels: Panels) -> None:
     panels.row("Replicas")
     panels.table(
         "Replicas",
-        "How many of the chosen tokens each serves, and how often it refreshed one in the time that is shown; "
-        "choose a token to see who has it. Those of a release should have one version, and each an accepted configuration.",
+        "How many of the chosen tokens each serves, and how often it refreshed one in the time that is shown: "
+        "choose a token to see who has it. A release should have one version, and accepted configurations alone.",
         [
             Column("", per_replica("max", daemon("build_info"), "version")),
             Column("Tokens", per_replica("count", token("min_validity_seconds")), PLAIN),
