@@ -109,8 +109,8 @@ def _tokens(panels: Panels) -> None:
     words = {str(urgency): (state.value, color) for urgency, (state, color) in enumerate(URGENCY.items())}
     panels.table(
         "Tokens, the least time left first",
-        "How long it is valid what applications read, of a token's outputs and replicas the worst: with less than what "
-        "they are promised a refresh is overdue, see its state, and docs/runbooks/tokensidecarrefreshoverdue.md.",
+        "How long what applications read is still valid, the worst of its outputs and replicas: with less than they "
+        "are promised a refresh is overdue, see its state, and docs/runbooks/tokensidecarrefreshoverdue.md.",
         [
             Column("Time left", left, TIME_LEFT),
             Column(
