@@ -11,8 +11,9 @@ import pytest
 from sidecar.observers import metrics
 from sidecar.stores import migration
 from tests.docs import shell as commands
+from tests.docs.documents import alerts
 from tests.docs.following import PATIENCE, free_port, masked, output_of
-from tests.docs.pages import DOCS, PAGES, ROOT, named, prose
+from tests.docs.pages import DOCS, PAGES, ROOT, named, prose, read
 from tests.docs.pages import of as blocks
 
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
@@ -37,6 +38,16 @@ def test_every_metric_exists() -> None:
     } - others
 
     assert not {name for name in shown if re.sub(r"_(bucket|sum|count)$", "", name) not in exist}
+
+
+def test_every_alert_exists() -> None:
+    """No page names an alert that the chart doesn't have."""
+    told = {
+        (named(page), name) for page in PAGES for name in re.findall(r"\bTokenSidecar[A-Z]\w+", read(page))
+    }
+
+    assert told
+    assert not [(page, name) for page, name in told if name not in alerts()]
 
 
 def test_every_command_in_a_sentence_is_possible() -> None:
