@@ -9,7 +9,7 @@ import pytest
 
 from sidecar import providers
 from sidecar.profile import GrantType, InDoubt, Profile, Rotation
-from tests.docs.test_docs import DOCS
+from tests.docs.pages import DOCS
 
 PAGE = DOCS / "howto" / "by-provider.md"
 DAY = 86400
