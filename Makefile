@@ -90,6 +90,10 @@ docs: $(VENV)/.dev ## The documentation as a site, in build/site; a dead link is
 		--doctree-dir build/doctrees . build/site $(ARGS)
 	@echo 'The documentation is in build/site/index.html'
 
+.PHONY: reference
+reference: $(VENV)/.dev ## Write the pages and pictures in docs/ that are made from code: commands, configuration, events, …
+	$(BIN)/python -m tests.docs.reference
+
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium
 	$(BIN)/python -m tests.console.browser.screenshots
