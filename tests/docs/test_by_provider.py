@@ -102,7 +102,7 @@ STATES = {
             (
                 "microsoft",
                 "entra",
-                number,
+                f"`{number}`",
                 400,
                 {"error": "invalid_grant", "error_description": f"{number}: …"},
             )
