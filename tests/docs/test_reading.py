@@ -13,11 +13,14 @@ import pytest
 
 from tests.console.browser import chromium
 from tests.console.browser.conftest import MakeVisit, axe, browser, visit
+from tests.docs.conftest import SITE_PATIENCE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 __all__ = ["axe", "browser", "visit"]
+
+pytestmark = pytest.mark.timeout(SITE_PATIENCE + 60)
 
 WIDE = ("README", "docs/howto/doctor")
 """Pages with tables, long lines and pictures."""
