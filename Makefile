@@ -84,6 +84,10 @@ chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from 
 screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium
 	$(BIN)/python -m tests.console.browser.screenshots
 
+.PHONY: recording
+recording: $(VENV)/.dev ## Take the README's film of the demo anew
+	$(BIN)/python -m tests.demo.recording
+
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)

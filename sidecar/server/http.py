@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -62,8 +64,8 @@ class Site:
         )
 
 
-def probes_app(site: Site) -> Starlette:
-    """Build the application; every route answers GET and HEAD."""
+def probes_app(site: Site, *, names: Sequence[str] = ("*",)) -> Starlette:
+    """Build the application; every route answers GET and HEAD, to requests that call it by one of its `names`."""
 
     async def livez(_request: Request) -> Response:
         # From the board alone: whatever hangs behind an output must not look like a hung daemon.
@@ -113,7 +115,8 @@ def probes_app(site: Site) -> Starlette:
             Route("/startupz", startupz),
             Route("/metrics", metrics),
             Route("/status", status),
-        ]
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)],
     )
 
 
