@@ -32,6 +32,10 @@ help: ## What you are reading
 demo: $(VENV)/.run ## See the daemon keep a token alive, against a simulated provider
 	@$(BIN)/token-sidecar demo $(ARGS)
 
+.PHONY: venv
+venv: $(VENV)/.run ## Install the command token-sidecar into .venv, with the versions that are locked
+	@echo 'Ready. For this shell: . $(VENV)/bin/activate'
+
 .PHONY: test
 test: lint types layers pytest ## Everything that must be green before a change goes in
 
