@@ -261,8 +261,7 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
         commands = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
         _publish_address(house, probes)
         manager = ServiceManager(environ, lambda reason: house.emit(Warned("systemd", reason)))
-        site = _site(house)
-        web = probes_app(site, names=names_of(probes))
+        site = _site(house, names_of(probes))
         house.engine.describe = partial(_describe, site)
         await house.engine.start()
         watcher = Watcher(house.clock, house.heartbeats, house.pulse, house.emit)
@@ -272,7 +271,7 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
         async with anyio.create_task_group() as tasks:
             # First: who is answered by a probe may already send a signal.
             await tasks.start(_signals, house.engine, renewing, manager.stopping, name="signals")
-            await tasks.start(server(web, probes, worker="http").run, name="http")
+            await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
             await tasks.start(
                 server(control_app(house.engine, house.emit), commands, worker="control").run, name="control"
             )
@@ -339,7 +338,7 @@ def is_hopeless(views: Sequence[TokenView]) -> bool:
     return any(view.required and view.next_wake and view.grant_state in hopeless for view in views)
 
 
-def _site(house: House) -> Site:
+def _site(house: House, names: tuple[str, ...]) -> Site:
     process = Process.now(house.clock, version=__version__, instance=house.state.instance)
     return Site(
         board=house.board,
@@ -350,6 +349,7 @@ def _site(house: House) -> Site:
         clock=house.clock,
         process=process,
         marker=StartMarker(house.state.path, warn=lambda reason: house.emit(Warned("startup", reason))),
+        names=names,
     )
 
 

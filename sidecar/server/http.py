@@ -45,6 +45,8 @@ class Site:
     clock: Clock
     process: Process
     marker: StartMarker
+    names: tuple[str, ...] = ("*",)
+    """By which requests may call the server; see `names_of`."""
 
     async def views(self) -> Sequence[TokenView]:
         """Read the outputs back, or fall back to what was seen last when that takes too long."""
@@ -64,8 +66,8 @@ class Site:
         )
 
 
-def probes_app(site: Site, *, names: Sequence[str] = ("*",)) -> Starlette:
-    """Build the application; every route answers GET and HEAD, to requests that call it by one of its `names`."""
+def probes_app(site: Site) -> Starlette:
+    """Build the application; every route answers GET and HEAD."""
 
     async def livez(_request: Request) -> Response:
         # From the board alone: whatever hangs behind an output must not look like a hung daemon.
@@ -116,7 +118,7 @@ def probes_app(site: Site, *, names: Sequence[str] = ("*",)) -> Starlette:
             Route("/metrics", metrics),
             Route("/status", status),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=site.names, www_redirect=False)],
     )
 
 

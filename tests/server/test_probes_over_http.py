@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -208,7 +209,7 @@ async def test_a_page_elsewhere_reads_nothing_through_a_name_of_its_own(tmp_path
     """On the loopback a request has to call us by the loopback's names, since its own name may point here."""
     rig = Rig(tmp_path)
     with bind_tcp("127.0.0.1", 0) as sock:
-        app = probes_app(rig.site, names=names_of(sock))
+        app = probes_app(replace(rig.site, names=names_of(sock)))
     async with serving(app, rig.heartbeats) as url:
         refused = await ask(url, "/status", Host=name)
         welcome = [
@@ -224,7 +225,7 @@ async def test_on_the_network_any_name_will_do(tmp_path: Path) -> None:
     """Kubelet and Prometheus call a pod by its address, and a Service by its name."""
     rig = Rig(tmp_path)
     with bind_tcp("::", 0) as sock:
-        app = probes_app(rig.site, names=names_of(sock))
+        app = probes_app(replace(rig.site, names=names_of(sock)))
     async with serving(app, rig.heartbeats) as url:
         answer = await ask(url, "/livez", Host="tokens.mail.svc:9640")
 
