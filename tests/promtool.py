@@ -26,6 +26,11 @@ def complaints_about_rules(rules: Path) -> str:
     return _asked("check", "rules", "--lint-fatal", str(rules))
 
 
+def complaints_about_configuration(configuration: Path) -> str:
+    """Return what promtool has against a configuration of Prometheus, which is nothing if it is valid."""
+    return _asked("check", "config", "--lint-fatal", str(configuration))
+
+
 def _asked(*arguments: str) -> str:
     if PROMTOOL is None and not os.environ.get("CI"):
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
