@@ -1,4 +1,4 @@
-"""Prometheus' own judgement of rules: `promtool test rules`, skipped where it isn't installed, unless in CI."""
+"""Prometheus' own judgement of rules and of pages: `promtool`, skipped where it isn't installed, unless in CI."""
 
 from __future__ import annotations
 
@@ -31,11 +31,18 @@ def complaints_about_configuration(configuration: Path) -> str:
     return _asked("check", "config", "--lint-fatal", str(configuration))
 
 
-def _asked(*arguments: str) -> str:
+def complaints_about_page(page: str) -> str:
+    """Return what promtool has against the names, types and help of a page in Prometheus' text format."""
+    return _asked("check", "metrics", page=page)
+
+
+def _asked(*arguments: str, page: str | None = None) -> str:
     if PROMTOOL is None and not os.environ.get("CI"):
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     assert PROMTOOL is not None, "promtool must be there in CI"
-    done = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [PROMTOOL, *arguments], input=page, capture_output=True, text=True, timeout=60, check=False
+    )
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

@@ -557,8 +557,8 @@ is a profile's name (`inline` for one without). No label holds a URL, an error's
   `output_read_since_write` it is the earliest or least that is known; `refresh_token_life_seconds` is of the one whose
   end is earliest. So an alert on an expiry fires when one of them is affected; which one it is,
   [`/status`](http.md) and `token-sidecar status` tell. What was counted for an account that is gone stays counted.
-- [Whether an application reads what is written](../explanation/health.md#read-no-probe-but-a-metric) is known of files alone, and
-  `output_read_since_write` is NaN until a first read was seen.
+- `output_read_since_write` is known of files alone, and NaN until a first read was seen:
+  [what it tells, and what it can't](../explanation/health.md#read-no-probe-but-a-metric).
 - Times are moments, never ages: `… - time()` stays right when the daemon hangs.
 - Files are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader would get, whoever
   wrote it. Of outputs behind a network it tells what was seen last, a minute ago at most unless they are in trouble.

@@ -14,42 +14,17 @@ import pytest
 import yaml
 from gmail_sdk import GmailClient
 
-from sidecar.observers import metrics
-from sidecar.tokens import GrantState
 from tests.helm import documents
 from tests.helm.cases import CASES
 from tests.helm.release import CHARTS, Helm, Manifest, one
 
 ALERTS = documents.CHART / "files" / "alerts.yaml"
-DASHBOARD = documents.CHART / "files" / "dashboard.json"
 ROOT = os.geteuid() == 0
 
 
 def alerts() -> list[dict[str, Any]]:
     """Return every alert."""
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-
-
-def panels() -> list[dict[str, Any]]:
-    """Return every panel of the dashboard."""
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
-    return found
-
-
-@pytest.mark.parametrize("panel", panels(), ids=lambda panel: str(panel["title"]))
-def test_panels_ask_for_metrics_that_exist(panel: dict[str, Any]) -> None:
-    """Every metric is one that the daemon has, with the labels and states that are asked for."""
-    families = {definition.family: definition for definition in metrics.DEFINITIONS.values()}
-    for target in panel["targets"]:
-        used = re.findall(r"(token_sidecar_\w+)(?:\{([^}]*)\})?", target["expr"])
-
-        assert used
-        for family, selectors in used:
-            assert family in families
-            for label, value in re.findall(r'(\w+)!?="([^"]*)"', selectors):
-                assert label in families[family].labels
-                assert label != "state" or value in set(GrantState)
-        assert target["expr"].count("(") == target["expr"].count(")")
 
 
 def test_the_monitoring_objects_carry_what_is_in_the_files(helm: Helm, app: Path) -> None:
@@ -60,7 +35,7 @@ def test_the_monitoring_objects_carry_what_is_in_the_files(helm: Helm, app: Path
     assert [rule["labels"].pop("team") for rule in rules] == ["mail"] * len(alerts())
     assert rules == alerts()
     dashboard = one(manifests, "ConfigMap", name="basketball-token-sidecar-dashboard")
-    assert json.loads(dashboard["data"]["token-sidecar.json"]) == json.loads(DASHBOARD.read_text())
+    assert json.loads(dashboard["data"]["token-sidecar.json"]) == json.loads(documents.DASHBOARD.read_text())
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     monitor = one(manifests, "PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"

@@ -102,6 +102,10 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "dashboard.enabled": (False, ""),
     "dashboard.labels.grafana_dashboard": ("yes", 'grafana_dashboard: "yes"'),
     "dashboard.annotations": ({"folder": "Mail"}, "folder: Mail"),
+    "dashboard.consoleUrl": (
+        "https://tokens.example.com/",
+        "https://tokens.example.com/tokens/${__value.raw}",
+    ),
     "test.enabled": (False, ""),
     "test.annotations": ({"sidecar.istio.io/inject": "false"}, 'sidecar.istio.io/inject: "false"'),
     "test.pod": ({"nodeSelector": {"disk": "ssd"}}, "disk: ssd"),
