@@ -17,7 +17,7 @@ from kubernetes_validate import utils
 from sidecar import config
 from sidecar.config import schema
 from sidecar.errors import ConfigError
-from tests.docs import tools
+from tests.docs import prometheus
 from tests.docs.pages import ROOT, Block
 from tests.helm import schemas
 
@@ -37,8 +37,6 @@ OTHERS = {
 PARTS = [f"io.k8s.api.core.v1.{name}" for name in ("Container", "PodSpec", "PodTemplateSpec")]
 PARTS += ["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]
 """Parts of a pod's manifest, of which some keys may be shown alone."""
-
-PROMETHEUS = ("promtool", "check", "config", "--syntax-only")
 
 Document = dict[str, Any]
 
@@ -80,11 +78,10 @@ def _judged(document: Document) -> Iterator[str]:
         yield from (mistake for chart in document.values() for mistake in _values(chart["token-sidecar"]))
     elif {"apiVersion", "kind"} <= document.keys():
         yield from _manifest(document)
-    elif document.keys() & {"scrape_configs", "rule_files"}:
-        said = tools.refused(yaml.safe_dump(document), "prometheus.yaml", *PROMETHEUS)
-        yield from (said,) if said else ()
+    elif "scrape_configs" in document:
+        yield from prometheus.configuration(document)
     elif document.keys() & {"route", "inhibit_rules"}:
-        yield from _routing(document)
+        yield from prometheus.alertmanager(document)
     elif not any(document.keys() <= known for known in OTHERS.values()):
         yield from _fragment(document)
 
@@ -122,25 +119,6 @@ def _manifest(manifest: Document) -> Iterator[str]:
     yield from schemas.mistakes(manifest, RELEASE)
     if manifest["kind"] == "ConfigMap" and "config.yaml" in manifest.get("data", {}):
         yield from _configuration(manifest["data"]["config.yaml"])
-
-
-def _routing(document: Document) -> Iterator[str]:
-    """Of Alertmanager's configuration: what it matches by name is there, and so is who is told."""
-    text = yaml.safe_dump(document)
-    for name in re.findall(r'alertname=~?"([^"]*)"', text):
-        if not any(re.fullmatch(name, alert) for alert in alerts()):
-            yield f"no alert is called {name}"
-    told = {one["name"] for one in document.get("receivers", [])}
-    yield from (
-        f"there is no receiver {name}" for name in re.findall(r"receiver: (\S+)", text) if name not in told
-    )
-
-
-@cache
-def alerts() -> set[str]:
-    """Return the names of the chart's alerts."""
-    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
-    return {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
 
 
 def _fragment(document: Document) -> Iterator[str]:
