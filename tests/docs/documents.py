@@ -17,6 +17,7 @@ from kubernetes_validate import utils
 from sidecar import config
 from sidecar.config import schema
 from sidecar.errors import ConfigError
+from tests.docs import prometheus
 from tests.docs.pages import ROOT, Block
 from tests.helm import schemas
 
@@ -76,6 +77,10 @@ def _judged(document: Document) -> Iterator[str]:
         yield from (mistake for chart in document.values() for mistake in _values(chart["token-sidecar"]))
     elif {"apiVersion", "kind"} <= document.keys():
         yield from _manifest(document)
+    elif "scrape_configs" in document:
+        yield from prometheus.configuration(document)
+    elif document.keys() & {"route", "inhibit_rules"}:
+        yield from prometheus.alertmanager(document)
     elif not any(document.keys() <= known for known in OTHERS.values()):
         yield from _fragment(document)
 
