@@ -19,7 +19,7 @@ from sidecar.config import schema
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by sidecar.config.reference from the classes in sidecar/config/settings.py. -->
+<!-- Written by sidecar.config.reference from the classes in sidecar/config/settings.py, by `make reference`. -->
 
 The configuration is one YAML file: `--config`, else `$TOKEN_SIDECAR_CONFIG`, else
 `/etc/token-sidecar/config.yaml`. `token-sidecar check` names every mistake in it, each with its line and the

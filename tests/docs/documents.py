@@ -44,10 +44,11 @@ Document = dict[str, Any]
 def mistakes(blocks: list[Block]) -> Iterator[tuple[Block, str]]:
     """Say what isn't valid, and what isn't known as anything."""
     for block in blocks:
-        yield from ((block, mistake) for mistake in _mistakes(block.text))
+        yield from ((block, mistake) for mistake in judge(block.text))
 
 
-def _mistakes(text: str) -> Iterator[str]:
+def judge(text: str) -> Iterator[str]:
+    """Say what is wrong with a text of one document or more."""
     try:
         documents = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:

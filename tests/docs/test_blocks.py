@@ -75,6 +75,7 @@ WRONG = {
     "a command in a command": ("sh", 'echo "$(token-sidecar tokn gmail)"'),
     "a continued line": ("sh", "token-sidecar status \\\n  --jsn"),
     "a command in a condition": ("sh", "until token-sidecar helthcheck; do sleep 1; done"),
+    "a file that is written": ("sh", "cat > config.yaml <<'END'\ntokens: {gmail: {sead: x}}\nEND"),
     "an option of the simulator": ("sh", "python -m sidecar.testing --rotate > log &"),
     "a strange program": ("sh", "frobnicate --all"),
     "JSON": ("json", "{'a': 1}"),

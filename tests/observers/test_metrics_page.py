@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import platform
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ from sidecar.events import (
     TurnEnded,
     Warned,
 )
-from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics, reference
+from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics
 from sidecar.pulse import Heartbeats
 from sidecar.tokens import AccessState, GrantState, OutcomeClass
 from tests import promtool
@@ -350,14 +349,6 @@ def test_process_and_platform_are_there() -> None:
 
     assert "process_resident_memory_bytes" in text
     assert "python_info" in text
-
-
-def test_the_reference_page_is_current() -> None:
-    """docs/reference/metrics.md is written from the definitions."""
-    page = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
-    command = 'python -c "from sidecar.observers.metrics import reference; print(reference(), end=str())"'
-
-    assert page.read_text(encoding="utf-8") == reference(), f"{command} > docs/reference/metrics.md"
 
 
 def many(*names: str, **changes: Any) -> list[TokenView]:
