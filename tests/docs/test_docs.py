@@ -10,11 +10,11 @@ import pytest
 
 from sidecar.observers import metrics
 from sidecar.stores import migration
-from tests.docs import prometheus
 from tests.docs import shell as commands
 from tests.docs.following import PATIENCE, free_port, masked, output_of
 from tests.docs.pages import DOCS, PAGES, ROOT, named, prose, read
 from tests.docs.pages import of as blocks
+from tests.docs.prometheus import rules
 
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
@@ -47,7 +47,7 @@ def test_every_alert_exists() -> None:
     }
 
     assert told
-    assert not [(page, name) for page, name in told if name not in prometheus.rules()]
+    assert not [(page, name) for page, name in told if name not in rules()]
 
 
 def test_every_command_in_a_sentence_is_possible() -> None:
