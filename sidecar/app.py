@@ -285,6 +285,7 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
             _log.info(
                 f"token-sidecar {__version__} keeps {settings.counted}",
                 url=url_of(probes),
+                instance=house.state.instance,
             )
             await house.renew(renewing)
             tasks.cancel_scope.cancel()

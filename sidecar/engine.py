@@ -41,6 +41,7 @@ from sidecar.renewer import Renewer
 from sidecar.roster import Roster
 from sidecar.schedule import Policy
 from sidecar.seeds import open_seed
+from sidecar.server.status import history_of
 from sidecar.server.wire import (
     LOGIN,
     RefreshReply,
@@ -418,6 +419,16 @@ class Engine:
             return await self.describe(None)
         renewer = self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)
         return await self.describe([msgspec.structs.replace(await renewer.look(), aggregated=False)])
+
+    async def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return the histories of the tokens that are told of one by one; `name`: of this one alone. Newest last."""
+        shown = [renewer for renewer in self if not renewer.setup.aggregated]
+        if name:
+            shown = [self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)]
+        return {
+            renewer.setup.name: history_of(renewer.record or await renewer.reread())
+            for renewer in sorted(shown, key=attrgetter("setup.name"))
+        }
 
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""

@@ -52,7 +52,7 @@ from sidecar.standing import (
     standing,
     with_record,
 )
-from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
+from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -410,7 +410,9 @@ class Renewer:
         record = rotation.concluded(base, outcome, setup.profile, now=now, delay=delay)
         died = record.is_dead() and record.dead != base.dead
         verdict = OutcomeClass.DEAD if died else outcome.outcome
-        record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
+        record = rotation.told(
+            record, verdict, outcome.reason, now=now, instance=self._around.instance, seconds=seconds
+        )
         self._report(base, record, outcome, verdict, seconds)
         self._failed_credentials = shown if verdict is OutcomeClass.MISCONFIGURED else None
         return record, verdict is OutcomeClass.SUCCESS

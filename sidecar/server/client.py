@@ -69,6 +69,13 @@ class ControlClient:
         document: dict[str, Any] = self._ask("GET", f"/status/{_quoted(name)}" if name else "/status")
         return document
 
+    def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return each token's last turns, oldest first; `name`: of this token alone."""
+        found: dict[str, list[dict[str, Any]]] = self._ask(
+            "GET", f"/history/{_quoted(name)}" if name else "/history"
+        )
+        return found
+
     def token(self, name: str) -> ShownToken:
         """Return a valid access token."""
         return msgspec.convert(self._ask("GET", f"/tokens/{_quoted(name)}"), ShownToken)

@@ -43,6 +43,10 @@ class Engine(Protocol):
         """Return the status document; `name`: of this token alone, be it one of many that are told of together."""
         ...
 
+    async def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return each token's last turns, oldest first; `name`: of this token alone."""
+        ...
+
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token."""
         ...
@@ -81,6 +85,9 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
     async def status(request: Request) -> Any:
         return await engine.status(request.path_params.get("name", ""))
 
+    async def history(request: Request) -> Any:
+        return await engine.history(request.path_params.get("name", ""))
+
     async def token(request: Request) -> Any:
         access = await engine.token(_name(request))
         return {
@@ -110,6 +117,8 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
         routes=[
             Route("/status", _answering(status)),
             Route("/status/{name:path}", _answering(status)),
+            Route("/history", _answering(history)),
+            Route("/history/{name:path}", _answering(history)),
             # An account may have slashes in its name; what is asked of it comes last, whatever it is called.
             Route("/tokens/{name:path}/refresh", _answering(refresh), methods=["POST"]),
             Route("/tokens/{name:path}/seed", _answering(seed), methods=["POST"]),
