@@ -117,7 +117,9 @@ class House:
             self.config_state,
             LogObserver(clock),
             TerminationLog(),
-            AuditObserver(clock, settings.audit.file),
+            AuditObserver(
+                clock, settings.audit.file, state.instance, rotations=settings.audit.tells_rotations
+            ),
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)

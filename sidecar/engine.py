@@ -519,8 +519,11 @@ class Engine:
 
         record = await _raced(revoke)
         self._scheduler.wake(name)
-        access = record.access if record is not None else None
-        return RevokeReply(access.expires_at if access is not None else None)
+        access, refresh = (record.access, record.refresh) if record is not None else (None, None)
+        return RevokeReply(
+            access.expires_at if access is not None else None,
+            refresh.fingerprint if refresh is not None else "",
+        )
 
     async def reload(self) -> ReloadReply:
         """Read the configuration again, and touch only what changed in it.

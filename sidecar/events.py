@@ -132,13 +132,35 @@ class CallFinished(Event, frozen=True):
     seconds: float
 
 
+class Rotated(Event, frozen=True):
+    """A refresh succeeded: the provider gave out a new token, which is not in the store yet."""
+
+    token: str
+    provider: str
+    lineage: str
+    generation: int
+    """The one that it makes."""
+    fingerprint: str
+    """Of the access token that came."""
+    replaced: str = ""
+    """Of the one that was held before; the same where the provider gave that again."""
+    refresh_fingerprint: str = ""
+    """Of the refresh token that is held from now on; empty for grants without one."""
+    refresh_replaced: str = ""
+    """Of the one before; the same where the provider keeps it."""
+
+
 class Seeded(Event, frozen=True):
     """A new lineage was started from a seed."""
 
     token: str
     seed: str
+    """Where the seed was found, or `command` or `login`."""
     fingerprint: str
+    """Of the refresh token."""
     lineage: str
+    asked: bool = False
+    """Whether somebody asked for it, of whom an `Audited` tells."""
 
 
 class SeedRefused(Event, frozen=True):
@@ -250,17 +272,17 @@ class Warned(Event, frozen=True):
 
 
 class Audited(Event, frozen=True):
-    """Somebody asked for something that changes a token, or for a session."""
+    """Somebody asked for something that changes a token or shows its grant, or for a session."""
 
     who: str
     """As whom they are signed in, or `uid 1000` for a command on this machine; empty: nobody is."""
     what: str
-    """sign-in | sign-out | consent | seed | refresh | revoke | reload | request."""
+    """sign-in | sign-out | consent | connect | disconnect | seed | refresh | export | revoke | reload | request."""
     outcome: str
     """begun | done | aside | failed | refused."""
     token: str = ""
     fingerprint: str = ""
-    """Of the token that came of it."""
+    """Of the token that came of it: the access token after a refresh, else the refresh token."""
     reason: str = ""
     origin: str = ""
     """The address that it came from."""

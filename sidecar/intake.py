@@ -55,7 +55,8 @@ class Intake:
             self.problem, self.missing = "", "" if seeding else seed.missing
             if seeding is None or not self._is_new(seeding, fallen_back):
                 return ""
-            await self._plant(setup, self._ledger, seeding, origin=seed.id)
+            lineage = await self._plant(setup, self._ledger, seeding, origin=seed.id)
+            self._around.emit(Seeded(setup.name, seed.id, seeding.fingerprint, lineage))
         except (SeedError, ConfigError) as error:
             if str(error) != self.problem:
                 self._around.emit(SeedRefused(setup.name, seed.id, str(error)))
@@ -92,11 +93,11 @@ class Intake:
                     return await self._keep_aside(setup, ledger, record, seeding)
             # What a consent brought is alive, even where the provider gives the same refresh token again.
             force = force or since is not None
-            return Planting(
-                await self._plant(
-                    setup, ledger, seeding, origin=origin, force=force, since=since, passed_over=passed_over
-                )
+            lineage = await self._plant(
+                setup, ledger, seeding, origin=origin, force=force, since=since, passed_over=passed_over
             )
+            self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, lineage, asked=True))
+            return Planting(lineage)
         finally:
             self._ledger.distrust()
 
@@ -138,7 +139,6 @@ class Intake:
         )
         what = SEED if since is None else CONSENT
         await ledger.write(self._told(planted, what, f"from {origin}" if what == SEED else ""))
-        self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, planted.lineage))
         return planted.lineage
 
     def _told(self, record: Record, what: str, reason: str) -> Record:

@@ -30,6 +30,7 @@ from sidecar.events import (
     ClockSkewSeen,
     Discarded,
     GrantDied,
+    Rotated,
     ScopesShrank,
     TokenView,
     TurnEnded,
@@ -448,6 +449,7 @@ class Renewer:
             )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
+            emit(_rotated(setup, base, record))
             self._did.append(f"refreshed to generation {record.generation}")
         else:
             self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
@@ -872,6 +874,19 @@ class _Gate:
             self._slip.sent()
         except EscrowError as error:
             raise LeaseLost(str(error)) from error
+
+
+def _rotated(setup: Setup, base: Record, record: Record) -> Rotated:
+    return Rotated(
+        token=setup.name,
+        provider=setup.provider,
+        lineage=record.lineage,
+        generation=record.generation,
+        fingerprint=_name_of(record),
+        replaced=_name_of(base),
+        refresh_fingerprint=record.refresh.fingerprint if record.refresh is not None else "",
+        refresh_replaced=base.refresh.fingerprint if base.refresh is not None else "",
+    )
 
 
 def _name_of(record: Record | None) -> str:

@@ -712,10 +712,18 @@ class ConsoleSettings(Group, frozen=True, kw_only=True):
 
 
 class AuditSettings(Group, frozen=True, kw_only=True):
-    """The record of who did what: sign-ins, consents, seeds, refreshes on request, revocations."""
+    """The record of who did what, and of what became of each grant; see the reference of the audit log."""
 
     file: Path | None = None
-    """JSON lines are appended here; by default they go to the log. Daemon and console may share it."""
+    """JSON lines are appended here; by default they go to the log. Daemon, console and commands may share it."""
+    rotations: bool | None = None
+    """Whether each refresh that succeeds has a line, with the fingerprints before and after. By default where there is
+    a `file`: the log has a line for each turn anyway. For a hundred thousand accounts that is over a gigabyte a day."""
+
+    @property
+    def tells_rotations(self) -> bool:
+        """`rotations`, or what follows from the rest."""
+        return self.file is not None if self.rotations is None else self.rotations
 
 
 class ConfigFile(Group, frozen=True, kw_only=True):

@@ -13,9 +13,10 @@ from starlette.routing import Route
 
 from sidecar.audit import auditing
 from sidecar.errors import SidecarError, UsageError
-from sidecar.events import Event
+from sidecar.events import Audited, Event
 from sidecar.server.wire import (
     BODY_LIMIT,
+    Exported,
     RefreshReply,
     RefreshRequest,
     ReloadReply,
@@ -105,6 +106,12 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
         body = await _read(request, SeedRequest)
         return await audited(request, body.deed, engine.seed(_name(request), body))
 
+    async def exported(request: Request) -> Any:
+        body = await _read(request, Exported)
+        who = request.client.host if request.client is not None else ""
+        emit(Audited(who, "export", "done", _name(request), body.fingerprint))
+        return {}
+
     async def revoke(request: Request) -> Any:
         await _read(request, dict[str, Any])
         return await audited(request, "revoke", engine.revoke(_name(request)))
@@ -122,6 +129,7 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
             # An account may have slashes in its name; what is asked of it comes last, whatever it is called.
             Route("/tokens/{name:path}/refresh", _answering(refresh), methods=["POST"]),
             Route("/tokens/{name:path}/seed", _answering(seed), methods=["POST"]),
+            Route("/tokens/{name:path}/exported", _answering(exported), methods=["POST"]),
             Route("/tokens/{name:path}/revoke", _answering(revoke), methods=["POST"]),
             Route("/tokens/{name:path}", _answering(token)),
             Route("/reload", _answering(reload), methods=["POST"]),
