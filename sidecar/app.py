@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.config import Loaded, Settings
+    from sidecar.observers.spans import Spans
     from sidecar.ports import Observer, Sealer, Store
 
 PATIENCE = 330.0
@@ -97,8 +98,9 @@ class House:
         http: HttpClient,
         clients: SharedClients,
         environ: Mapping[str, str],
+        observers: Sequence[Observer] = (),
     ) -> None:
-        """Put the engine and its observers together; nothing runs yet."""
+        """Put the engine and its observers together; nothing runs yet. `observers`: more than there always are."""
         settings = loaded.settings
         self.settings = settings
         self.clock = clock
@@ -120,6 +122,7 @@ class House:
             AuditObserver(
                 clock, settings.audit.file, state.instance, rotations=settings.audit.tells_rotations
             ),
+            *observers,
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)
@@ -201,7 +204,26 @@ async def open_house(
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )
-        yield House(loaded, clock, state, store, sealer, http, clients, environ)
+        observers = []
+        if settings.tracing.enabled:
+            spans = open_spans(state.instance, __version__)
+            # In a thread: a collector that hangs keeps no other token of this process waiting.
+            stack.push_async_callback(partial(anyio.to_thread.run_sync, spans.close))
+            observers.append(spans)
+        yield House(loaded, clock, state, store, sealer, http, clients, environ, observers)
+
+
+def open_spans(instance: str, version: str) -> Spans:
+    """Make the observer that makes traces. Raises `ConfigError`, also where its library is not installed."""
+    try:
+        from sidecar.observers import spans
+    except ModuleNotFoundError as missing:
+        if not (missing.name or "").startswith("opentelemetry"):
+            raise
+        raise ConfigError(
+            "tracing: traces are made by the extra `otel`: pip install 'token-sidecar[otel]'; or set enabled: false"
+        ) from None
+    return spans.Spans(instance, version)
 
 
 def own_state_dir(settings: Settings) -> StateDir:

@@ -82,6 +82,7 @@ FIXED = (
         "control",
         "log",
         "audit",
+        "tracing",
         "console.url",
         "max_workers",
     ),

@@ -86,6 +86,40 @@ class TokenView(msgspec.Struct, frozen=True):
         return AccessState.STALE if self.expires_at > now else AccessState.EXPIRED
 
 
+class Step(msgspec.Struct, frozen=True):
+    """What a turn did at one time."""
+
+    name: str
+    """load | decide | lease | arm | call | escrow | commit | publish | hook."""
+    at: float
+    """Seconds since the turn began."""
+    seconds: float
+    """How long it took."""
+    subject: str = ""
+    """The store, output or hook; what was decided, and why."""
+    outcome: str = ""
+    """Of a call its class, of a lease `taken` or `elsewhere`, of an output or a hook what its event says."""
+    error: str = ""
+    """The kind of what went wrong, one of a few words; empty: nothing did."""
+    problem: str = ""
+    """The same in a sentence."""
+    status: int | None = None
+    """Of the provider's answer, if there was one."""
+    address: str = ""
+    """Origin that was called, where the configuration names it."""
+
+
+class Course(msgspec.Struct, frozen=True):
+    """What a turn consisted of."""
+
+    id: str
+    """32 random hex digits."""
+    began: float
+    seconds: float
+    steps: tuple[Step, ...]
+    """In the order in which they began."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """Something that happened."""
 
@@ -98,6 +132,8 @@ class TurnEnded(Event, frozen=True):
     """What was done and when the next turn is."""
     noteworthy: bool
     """False for a look that found nothing to do."""
+    course: Course | None = None
+    """None: it was no turn of its own; the token was seen for the first time."""
 
 
 class TokenForgotten(Event, frozen=True):
@@ -237,6 +273,9 @@ class Delivered(Event, frozen=True):
     """What was done."""
     noteworthy: bool
     """False for a look that found nothing to do."""
+    course: Course | None = None
+    follows: str = ""
+    """Id of the token's turn that handed over what is delivered."""
 
 
 class ScopesShrank(Event, frozen=True):

@@ -726,6 +726,15 @@ class AuditSettings(Group, frozen=True, kw_only=True):
         return self.file is not None if self.rotations is None else self.rotations
 
 
+class TracingSettings(Group, frozen=True, kw_only=True):
+    """OpenTelemetry: a trace of each turn that did something, sent as OTLP over HTTP. Needs the extra `otel`."""
+
+    enabled: bool = False
+    """Whether traces are made. Where they go and how many of them, the usual variables of the environment say:
+    `OTEL_EXPORTER_OTLP_ENDPOINT` (by default `http://localhost:4318`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+    `OTEL_TRACES_SAMPLER` and so on."""
+
+
 class ConfigFile(Group, frozen=True, kw_only=True):
     """The configuration file as it is written."""
 
@@ -747,6 +756,8 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """Logging."""
     audit: AuditSettings = AuditSettings()
     """The record of who did what."""
+    tracing: TracingSettings = TracingSettings()
+    """Where the time of a turn went, for a tracing system."""
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     """`token-sidecar console`: the web page."""
     providers: dict[Name, ProviderSettings] = {}
@@ -788,6 +799,7 @@ class Settings(Group, frozen=True, kw_only=True):
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     allow_volatile_store: bool = False
     allow_insecure_http: bool = False
