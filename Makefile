@@ -32,6 +32,10 @@ help: ## What you are reading
 demo: $(VENV)/.run ## See the daemon keep a token alive, against a simulated provider
 	@$(BIN)/token-sidecar demo $(ARGS)
 
+.PHONY: venv
+venv: $(VENV)/.run ## Install the command token-sidecar into .venv, with the versions that are locked
+	@echo 'Ready. For this shell: . $(VENV)/bin/activate'
+
 .PHONY: test
 test: lint types layers pytest ## Everything that must be green before a change goes in
 
@@ -79,6 +83,16 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.dev ## The documentation as a site, in build/site; a dead link is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto --conf-dir docs/site \
+		--doctree-dir build/doctrees . build/site $(ARGS)
+	@echo 'The documentation is in build/site/index.html'
+
+.PHONY: reference
+reference: $(VENV)/.dev ## Write the pages and pictures in docs/ that are made from code: commands, configuration, events, …
+	$(BIN)/python -m tests.docs.reference
 
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium

@@ -38,9 +38,11 @@ class TokenView(msgspec.Struct, frozen=True):
     provider: str
     required: bool
     on_dead: str
+    """What is done about a dead grant: restart, unready or report."""
     dead_grace: float | None
     """Seconds; None: the default."""
     grant_state: GrantState = GrantState.UNSEEDED
+    """How the grant stands."""
     reason: str = ""
     """Why the grant is not ok, in words."""
     remedy: str = ""
@@ -52,7 +54,9 @@ class TokenView(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     never_expires: bool = False
     expiry_known: bool = False
+    """Whether the provider told `expires_at`; otherwise it is an assumption."""
     refresh_fingerprint: str = ""
+    """Of the refresh token."""
     refresh_expires_at: float | None = None
     """When a human has to consent again at the latest."""
     refresh_expiry_rule: DeadlineRule | None = None
@@ -64,14 +68,21 @@ class TokenView(msgspec.Struct, frozen=True):
     min_validity: float = 0.0
     """Seconds, as in force for the present token."""
     next_wake: float | None = None
+    """When it is looked after next."""
     last_success: float | None = None
+    """When the provider last gave an access token."""
     dead_since: float | None = None
+    """When the verdict fell."""
     found_dead: bool = False
     """Whether the grant was dead already when this process started."""
     in_doubt_since: float | None = None
+    """Since when it is unknown whether a refresh token was used up."""
     unpersisted: bool = False
+    """Whether a rotated refresh token is not in the store yet."""
     outputs: tuple[OutputView, ...] = ()
+    """Where it is published."""
     hooks: tuple[HookView, ...] = ()
+    """Who is told of it."""
     of_set: str = ""
     """The set that it is a member of; empty: it is a plain token."""
     aggregated: bool = False
@@ -115,6 +126,7 @@ class Course(msgspec.Struct, frozen=True):
     id: str
     """32 random hex digits."""
     began: float
+    """When it began."""
     seconds: float
     steps: tuple[Step, ...]
     """In the order in which they began."""
@@ -128,12 +140,13 @@ class TurnEnded(Event, frozen=True):
     """A turn for one token is over."""
 
     view: TokenView
+    """How it stands now."""
     sentence: str
     """What was done and when the next turn is."""
     noteworthy: bool
     """False for a look that found nothing to do."""
     course: Course | None = None
-    """None: it was no turn of its own; the token was seen for the first time."""
+    """What it consisted of; none where the token was only seen for the first time."""
 
 
 class TokenForgotten(Event, frozen=True):
@@ -274,6 +287,7 @@ class Delivered(Event, frozen=True):
     noteworthy: bool
     """False for a look that found nothing to do."""
     course: Course | None = None
+    """What it consisted of."""
     follows: str = ""
     """Id of the token's turn that handed over what is delivered."""
 
@@ -283,6 +297,7 @@ class ScopesShrank(Event, frozen=True):
 
     token: str
     missing: tuple[str, ...]
+    """The scopes that it lacks."""
 
 
 class ClockSkewSeen(Event, frozen=True):
@@ -297,7 +312,9 @@ class ConfigLoaded(Event, frozen=True):
     """The configuration was read again."""
 
     accepted: bool
+    """False: the old one stays in force."""
     problems: tuple[str, ...] = ()
+    """Every mistake in it."""
     changed: tuple[str, ...] = ()
     """Names of the tokens that it touched."""
 

@@ -30,6 +30,7 @@ from sidecar.events import (
     GrantDied,
     HookRan,
     OutputWritten,
+    Rotated,
     ScopesShrank,
     Seeded,
     SeedRefused,
@@ -263,6 +264,8 @@ class LogObserver:
                 self._write("info", gone, token=event.token)
             case CallFinished():
                 self._write("debug", f"the provider was called: {event.outcome}", **_fields(event))
+            case Rotated():
+                self._write("debug", "the provider gave out a new token", **_fields(event))
             case Seeded():
                 self._write("info", "a new lineage was started from a seed", **_fields(event))
             case SeedRefused():
