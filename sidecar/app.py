@@ -27,6 +27,7 @@ from sidecar.board import Board
 from sidecar.clients.http import HttpClient
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
+from sidecar.contents import no_traces
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, InstanceRunning, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
@@ -215,15 +216,11 @@ async def open_house(
 
 def open_spans(instance: str, version: str) -> Spans:
     """Make the observer that makes traces. Raises `ConfigError`, also where its library is not installed."""
-    try:
-        from sidecar.observers import spans
-    except ModuleNotFoundError as missing:
-        if not (missing.name or "").startswith("opentelemetry"):
-            raise
-        raise ConfigError(
-            "tracing: traces are made by the extra `otel`: pip install 'token-sidecar[otel]'; or set enabled: false"
-        ) from None
-    return spans.Spans(instance, version)
+    if problem := no_traces():
+        raise ConfigError(f"tracing: {problem}")
+    from sidecar.observers.spans import Spans
+
+    return Spans(instance, version)
 
 
 def own_state_dir(settings: Settings) -> StateDir:
