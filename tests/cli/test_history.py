@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from sidecar.cli.status import _show_history
@@ -99,6 +100,15 @@ def test_accounts_of_sets_have_histories(many: Place) -> None:
     assert many.ok("status", "--history", "gmail/zoe").startswith("gmail/zoe:\n")
     assert many.ok("status", "--history", "gmail/nobody") == "gmail/nobody: nothing has happened yet\n"
     assert len(json.loads(many.ok("status", "--history", "--json"))["history"]) == 2
+    many.token["for_each"]["every"] = "1h"
+    many.write()
     with many.daemon(wait_for="live"):
+        elsewhere = many.root / "elsewhere.yaml"
+        document = {**many.document, "state_dir": str(many.root / "elsewhere")}
+        elsewhere.write_text(yaml.safe_dump(document), encoding="utf-8")
+        many.ok("seed", "gmail/late", "--file", str(many.new_seed()), "-c", str(elsewhere))
+        assert "seed: from command" in many.ok("status", "--history", "gmail/late"), (
+            "the daemon asks the store"
+        )
         for name in (HOSTILE, "gmail/zoe", "gmail/bob"):
             assert f"{name}:\n" in many.ok("status", "--history", name)
