@@ -67,6 +67,7 @@ _SECTIONS = {
     "ControlSettings": ("`control`", "control"),
     "LogSettings": ("`log`", "log"),
     "AuditSettings": ("`audit`", "audit"),
+    "TracingSettings": ("`tracing`", "tracing"),
     "ConsoleSettings": ("`console`", "console"),
     "ConsoleProxy": ("`console.proxy`", "proxy"),
     "Operators": ("`console.operators`", "operators"),
