@@ -152,12 +152,19 @@ def _python(arguments: list[str]) -> Iterator[str]:
             yield from ours(options)
         case ["-m", "venv" | "pytest", *_]:
             pass
+        case ["-m", module, *_] if _is_here(module):
+            pass
         case ["-c", code, *_]:
             compile(code, "<python -c>", "exec")
         case [script, *_] if script.endswith(".py"):
             pass
         case _:
             yield f"what is python {shlex.join(arguments)}?"
+
+
+def _is_here(module: str) -> bool:
+    place = ROOT / module.replace(".", "/")
+    return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
 
 
 @cache
