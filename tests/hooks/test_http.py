@@ -133,9 +133,7 @@ async def test_nobody_there_is_an_error(make_hook: MakeHook) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(
-            HookError, match=f"http:POST 127.0.0.1:{port}: 127.0.0.1:{port}: connection"
-        ):
+        with pytest.raises(HookError, match=f"http:POST 127.0.0.1:{port}: 127.0.0.1:{port}: connection"):
             await make_hook(http={"url": f"http://127.0.0.1:{port}"}).run(occasion())
 
 
