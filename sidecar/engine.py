@@ -32,11 +32,12 @@ from sidecar.errors import (
     UsageError,
 )
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
+from sidecar.follower import Follower
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
 from sidecar.outputs import open_output, open_remote_output, withdraw_forgotten
-from sidecar.ports import SupportsClaims
+from sidecar.ports import SupportsClaims, SupportsFollowing
 from sidecar.renewer import Renewer
 from sidecar.roster import Roster
 from sidecar.schedule import Policy
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.config.settings import TokenSettings
     from sidecar.courier import Courier
+    from sidecar.escrow import Entry
     from sidecar.events import TokenView
     from sidecar.intake import Planting
     from sidecar.ports import Claimed, Grant
@@ -95,10 +97,15 @@ YIELD_LOOK = 1.0
 COURIER = "\ncourier"
 ROSTER = "\nroster"
 CLAIMER = "\nclaimer"
+FOLLOWER = "\nfollower"
 """Put behind a name, for what else takes turns. No account has a line's end in its name."""
 ABSENCE = 60.0
 """Seconds for which a member's record may be missing from the store before it counts as lost: every daemon has asked
 by then whether the account is gone."""
+
+FIRST_LOOK = 600.0
+"""Seconds that a member's first turn waits for its record to be read with many others at once: should that fail for so
+long, each looks by itself."""
 
 _Result = TypeVar("_Result")
 
@@ -209,6 +216,8 @@ class Engine:
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
+        self._left: dict[str, list[Entry]] | None = None
+        """What predecessors left in escrow, by key: looked for once, since what is put there later is our own."""
 
     async def start(self, *, whole: bool = True) -> None:
         """Take over what a predecessor left in escrow, and give every token its first turn.
@@ -237,7 +246,9 @@ class Engine:
     async def _take_in(self, name: str, renewer: Renewer) -> None:
         # Seen before its first turn: probes must not pass for want of anything to judge.
         self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
-        self._scheduler.add(name, renewer)
+        setup = renewer.setup
+        crowd = setup.followed and not renewer.owes and not self._sets[setup.of_set].settled
+        self._scheduler.add(name, renewer, after=FIRST_LOOK if crowd else 0.0)
         renewer.courier.rouse = partial(self._rouse, name + COURIER, renewer.courier)
         if renewer.courier.has_work:
             renewer.courier.rouse()
@@ -348,6 +359,8 @@ class Engine:
 
     def settled(self, of: str) -> None:
         """See `Keeper.settled`: files that an earlier run published for others than these are withdrawn."""
+        self._sets[of].settled = True
+        self._scheduler.wake(of + FOLLOWER)
         mine = {
             output.id for renewer in self if renewer.setup.of_set == of for output in renewer.setup.outputs
         }
@@ -388,6 +401,15 @@ class Engine:
             # The lease that a token gets whose life is not known yet: it's for all of them.
             claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
             self._scheduler.add(of + CLAIMER, claimer)
+        if isinstance(store, SupportsFollowing):
+            prefix = settings.prefix_of(of)
+            follower = Follower(
+                of, prefix, store, self._around, partial(self._followed, of), self._scheduler.wake
+            )
+            self._scheduler.add(of + FOLLOWER, follower)
+
+    def _followed(self, of: str) -> list[Renewer]:
+        return [one for one in self if one.setup.of_set == of and one.setup.followed]
 
     def _hand(self, one: Claimed, until: float) -> anyio.Event | None:
         """Have a claimed record's token refreshed; None where that is not one of ours."""
@@ -591,6 +613,7 @@ class Engine:
         if name in self._sets:
             self._scheduler.remove(name + ROSTER)
             self._scheduler.remove(name + CLAIMER)
+            self._scheduler.remove(name + FOLLOWER)
             del self._sets[name]
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
             self._around.emit(TokenForgotten(name))
@@ -614,9 +637,12 @@ class Engine:
 
     def _begun(self, setup: Setup) -> Renewer:
         renewer = Renewer(setup, self._around)
-        for entry in self._around.escrow.entries():
-            if entry.key == setup.key:
-                renewer.recover(entry)
+        if self._left is None:
+            self._left = {}
+            for entry in self._around.escrow.entries():
+                self._left.setdefault(entry.key, []).append(entry)
+        for entry in self._left.pop(setup.key, ()):
+            renewer.recover(entry)
         return renewer
 
     def _setup(
@@ -634,8 +660,16 @@ class Engine:
         absence = (
             max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0
         )
-        claims = isinstance(self._around.store, SupportsClaims)
-        return msgspec.structs.replace(setup, aggregated=aggregated, absence=absence, claims=claims)
+        store = self._around.store
+        # A seed has to be looked at, too, and not only the record.
+        followed = isinstance(store, SupportsFollowing) and setup.seed is None
+        return msgspec.structs.replace(
+            setup,
+            aggregated=aggregated,
+            absence=absence,
+            claims=isinstance(store, SupportsClaims),
+            followed=followed,
+        )
 
     def _renewer(self, name: str) -> Renewer:
         """Find a token that is served. Raises `UnknownToken`."""
@@ -659,6 +693,8 @@ class _Set:
     def __init__(self, token: TokenSettings, roster: Roster) -> None:
         self.roster = roster
         self.max_series = token.for_each.max_series if token.for_each is not None else 0
+        self.settled = False
+        """Whether it was found out who the accounts are."""
         self.present: set[str] = set()
         """The accounts that are served, but for those on their way out."""
         self.alone: set[str] = set()

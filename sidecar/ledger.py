@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
-from sidecar.ports import Held, SupportsClaims
+from sidecar.ports import Held, SupportsClaims, is_version
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ RACES = 5
 """Lost races in a row before a commit is left to the next turn."""
 
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+NEWS_LAST = 5.0
+"""Seconds for which what somebody else has read of a record counts as having been read."""
 
 OUT_OF_SIGHT = 30.0
 """Seconds between two looks at the store after which what happened meanwhile is not known any more."""
@@ -63,6 +66,7 @@ class Ledger:
         "_looked_at",
         "_mine",
         "_missing_since",
+        "_news",
         "_store",
         "_token",
         "_unmoved_since",
@@ -90,6 +94,8 @@ class Ledger:
         self._wrote_at = float("-inf")
         self._held: Held | None = None
         self._missing_since: float | None = None
+        self._news: tuple[Held | None, float] | None = None
+        """What somebody else has read of the record, and from when on (boot-time clock) that is true."""
         self._mine = False
         """Whether what the store was last seen to hold was written by this one, with nothing under way."""
         self.debt: Debt | None = None
@@ -132,7 +138,43 @@ class Ledger:
         Until a poll is due, one's own record need not be read again: if somebody has replaced it, the lease, which
         names the version that it replaces, is not given.
         """
-        return self._clock.boot() - self._looked_at if self._mine and self.debt is None else float("inf")
+        known = self._mine and self.debt is None and self._news is None
+        return self._clock.boot() - self._looked_at if known else float("inf")
+
+    def sighted(self, version: str | None, at: float) -> bool:
+        """Take note of the version that the store had from `at` (boot-time clock) on, None: there was no record.
+
+        Returns whether that has to be looked at: what is known of the record is another version.
+        """
+        held = self._held
+        if (held is None) != (version is None) or (
+            held and version and not is_version(held.version, version)
+        ):
+            return True
+        if at > self._looked_at:
+            self._in_sight(at)
+        return False
+
+    def hear(self, stored: Held | None, at: float) -> None:
+        """Take what the store was found to hold `at` that time or later, for the next `sync`."""
+        self._news = stored, at
+
+    def is_seen_since(self, at: float) -> bool:
+        """Tell whether the record was in sight since then."""
+        return self._looked_at >= at or (self._news is not None and self._news[1] >= at)
+
+    async def _read(self) -> tuple[Held | None, float]:
+        """Read the record, unless somebody just has; what was found before we last looked or wrote is old.
+
+        Returns it with when it was seen (boot-time clock).
+        """
+        news, self._news = self._news, None
+        if news is not None:
+            looked_at = self._looked_at if self._held is not None else self._wrote_at
+            if news[1] > max(looked_at, self._wrote_at, self._clock.boot() - NEWS_LAST):
+                return news
+        stored = await self._store.load(self._key)
+        return stored, self._clock.boot()
 
     @property
     def unpersisted(self) -> bool:
@@ -157,7 +199,7 @@ class Ledger:
         written again, but is a `StoreError`.
         """
         await self.settle()
-        stored = await self._store.load(self._key)
+        stored, at = await self._read()
         known = self._held
         self._mourn(stored, absence)
         if known is not None and rolled_back(stored.record if stored else None, known.record):
@@ -168,7 +210,7 @@ class Ledger:
             version = await self._put(healed, expected=expected, lease=hold)
             self._held = Held(healed, version, lease_left=hold)
         else:
-            self._watch(stored)
+            self._watch(stored, at)
             self._held = stored
 
     def take(self, held: Held, since: float) -> bool:
@@ -187,7 +229,7 @@ class Ledger:
         if self._held is not None and rolled_back(held.record, self._held.record):
             return False
         self._missing_since = None
-        self._watch(held)
+        self._watch(held, self._clock.boot())
         self._held = held
         self.distrust()
         return True
@@ -313,13 +355,18 @@ class Ledger:
                 f"after {absence:g} s"
             )
 
-    def _watch(self, stored: Held | None) -> None:
-        now, known = self._clock.boot(), self._held
+    def _watch(self, stored: Held | None, now: float) -> None:
+        known = self._held
         moved = stored is None or known is None or stored.version != known.version
-        if moved or now - self._looked_at > OUT_OF_SIGHT:
+        if moved:
+            self._unmoved_since = now
+        self._in_sight(now)
+        self._mine = self._mine and not moved
+
+    def _in_sight(self, now: float) -> None:
+        if now - self._looked_at > OUT_OF_SIGHT:
             self._unmoved_since = now
         self._looked_at = now
-        self._mine = self._mine and not moved
 
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)

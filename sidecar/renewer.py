@@ -189,6 +189,36 @@ class Renewer:
         await self._compare()
         return None if self._fallen_back else until
 
+    # What is followed: others look in its stead
+
+    @property
+    def name(self) -> str:
+        """See `Followed.name`."""
+        return self.setup.name
+
+    @property
+    def key(self) -> str:
+        """See `Followed.key`."""
+        return self.setup.key
+
+    def sighted(self, version: str | None, at: float) -> bool:
+        """See `Followed.sighted`."""
+        moved = self._ledger.sighted(version, at)
+        # Its first turn may wait for this, and so does one that could not be taken for the store's sake.
+        return moved or self._found_dead is None or bool(self._store_trouble)
+
+    def hear(self, stored: Held | None, at: float) -> None:
+        """See `Followed.hear`."""
+        self._ledger.hear(stored, at)
+
+    def is_seen_since(self, at: float) -> bool:
+        """See `Followed.is_seen_since`."""
+        return self._ledger.is_seen_since(at)
+
+    def is_touched(self) -> bool:
+        """See `Followed.is_touched`."""
+        return self._publisher.is_touched()
+
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
@@ -223,6 +253,7 @@ class Renewer:
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
             one_of_many=bool(self.setup.of_set),
+            followed=self.setup.followed,
         )
         decision = schedule.decide(record, self._times(), self.setup.profile, seen)
         return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
@@ -231,10 +262,13 @@ class Renewer:
         """Leave what is merely due to whoever claims it, for a while."""
         if self._is_claimed(record):
             return Wait(seen.now + seen.lease_left, "claimed by this daemon")
-        if record is None or seen.forced or not isinstance(decision, Refresh):
+        if record is None or seen.forced or seen.fallen_back or seen.lease_left > 0:
             return decision
         until = schedule.left_to_claims(record, self._times(), self.setup.profile)
-        return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        if isinstance(decision, Refresh):
+            return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        # By then it's known what became of it.
+        return Wait(until, decision.reason) if seen.followed and decision.until < until else decision
 
     def _is_claimed(self, record: Record | None) -> bool:
         """Tell whether this process claimed a record, and may be about to go on from that.
@@ -502,7 +536,7 @@ class Renewer:
         delays = (
             RACE_RETRY * (1 + self._around.random()) if raced else None,
             self._ledger.debt.retry_delay() if self._ledger.debt else None,
-            STORE_RETRY if self._store_trouble else None,
+            STORE_RETRY if self._store_trouble and not self.setup.followed else None,
             STABLE_AFTER if self._publisher.unsettled else None,
             self._publisher.retry_delay(),
         )
@@ -740,7 +774,9 @@ class Renewer:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
 
     def _poll_interval(self) -> float:
-        return schedule.poll_interval(self.record, self._times())
+        record = self.record
+        alone = record is None or record.attempt is None or self._owns_attempt(record)
+        return schedule.poll_interval(record, self._times(), followed=self.setup.followed and alone)
 
     def _owns_attempt(self, record: Record | None) -> bool:
         return (

@@ -43,6 +43,8 @@ CLAIMED_SOON = 3.0
 """So many seconds it waits though it is near its end: a claim that is made at all has been made by then."""
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
+FOLLOWED_POLL = 3600.0
+"""Of what is followed, nothing is missed; should anything be all the same, it is for no longer."""
 HEALED = "the store fell back and was healed; for a minute, another instance may know a newer record still"
 MIN_INTERVAL_FLOOR = 1.0
 """However a policy is set, the provider is not called more often than this for one token."""
@@ -251,6 +253,8 @@ class Situation(msgspec.Struct, frozen=True):
     """Whether the store holds less than what was published from it, and nobody here has the rest."""
     one_of_many: bool = False
     """Whether it is an account of a set: thousands of them may never have had a grant."""
+    followed: bool = False
+    """Whether what others write is noticed without a turn."""
 
 
 def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
@@ -281,19 +285,20 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
 def decide(record: Record | None, times: Timing, profile: Profile, seen: Situation) -> Decision:
     """Choose between calling the provider and waiting."""
     now = seen.now
+    unheard = now + (FOLLOWED_POLL if seen.followed else close_poll(times))
     if record is None or (profile.needs_refresh_token and record.refresh is None):
         # The first consent may be under way elsewhere, and its human is watching.
         return Wait(
-            now + (QUIET_POLL if seen.one_of_many else close_poll(times)), "there is no refresh token yet"
+            max(unheard, now + QUIET_POLL if seen.one_of_many else 0.0), "there is no refresh token yet"
         )
     if record.is_dead() and not seen.forced:
-        return Wait(now + close_poll(times), "the grant is dead")
+        return Wait(unheard, "the grant is dead")
     if record.attempt is not None and not seen.own and seen.lease_left > 0:
         return Wait(now + min(seen.lease_left, close_poll(times)), "another instance is refreshing it")
     if record.attempt is None and seen.lease_left > 0:
         return Wait(now + seen.lease_left, HEALED)
     if seen.fallen_back and not seen.forced:
-        return Wait(now + close_poll(times), "the store fell back")
+        return Wait(unheard, "the store fell back")
     backoff = record.backoff
     if backoff is not None and now < backoff.not_before and not _may_force(record, forced=seen.forced):
         return Wait(backoff.not_before, backoff.reason)
@@ -301,7 +306,7 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
         return Refresh("it was asked for")
     due = _when(record, times, profile, seen)
     if due == float("inf"):
-        return Wait(now + QUIET_POLL, "the access token never expires")
+        return Wait(now + (FOLLOWED_POLL if seen.followed else QUIET_POLL), "the access token never expires")
     if now < due:
         return Wait(due, "in doubt" if record.attempt is not None else "fresh")
     return Refresh("the last attempt has no known end" if record.attempt is not None else "due")
@@ -361,8 +366,13 @@ def close_poll(times: Timing) -> float:
     return min(CLOSE_POLL, times.lease / 2)
 
 
-def poll_interval(record: Record | None, times: Timing) -> float:
-    """Tell how long a record may go unread."""
+def poll_interval(record: Record | None, times: Timing, *, followed: bool = False) -> float:
+    """Tell how long a record may go unread.
+
+    `followed`: nothing is under way elsewhere, and what others write is noticed without it.
+    """
+    if followed:
+        return FOLLOWED_POLL
     if record is None:
         return QUIET_POLL
     unsettled = record.is_dead() or record.attempt is not None

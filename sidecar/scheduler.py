@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from sidecar.pulse import TICK
+from sidecar.schedule import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.pulse import Heartbeats, Pulse
-    from sidecar.schedule import Wake
 
 STEP = 1.0
 """Seconds by which the wall clock must have jumped before waits are reckoned anew."""
@@ -74,14 +74,18 @@ class Scheduler:
         self._bell = anyio.Event()
         """Rings for the dispatcher: something is due earlier than it believed."""
 
-    def add(self, name: str, task: Turns) -> None:
-        """Take in a token; its first turn is now, or after the one that it was removed in."""
+    def add(self, name: str, task: Turns, *, after: float = 0.0) -> None:
+        """Take in a token; its first turn is now (`after` so many seconds), or after the one that it was removed in."""
         entry = self._entries.get(name)
         if entry is not None and entry.running:
             entry.task, entry.removed, entry.wanted = task, False, True
             return
         entry = self._entries[name] = _Entry(name, task)
-        self._make_ready(entry)
+        if after > 0:
+            at = self._clock.wall() + after
+            self._wait_for(entry, Wake(at, urgency=at))
+        else:
+            self._make_ready(entry)
 
     def remove(self, name: str) -> None:
         """Let a token go; a turn under way is finished."""

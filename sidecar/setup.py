@@ -46,6 +46,8 @@ class Setup(msgspec.Struct, frozen=True):
     """Whether it is told of together with other members."""
     claims: bool = False
     """Whether its lease is mostly taken by a claim, of whoever serves its set."""
+    followed: bool = False
+    """Whether what others write of it is noticed for it, so that it need not look by itself."""
     absence: float = 0.0
     """For how long a record that is missing from the store is not written again: whoever removed it may have meant
     the account, which is about to leave. 0: it was lost, and is written again at once."""

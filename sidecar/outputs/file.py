@@ -110,6 +110,13 @@ class FileOutput:
         """
         return replace(self._judged(self._look()), mark=self._index.mark)
 
+    def is_untouched(self) -> bool:
+        """See `SupportsGlance`."""
+        seen = self._look()
+        if seen.stat is None:
+            return self._index.newest is None
+        return seen.digest == self._index.newest and self._metadata_problem(seen.stat) is None
+
     def withdraw(self) -> str:
         """See `SupportsWithdrawal`."""
         self._cached = None

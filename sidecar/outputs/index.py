@@ -115,6 +115,11 @@ class Index:
         """How far the record had come at the latest publication; None: there was none."""
         return self._entries[0].mark if self._entries else None
 
+    @property
+    def newest(self) -> str | None:
+        """The digest of what was published last, or was about to be; None: nothing was."""
+        return self._entries[0].digest if self._entries else None
+
     def find(self, content_digest: str) -> Entry | None:
         """Return what is known of a content; None: it is not ours."""
         return next((entry for entry in self._entries if entry.digest == content_digest), None)
