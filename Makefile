@@ -76,7 +76,7 @@ crash-matrix: $(VENV)/.dev ## Kill daemons at every step, and write what became 
 	TOKEN_SIDECAR_WRITE_MATRIX=1 $(BIN)/pytest tests/e2e/test_matrix.py $(ARGS)
 
 .PHONY: chart
-chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, golden manifests
+chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from other files: schema, README, dashboard, golden manifests
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
 

@@ -270,14 +270,14 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
         watcher = Watcher(house.clock, house.heartbeats, house.pulse, house.emit)
         watcher.watch(house.engine.interests())
         server = partial(HttpServer, pulse=house.pulse, heartbeats=house.heartbeats)
+        for_probes = server(probes_app(site), probes, worker="http")
+        for_commands = server(control_app(house.engine, house.emit), commands, worker="control")
         renewing = anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
             # First: who is answered by a probe may already send a signal.
             await tasks.start(_signals, house.engine, renewing, manager.stopping, name="signals")
-            await tasks.start(server(probes_app(site), probes, worker="http").run, name="http")
-            await tasks.start(
-                server(control_app(house.engine, house.emit), commands, worker="control").run, name="control"
-            )
+            await tasks.start(for_probes.run, name="http")
+            await tasks.start(for_commands.run, name="control")
             tasks.start_soon(watcher.run, name="watcher")
             tasks.start_soon(_reload, house.engine, watcher, manager, name="reload")
             if manager.listens:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.errors import StoreError
+from sidecar.inquiry import asking
 from sidecar.schedule import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import anyio
 
@@ -67,9 +69,10 @@ class Claimer:
         # Counted from before the statement was sent: ours end earlier than anybody else believes.
         until = clock.boot() + self.lease
         try:
-            found = await self._store.claim(
-                self._prefix, self._around.instance, most=room, lease=self.lease, now=clock.wall()
-            )
+            with self._asking():
+                found = await self._store.claim(
+                    self._prefix, self._around.instance, most=room, lease=self.lease, now=clock.wall()
+                )
             for one in found:
                 turned = self._hand(one, until)
                 if turned is not None:
@@ -84,4 +87,8 @@ class Claimer:
     async def _give_back(self, one: Claimed) -> None:
         """Let go of an account that is not served here; it is due to whoever serves it."""
         record = msgspec.structs.replace(one.held.record, attempt=None)
-        await self._store.write_due(one.key, record, expected=one.held.version, due=None)
+        with self._asking():
+            await self._store.write_due(one.key, record, expected=one.held.version, due=None)
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(self._around.store.kind, self._around.emit)

@@ -392,6 +392,7 @@ class Engine:
 
     def _begin(self, of: str) -> None:
         """Ask who the accounts of a set are from now on, and claim what is due of them where that can be done."""
+        self._sets[of].roster.tell()
         self._scheduler.add(of + ROSTER, self._sets[of].roster)
         store, settings = self._around.store, self.settings
         if isinstance(store, SupportsClaims):
@@ -425,6 +426,7 @@ class Engine:
         roster = Roster(of, self, self._around.clock, self._around.emit, required=token.required)
         roster.source = open_accounts(settings, of, self._around.store, self._clients)
         roster.every = token.for_each.every if token.for_each is not None else 0.0
+        roster.provider = settings.provider_names[of]
         return roster
 
     # What the control socket asks
@@ -595,6 +597,7 @@ class Engine:
             return
         known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
+        known.roster.provider = roster.provider
         known.max_series, known.grant = _Set(token, roster).max_series, None
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
             renewer = self._renewers[name]

@@ -20,6 +20,8 @@ class OutputView(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     never_expires: bool = False
     problem: str | None = None
+    read_since_write: bool | None = None
+    """Whether anybody has read it since we wrote it; None: that can't be told."""
 
 
 class HookView(msgspec.Struct, frozen=True):
@@ -107,7 +109,7 @@ class TokenForgotten(Event, frozen=True):
 
 
 class SetListed(Event, frozen=True):
-    """It was looked who the accounts of a set are."""
+    """It was looked who the accounts of a set are, or is about to be for the first time."""
 
     of: str
     """The set."""
@@ -120,6 +122,8 @@ class SetListed(Event, frozen=True):
     listed_at: float | None = None
     """When they last were (Unix seconds)."""
     required: bool = False
+    provider: str = ""
+    """Of all its members."""
 
 
 class CallFinished(Event, frozen=True):
@@ -175,6 +179,23 @@ class Discarded(Event, frozen=True):
     fingerprint: str
     reason: str
     """Why the grant was dead."""
+
+
+class LeaseSought(Event, frozen=True):
+    """The right to call the provider for a token was asked for."""
+
+    token: str
+    outcome: str
+    """taken | elsewhere (another daemon was faster) | failed (the store didn't give it)."""
+
+
+class StoreAsked(Event, frozen=True):
+    """An operation on the store ended."""
+
+    store: str
+    """Its kind."""
+    outcome: str
+    """success (it answered, be it that somebody else was faster) | failed."""
 
 
 class CommitFinished(Event, frozen=True):

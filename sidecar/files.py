@@ -25,6 +25,9 @@ LIMIT = 1 << 20
 SETTLE_NS = 1_000_000_000
 """Longest granularity of file times that is reckoned with (some network volumes count whole seconds)."""
 
+UNREAD_NS = 1_000_000_000
+"""By so much a new file's access time is behind the time at which it was written, until somebody reads it."""
+
 YOUNG = 5.0
 """Seconds; a younger temporary file may belong to a writer that is at work."""
 
@@ -58,6 +61,8 @@ class SmallFile(NamedTuple):
     A file that was written within its file system's time granularity before it was read may be written again
     without getting another time; such a one has to be read again.
     """
+    traceless: bool
+    """Whether this left the access time alone. It takes the file's owner to ask for that, or CAP_FOWNER."""
 
 
 def signature(found: os.stat_result) -> Signature:
@@ -84,18 +89,23 @@ def read_small(path: Path | str, *, follow: bool, dir_fd: int | None = None) -> 
     flags = _READ if follow else _READ | os.O_NOFOLLOW
     if not follow and stat.S_ISLNK(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
         raise UnfitFile("is a symbolic link, and those are never followed here")
-    try:
-        descriptor = os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
-    except PermissionError:
-        descriptor = os.open(path, flags, dir_fd=dir_fd)
+    descriptor, traceless = open_traceless(path, flags, dir_fd=dir_fd)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise UnfitFile(_kind(found))
         settled = time.time_ns() - found.st_ctime_ns > SETTLE_NS
-        return SmallFile(_read_bounded(descriptor), found, settled)
+        return SmallFile(_read_bounded(descriptor), found, settled, traceless)
     finally:
         os.close(descriptor)
+
+
+def open_traceless(path: Path | str, flags: int, *, dir_fd: int | None = None) -> tuple[int, bool]:
+    """Open a file such that reading leaves its access time alone, and tell whether that was allowed."""
+    try:
+        return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd), True
+    except PermissionError:
+        return os.open(path, flags, dir_fd=dir_fd), False
 
 
 def _kind(found: os.stat_result) -> str:
@@ -133,6 +143,7 @@ def replace_file(
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
+            _mark_unread(descriptor)
             set_metadata(descriptor, os.fstat(descriptor), mode=mode, uid=uid, gid=gid)
         finally:
             os.close(descriptor)
@@ -141,6 +152,25 @@ def replace_file(
         with suppress(OSError):
             os.unlink(temporary, dir_fd=dir_fd)
         raise
+
+
+def _mark_unread(descriptor: int) -> None:
+    """Set the access time behind, so that a first read is told however soon it comes.
+
+    The kernel's file times move on with its ticks, of up to ten milliseconds: whoever waits for the file reads it
+    within the one that it was written in, and would leave the same time as the writer.
+    """
+    written = os.fstat(descriptor).st_mtime_ns
+    with suppress(OSError):
+        os.utime(descriptor, ns=(written - UNREAD_NS, written))
+
+
+def was_read(found: os.stat_result) -> bool:
+    """Tell whether a file that `replace_file` made has been read since.
+
+    By the very time that was set, not by which is later: a reader's clock may have been set back.
+    """
+    return found.st_atime_ns != found.st_mtime_ns - UNREAD_NS
 
 
 def set_metadata(

@@ -12,10 +12,12 @@ from anyio.lowlevel import checkpoint
 
 from sidecar.errors import RecordUnreadable, StoreError
 from sidecar.events import Warned
+from sidecar.inquiry import asking
 from sidecar.schedule import QUIET_POLL, Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from sidecar.ports import Held, SupportsFollowing
     from sidecar.setup import Surroundings
@@ -109,7 +111,8 @@ class Follower:
         after, full = "", True
         while full:
             at = self._around.clock.boot()
-            page = await self._store.versions(self._prefix, after=after, most=PAGE)
+            with self._asking():
+                page = await self._store.versions(self._prefix, after=after, most=PAGE)
             for key, version in page:
                 one = members.get(key)
                 if one is not None and one.sighted(version, at):
@@ -126,13 +129,17 @@ class Follower:
 
     async def _read(self, moved: list[Followed]) -> None:
         at = self._around.clock.boot()
-        found = await self._store.load_many([one.key for one in moved])
+        with self._asking():
+            found = await self._store.load_many([one.key for one in moved])
         for one in moved:
             held = found.get(one.key)
             # Why it can't be read, its own turn finds out, and tells.
             if not isinstance(held, RecordUnreadable):
                 one.hear(held, at)
             self._wake(one.name)
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(self._around.store.kind, self._around.emit)
 
     async def _patrol(self, members: dict[str, Followed]) -> None:
         """Give those a turn whose files somebody else has touched."""

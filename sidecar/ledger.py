@@ -12,11 +12,13 @@ import msgspec
 
 from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
+from sidecar.inquiry import asking
 from sidecar.ports import Held, SupportsClaims, is_version
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from sidecar.clock import Clock
     from sidecar.escrow import Slip
@@ -173,7 +175,7 @@ class Ledger:
             looked_at = self._looked_at if self._held is not None else self._wrote_at
             if news[1] > max(looked_at, self._wrote_at, self._clock.boot() - NEWS_LAST):
                 return news
-        stored = await self._store.load(self._key)
+        stored = await self._load()
         return stored, self._clock.boot()
 
     @property
@@ -236,10 +238,18 @@ class Ledger:
 
     async def _put(self, record: Record, *, expected: str | None, lease: float = 0.0) -> str:
         store, self._wrote_at = self._store, self._clock.boot()
-        if self._due is None or not isinstance(store, SupportsClaims):
-            return await store.write(self._key, record, expected=expected, lease=lease)
-        due = None if lease > 0 else self._due(record)
-        return await store.write_due(self._key, record, expected=expected, lease=lease, due=due)
+        with self._asking():
+            if self._due is None or not isinstance(store, SupportsClaims):
+                return await store.write(self._key, record, expected=expected, lease=lease)
+            due = None if lease > 0 else self._due(record)
+            return await store.write_due(self._key, record, expected=expected, lease=lease, due=due)
+
+    async def _load(self) -> Held | None:
+        with self._asking():
+            return await self._store.load(self._key)
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(self._store.kind, self._emit)
 
     def distrust(self) -> None:
         """Have the record read at the next turn: somebody else has written it, or may have."""
@@ -264,7 +274,8 @@ class Ledger:
         """Have the record that was last read deleted; returns what that was, in words. Raises `StoreError`."""
         version = self._held.version if self._held else ""
         self.distrust()
-        place = await store.discard(self._key, expected=version)
+        with self._asking():
+            place = await store.discard(self._key, expected=version)
         self._held = None
         return place
 
@@ -274,7 +285,7 @@ class Ledger:
             await self.write(record, lease=lease)
         except Conflict:
             # Unless it was our own write, whose reply was lost.
-            stored = await self._store.load(self._key)
+            stored = await self._load()
             if stored is None or stored.record != record:
                 raise
             self._held = stored
@@ -327,7 +338,7 @@ class Ledger:
             try:
                 self._keep(record, await self._put(record, expected=expected, lease=lease))
             except Conflict:
-                theirs = await self._store.load(self._key)
+                theirs = await self._load()
                 expected = theirs.version if theirs else None
                 match reconcile(debt.record, debt.attempt, theirs.record if theirs else None):
                     case Verdict.OVERWRITE:

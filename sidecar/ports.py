@@ -403,6 +403,8 @@ class Holding(msgspec.Struct, frozen=True):
     """Why it cannot be used, in words."""
     mark: Mark | None = None
     """What this `state_dir` published there last, or was about to, whatever is there now."""
+    read_since_write: bool | None = None
+    """Whether anybody but us has read it since it was written; None: that can't be told."""
 
 
 class Output(Protocol):

@@ -104,4 +104,5 @@ class Publisher:
             never_expires=holding.never_expires,
             # A view names the output beside it.
             problem=self._problems.get(output.id, "").removeprefix(f"{output.id}: ") or holding.problem,
+            read_since_write=holding.read_since_write,
         )

@@ -45,6 +45,10 @@ class Heartbeats:
         self._stamps: dict[str, float] = {}
         self._walls: dict[str, float] = {}
 
+    def expect(self, worker: str) -> None:
+        """Count on a worker that is about to begin: it hangs if it doesn't stamp from now on, either."""
+        self._stamps.setdefault(worker, self._clock.monotonic())
+
     def stamp(self, worker: str) -> None:
         """Note that this worker is alive; to be called by the worker itself."""
         self._stamps[worker] = self._clock.monotonic()
@@ -56,12 +60,12 @@ class Heartbeats:
         self._walls.pop(worker, None)
 
     def ages(self) -> dict[str, float]:
-        """Seconds since each worker's last stamp."""
+        """Seconds since each worker's last stamp, or since it is expected."""
         now = self._clock.monotonic()
         return {worker: now - at for worker, at in self._stamps.items()}
 
     def stamped_at(self) -> dict[str, float]:
-        """Wall clock (Unix seconds) of each worker's last stamp: for showing, never for judging."""
+        """Wall clock (Unix seconds) of the last stamp of each that has stamped: for showing, never for judging."""
         return dict(self._walls)
 
     def stale(self) -> list[str]:

@@ -30,6 +30,7 @@ from sidecar.events import (
     ClockSkewSeen,
     Discarded,
     GrantDied,
+    LeaseSought,
     ScopesShrank,
     TokenView,
     TurnEnded,
@@ -186,6 +187,7 @@ class Renewer:
         if not self._ledger.take(held, until - held.lease_left):
             return None
         self._store_trouble, self._found_dead = "", bool(self._found_dead)
+        self._sought("taken")
         await self._compare()
         return None if self._fallen_back else until
 
@@ -343,12 +345,18 @@ class Renewer:
         try:
             await self._ledger.write(base, lease=times.lease)
         except Conflict:
+            self._sought("elsewhere")
             raise
         except StoreError:
+            self._sought("failed")
             if not self._may_go_without_lease():
                 raise
             return base, None
+        self._sought("taken")
         return base, began + times.lease
+
+    def _sought(self, outcome: str) -> None:
+        self._around.emit(LeaseSought(self.setup.name, outcome))
 
     def _directed(self) -> Record:
         record, grant = self.record, self.setup.grant

@@ -64,6 +64,8 @@ class Roster:
         self.source: Accounts
         self.every = 0.0
         """Seconds between two questions."""
+        self.provider = ""
+        """Of all members, by its name."""
         self._refused: dict[str, str] = {}
         """Account → why it can't be served."""
         self._listed_at: float | None = None
@@ -73,6 +75,20 @@ class Roster:
     def invite(self, account: str) -> None:
         """Let an account stay that the source may not have heard of yet."""
         self._invited.add(account)
+
+    def tell(self, problem: str = "") -> None:
+        """Say how the set stands; at the start, that nobody is known yet."""
+        self._emit(
+            SetListed(
+                self._of,
+                members=len(self._keeper.present(self._of)),
+                refused=tuple(sorted(self._refused.items())),
+                problem=problem,
+                listed_at=self._listed_at,
+                required=self.required,
+                provider=self.provider,
+            )
+        )
 
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
@@ -85,17 +101,7 @@ class Roster:
             problem = f"{error}; the accounts that are known stay"
         else:
             problem = await self._take(listed)
-        members = len(self._keeper.present(self._of))
-        self._emit(
-            SetListed(
-                self._of,
-                members=members,
-                refused=tuple(sorted(self._refused.items())),
-                problem=problem,
-                listed_at=self._listed_at,
-                required=self.required,
-            )
-        )
+        self.tell(problem)
         pause = max(self.every, BUSY * (self._clock.boot() - began))
         return Wake(self._clock.wall() + pause, urgency=float("-inf"))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from sidecar import schedule
 from sidecar.profile import Rotation
 from sidecar.tokens import (
     SPENT_LENGTH,
@@ -181,6 +182,7 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
     refresh = base.refresh
     replaced = base.replaced
     rotates = base.rotates
+    stands_since = base.end_stands_since
     if refresh is not None:
         came = outcome.refresh
         changed = came is not None and came.value != refresh.value
@@ -190,6 +192,7 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
             deadline = came.expires_at if came.expires_at is not None else refresh.expires_at
             issued = came.issued_at if changed else refresh.issued_at
             replaced = _replaced(base) if changed else replaced
+            stands_since = _end_stands_since(base, refresh, came, outcome.access)
             refresh = replace(came, expires_at=deadline, issued_at=issued, consented_at=refresh.consented_at)
     granted = (*base.granted, *(access.scopes if access is not None else ()))
     if access is not None and base.access is not None:
@@ -210,7 +213,25 @@ def _succeeded(base: Record, outcome: Outcome, now: float, delay: float) -> Reco
         attempt=None,
         backoff=backoff,
         dead=None,
+        end_stands_since=stands_since,
     )
+
+
+def _end_stands_since(
+    base: Record, old: RefreshToken, came: RefreshToken, access: AccessToken | None
+) -> float | None:
+    """Tell since when the refresh token ends when it does: a session's end moves along, that of a consent doesn't.
+
+    Neither follows from the token's own age. Entra replaces tokens whose end is fixed, and others put off the end of
+    one that they never replace.
+    """
+    if access is None or came.expires_at is None:
+        return base.end_stands_since
+    passed = access.issued_at - schedule.last_used(base)
+    # A remaining life is named in whole seconds.
+    if old.expires_at is None or came.expires_at - old.expires_at > passed / 2 + 1:
+        return access.issued_at
+    return old.issued_at if base.end_stands_since is None else base.end_stands_since
 
 
 def _repeated(access: AccessToken, again: AccessToken, now: float) -> AccessToken:

@@ -201,7 +201,7 @@ def deadline(record: Record | None, profile: Profile, ttl: float | None) -> Dead
         (
             _told(record),
             DeadlineRule.LIVING if profile.lives_by_itself else DeadlineRule.TOLD,
-            refresh.issued_at,
+            refresh.issued_at if record.end_stands_since is None else record.end_stands_since,
         ),
         (
             None if fixed is None or refresh.consented_at is None else refresh.consented_at + fixed,

@@ -63,7 +63,9 @@ class Scheduler:
         self._clock = clock
         self._heartbeats = heartbeats
         self._pulse = pulse
-        self._workers = workers
+        self._workers = tuple(f"renewer-{number}" for number in range(workers))
+        for name in self._workers:
+            heartbeats.expect(name)
         self._entries: dict[str, _Entry] = {}
         self._waiting: list[tuple[float, int, _Entry]] = []
         """By due time on the boot-time clock."""
@@ -111,8 +113,8 @@ class Scheduler:
     async def run(self) -> None:
         """Serve for ever. An unknown exception of a turn ends it: a bug is not to be slept over."""
         async with anyio.create_task_group() as tasks:
-            for number in range(self._workers):
-                tasks.start_soon(self._work, f"renewer-{number}", tasks, name=f"renewer-{number}")
+            for name in self._workers:
+                tasks.start_soon(self._work, name, tasks, name=name)
             await self._dispatch()
 
     # The dispatcher

@@ -247,6 +247,8 @@ class Record(msgspec.Struct, frozen=True):
     """Who named `endpoint`, or is to name it; empty where the configuration did."""
     account: str = ""
     """Who consented, as the provider's ID token told; empty: it did not tell."""
+    end_stands_since: float | None = None
+    """When the end of the refresh token was named that later answers did not put off; None: with the token itself."""
     schema: int = SCHEMA_VERSION
     beyond: Beyond = Beyond()
     """What a newer version added, carried along within the lineage."""

@@ -69,6 +69,7 @@ class Watcher:
         self._touched: set[Path] = set()
         self._bell = anyio.Event()
         self._stop = threading.Event()
+        heartbeats.expect(HEARTBEAT)
 
     def watch(self, interests: Mapping[Path, Callable[[], None]]) -> None:
         """Watch these files from now on, and no others. A callback may be called without need, never too late."""
@@ -113,6 +114,8 @@ class Watcher:
     def _restart_thread(self) -> None:
         """Follow the set of directories; a daemon thread, so that nobody has to wait for its step at exit."""
         directories = {path.parent for path in self._interests if path.parent.is_dir()}
+        if not directories:
+            self._heartbeats.forget(HEARTBEAT)
         if directories == self._directories:
             return
         self._stop.set()

@@ -1,4 +1,4 @@
-"""Prometheus' own judgement of rules: `promtool test rules`, skipped where it isn't installed, unless in CI."""
+"""Prometheus' own judgement of rules and of pages: `promtool`, skipped where it isn't installed, unless in CI."""
 
 from __future__ import annotations
 
@@ -18,11 +18,25 @@ PROMTOOL = shutil.which("promtool")
 
 def complaints(tests: Path) -> str:
     """Run a file of rule tests; return what promtool has against them, which is nothing if they pass."""
+    return _asked("test", "rules", str(tests))
+
+
+def complaints_about_rules(rules: Path) -> str:
+    """Return what promtool has against a file of rules, which is nothing if they are well-formed."""
+    return _asked("check", "rules", "--lint-fatal", str(rules))
+
+
+def complaints_about_page(page: str) -> str:
+    """Return what promtool has against the names, types and help of a page in Prometheus' text format."""
+    return _asked("check", "metrics", page=page)
+
+
+def _asked(*arguments: str, page: str | None = None) -> str:
     if PROMTOOL is None and not os.environ.get("CI"):
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     assert PROMTOOL is not None, "promtool must be there in CI"
     done = subprocess.run(
-        [PROMTOOL, "test", "rules", str(tests)], capture_output=True, text=True, timeout=60, check=False
+        [PROMTOOL, *arguments], input=page, capture_output=True, text=True, timeout=60, check=False
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
 

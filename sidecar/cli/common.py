@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sidecar.errors import UsageError
+from sidecar.files import open_traceless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,7 +116,8 @@ def read_input(path: str) -> tuple[bytes, str, float]:
 
 def _read_file(path: Path) -> tuple[bytes, str, float]:
     try:
-        with path.open("rb") as file:
+        # It may be an output: of that, nobody else's reading is to be seen than the application's.
+        with open(path, "rb", opener=lambda file, flags: open_traceless(file, flags)[0]) as file:
             return file.read(INPUT_LIMIT + 1), str(path), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         from sidecar.config.report import looks_secret

@@ -36,9 +36,11 @@ from sidecar.events import (
     ConfigLoaded,
     Event,
     HookRan,
+    LeaseSought,
     OutputView,
     OutputWritten,
     SetListed,
+    StoreAsked,
     TokenForgotten,
     TokenView,
     TurnEnded,
@@ -58,6 +60,8 @@ NEVER = float("inf")
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 COMMIT_OUTCOMES = ("committed", "failed", "superseded")
 WRITE_OUTCOMES = ("written", "unchanged", "failed")
+STORE_OUTCOMES = ("success", "failed")
+LEASE_OUTCOMES = ("taken", "elsewhere", "failed")
 HOOK_OUTCOMES = ("done", "unneeded", "failed")
 
 
@@ -103,6 +107,13 @@ DEFINITIONS = {
             "gauge",
             "When the token expires that the output really holds, as Unix time; +Inf if never, "
             "NaN if unknown, 0 if there is none that could be used.",
+            ("token", "output"),
+        ),
+        Definition(
+            "output_read_since_write",
+            "gauge",
+            "1 if somebody has read the output since it was last written, 0 if nobody has, "
+            "NaN where that can't be told.",
             ("token", "output"),
         ),
         Definition(
@@ -153,6 +164,25 @@ DEFINITIONS = {
             "histogram",
             "How long calls to the provider took, whatever their outcome.",
             ("provider",),
+        ),
+        Definition(
+            "leases",
+            "counter",
+            "Leases that were asked for before a call: had, taken by another daemon first, "
+            "or not given by the store.",
+            ("token", "outcome"),
+        ),
+        Definition(
+            "store_last_success_timestamp_seconds",
+            "gauge",
+            "When the store last answered, as Unix time; NaN before the first time.",
+            ("store",),
+        ),
+        Definition(
+            "store_operations",
+            "counter",
+            "Reads, writes and claims of records, by whether the store answered.",
+            ("store", "outcome"),
         ),
         Definition(
             "store_commits",
@@ -216,16 +246,18 @@ class Metrics(Collector):
     """Counts what happens, and renders the page."""
 
     def __init__(self, *, clock: Clock, heartbeats: Heartbeats, store: str, version: str) -> None:
-        """`store` is the store's kind, so that its series exist before the first commit."""
+        """`store` is the store's kind: its series exist before anything has happened."""
         self._clock = clock
         self._heartbeats = heartbeats
+        self._store = store
         self._version = version
-        self._refreshes: Counter[tuple[str, str]] = Counter()
-        self._writes: Counter[tuple[str, str, str]] = Counter()
-        self._hooks: Counter[tuple[str, str, str]] = Counter()
-        self._commits: Counter[tuple[str, str]] = Counter(
-            {(store, outcome): 0 for outcome in COMMIT_OUTCOMES}
-        )
+        self._refreshes: Counter[tuple[str, ...]] = Counter()
+        self._writes: Counter[tuple[str, ...]] = Counter()
+        self._hooks: Counter[tuple[str, ...]] = Counter()
+        self._leases: Counter[tuple[str, ...]] = Counter()
+        self._commits: Counter[str] = Counter()
+        self._operations: Counter[str] = Counter()
+        self._store_answered_at = UNKNOWN
         self._durations: dict[str, _Histogram] = {}
         self._skews: dict[str, float] = {}
         self._config_accepted = True
@@ -238,7 +270,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
-    def notice(self, event: Event) -> None:  # noqa: C901 - one case for each event
+    def notice(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each event
         """Count one event."""
         match event:
             case TurnEnded():
@@ -247,8 +279,14 @@ class Metrics(Collector):
             case CallFinished():
                 self._refreshes[self._counted(event.token), event.outcome.value] += 1
                 self._durations.setdefault(event.provider, _Histogram()).observe(event.seconds)
+            case LeaseSought():
+                self._leases[self._counted(event.token), event.outcome] += 1
+            case StoreAsked():
+                self._operations[event.outcome] += 1
+                if event.outcome == "success":
+                    self._store_answered_at = self._clock.wall()
             case CommitFinished():
-                self._commits[event.store, event.outcome] += 1
+                self._commits[event.outcome] += 1
             case OutputWritten():
                 token = self._counted(event.token)
                 self._writes[token, event.output if token == event.token else ALL, event.outcome] += 1
@@ -274,7 +312,7 @@ class Metrics(Collector):
     def _forget(self, token: str) -> None:
         # Of one of many, what was counted stays: a sum of counters must not fall.
         gone = {token, f"{token}{SLASH}{ALL}"} if token in self._sets else {token}
-        for counter in (self._refreshes, self._writes, self._hooks):
+        for counter in (self._refreshes, self._leases, self._writes, self._hooks):
             for key in [key for key in counter if key[0] in gone]:
                 del counter[key]
         self._sets.pop(token, None)
@@ -329,29 +367,32 @@ class Metrics(Collector):
             for output in view.outputs
         )
         samples["output_token_expiry_timestamp_seconds"] = _together(held, _earliest)
-        samples["refreshes"] = [
-            ((label, outcome.value), self._refreshes[label, outcome.value])
-            for label in labels
-            for outcome in OutcomeClass
-        ]
-        samples["output_writes"] = [
-            ((*place, outcome), self._writes[(*place, outcome)])
-            for place in outputs
-            for outcome in WRITE_OUTCOMES
-        ]
-        samples["hook_runs"] = [
-            ((*place, outcome), self._hooks[(*place, outcome)])
-            for place in hooks
-            for outcome in HOOK_OUTCOMES
-        ]
+        read = (
+            ((_label(view), _part(view, output.output)), _or_unknown(output.read_since_write))
+            for view in self._views
+            for output in view.outputs
+        )
+        samples["output_read_since_write"] = _together(read, _earliest)
+        tokens = [(label,) for label in labels]
+        samples["refreshes"] = _by_outcome(self._refreshes, tokens, OutcomeClass)
+        samples["leases"] = _by_outcome(self._leases, tokens, LEASE_OUTCOMES)
+        samples["output_writes"] = _by_outcome(self._writes, outputs, WRITE_OUTCOMES)
+        samples["hook_runs"] = _by_outcome(self._hooks, hooks, HOOK_OUTCOMES)
         listed = [one for _, one in sorted(self._sets.items())]
         samples["set_members"] = [((one.of,), float(one.members)) for one in listed]
         samples["set_refused_accounts"] = [((one.of,), float(len(one.refused))) for one in listed]
         samples["set_last_listed_timestamp_seconds"] = [
             ((one.of,), _or_unknown(one.listed_at)) for one in listed
         ]
-        samples["store_commits"] = sorted(self._commits.items())
-        providers = sorted({view.provider for view in self._views} | set(self._durations) | set(self._skews))
+        samples["store_commits"] = [
+            ((self._store, outcome), self._commits[outcome]) for outcome in COMMIT_OUTCOMES
+        ]
+        samples["store_operations"] = [
+            ((self._store, outcome), self._operations[outcome]) for outcome in STORE_OUTCOMES
+        ]
+        samples["store_last_success_timestamp_seconds"] = [((self._store,), self._store_answered_at)]
+        # Of those that are configured: what a token was renewed at before is no series for ever.
+        providers = sorted({view.provider for view in self._views} | {one.provider for one in listed})
         samples["refresh_duration_seconds"] = [
             ((provider,), self._durations.get(provider, _Histogram())) for provider in providers
         ]
@@ -359,8 +400,9 @@ class Metrics(Collector):
             ((provider,), self._skews.get(provider, UNKNOWN)) for provider in providers
         ]
         samples["config_last_reload_successful"] = [((), float(self._config_accepted))]
+        stamped = self._heartbeats.stamped_at()
         samples["heartbeat_timestamp_seconds"] = [
-            ((worker,), at) for worker, at in sorted(self._heartbeats.stamped_at().items())
+            ((worker,), stamped.get(worker, UNKNOWN)) for worker in sorted(self._heartbeats.ages())
         ]
         samples["build"] = [((self._version, platform.python_version()), 1.0)]
         return samples
@@ -398,8 +440,8 @@ def _family(definition: Definition) -> Any:
             return GaugeMetricFamily(name, definition.help, labels=definition.labels)
 
 
-def _or_unknown(seconds: float | None) -> float:
-    return UNKNOWN if seconds is None else seconds
+def _or_unknown(value: float | None) -> float:
+    return UNKNOWN if value is None else float(value)
 
 
 def _expires(view: TokenView) -> float:
@@ -431,13 +473,20 @@ def _earliest(values: list[float]) -> float:
 
 
 def _together(
-    pairs: Iterable[tuple[tuple[str, ...], float]], whole: Callable[[list[float]], float]
+    pairs: Iterable[tuple[tuple[str, ...], Any]], whole: Callable[[list[Any]], float]
 ) -> list[tuple[tuple[str, ...], Any]]:
     """Make one sample of all that have the same labels."""
-    found: dict[tuple[str, ...], list[float]] = {}
+    found: dict[tuple[str, ...], list[Any]] = {}
     for labels, value in pairs:
         found.setdefault(labels, []).append(value)
     return [(labels, whole(values)) for labels, values in found.items()]
+
+
+def _by_outcome(
+    counter: Counter[tuple[str, ...]], places: Iterable[tuple[str, ...]], outcomes: Iterable[str]
+) -> list[tuple[tuple[str, ...], Any]]:
+    """Make one sample of each outcome at each place, of those that never came as well."""
+    return [((*place, str(outcome)), counter[(*place, outcome)]) for place in places for outcome in outcomes]
 
 
 def _counts(
@@ -448,21 +497,26 @@ def _counts(
     return [((label, state.value), float(found[label, state])) for label in labels for state in states]
 
 
-_GAUGES: dict[str, tuple[Callable[[TokenView], float], Callable[[list[float]], float]]] = {
+_GAUGES: dict[str, tuple[Callable[[TokenView], Any], Callable[[list[Any]], float]]] = {
     "access_token_expiry_timestamp_seconds": (_expires, _earliest),
     "refresh_token_expiry_timestamp_seconds": (lambda view: _or_unknown(view.refresh_expires_at), _earliest),
-    "refresh_token_life_seconds": (lambda view: _or_unknown(view.refresh_life), _earliest),
+    "refresh_token_life_seconds": (
+        lambda view: (_or_unknown(view.refresh_expires_at), _or_unknown(view.refresh_life)),
+        lambda ends: min((end for end in ends if not math.isnan(end[0])), default=(UNKNOWN, UNKNOWN))[1],
+    ),
     "next_refresh_timestamp_seconds": (lambda view: _or_unknown(view.next_wake), _earliest),
     "last_refresh_success_timestamp_seconds": (lambda view: _or_unknown(view.last_success), _earliest),
     "min_validity_seconds": (lambda view: view.min_validity, _earliest),
     "unpersisted_rotations": (lambda view: float(view.unpersisted), sum),
 }
-"""Metric → its value for one token, and what it is for many."""
+"""Metric → what one token has to say, and the value that follows from what one or many of them said."""
 
 _VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("access_state", "state"): tuple(AccessState),
     ("grant_state", "state"): tuple(GrantState),
     ("refreshes", "outcome"): tuple(OutcomeClass),
+    ("leases", "outcome"): LEASE_OUTCOMES,
+    ("store_operations", "outcome"): STORE_OUTCOMES,
     ("store_commits", "outcome"): COMMIT_OUTCOMES,
     ("output_writes", "outcome"): WRITE_OUTCOMES,
     ("hook_runs", "outcome"): HOOK_OUTCOMES,
@@ -499,9 +553,12 @@ is a profile's name (`inline` for one without). No label holds a URL, an error's
   series.
 - Of each [set](../howto/many-accounts.md), `max_series` accounts have series of their own, each for as long as it is
   there: those that came first. All others are told of together as `token="SET/*"`, with `output="*"` and `hook="*"`:
-  states, `unpersisted_rotations` and counters are sums, and of every time and of `min_validity_seconds` it is the
-  earliest or least that is known. So an alert on an expiry fires when one of them is affected; which one it is,
+  states, `unpersisted_rotations` and counters are sums, and of every time, of `min_validity_seconds` and of
+  `output_read_since_write` it is the earliest or least that is known; `refresh_token_life_seconds` is of the one whose
+  end is earliest. So an alert on an expiry fires when one of them is affected; which one it is,
   [`/status`](http.md) and `token-sidecar status` tell. What was counted for an account that is gone stays counted.
+- `output_read_since_write` is known of files alone, and NaN until a first read was seen:
+  [what it tells, and what it can't](../explanation/health.md#read-no-probe-but-a-metric).
 - Times are moments, never ages: `… - time()` stays right when the daemon hangs.
 - Files are read back at each scrape, so `output_token_expiry_timestamp_seconds` tells what a reader would get, whoever
   wrote it. Of outputs behind a network it tells what was seen last, a minute ago at most unless they are in trouble.

@@ -31,6 +31,7 @@ from sidecar.files import (
     set_metadata,
     signature,
     sweep,
+    was_read,
 )
 from sidecar.outputs import encoded
 from sidecar.outputs.index import Entry, Index, digest
@@ -59,6 +60,8 @@ class _Seen(NamedTuple):
     content: bytes | None = None
     digest: str | None = None
     problem: str | None = None
+    traceless: bool = False
+    """Whether the look itself is no read that could be mistaken for somebody's."""
 
 
 class _Owner(NamedTuple):
@@ -158,8 +161,21 @@ class FileOutput:
             return Holding(problem=seen.problem)
         entry = self._index.find(seen.digest)
         if entry is not None:
-            return replace(entry.holding, problem=self._metadata_problem(seen.stat))
+            problem, read = self._metadata_problem(seen.stat), self._read_since_write(seen)
+            return replace(entry.holding, problem=problem, read_since_write=read)
         return self._judge_foreign(seen.content, seen.stat.st_mtime)
+
+    def _read_since_write(self, seen: _Seen) -> bool | None:
+        """Tell whether somebody has read what we published.
+
+        Nobody is known to be there before a first read was seen: the readers' mount may keep no access times, and
+        one that is read-only never does.
+        """
+        if seen.stat is None or not seen.traceless:
+            return None
+        read = was_read(seen.stat)
+        self._index.read = self._index.read or read
+        return read if self._index.read else None
 
     def _judge_foreign(self, content: bytes, written_at: float) -> Holding:
         try:
@@ -188,6 +204,9 @@ class FileOutput:
                 "mount one there (an emptyDir with `medium: Memory`)"
             )
         seen = self._look()
+        if seen.digest is not None and self._index.find(seen.digest) is not None:
+            # A read that nobody has asked for yet: what is put in place now has not been read.
+            self._read_since_write(seen)
         self._index.expect(entry, in_place=seen.digest)
         if seen.digest == entry.digest and seen.stat is not None:
             if not differs(seen.stat, mode=self._target.mode, uid=owner.uid, gid=owner.gid):
@@ -220,8 +239,8 @@ class FileOutput:
     def _look(self) -> _Seen:
         """Read what is in place, unless its signature says that it is what was read before."""
         try:
-            if self._cached and signature(self._path.lstat()) == self._cached[0]:
-                return self._cached[1]
+            if self._cached and signature(now := self._path.lstat()) == self._cached[0]:
+                return self._cached[1]._replace(stat=now)
             self._cached = None
             found = read_small(self._path, follow=False)
         except FileNotFoundError:
@@ -232,7 +251,7 @@ class FileOutput:
             return _Seen(problem=f"cannot be read: {error.strerror}")
         if not found.data:
             return _Seen(problem="is empty")
-        seen = _Seen(found.stat, found.data, digest(found.data))
+        seen = _Seen(found.stat, found.data, digest(found.data), traceless=found.traceless)
         if found.settled:
             self._cached = (signature(found.stat), seen)
         return seen

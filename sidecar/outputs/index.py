@@ -73,9 +73,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class _Page(msgspec.Struct, frozen=True):
+class _Page(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str
     entries: tuple[Entry, ...]
+    read: bool = False
+    """See `Index.read`."""
 
 
 def digest(content: bytes) -> str:
@@ -100,15 +102,17 @@ class Index:
         self._path = str(path)
         self._folder = state_dir / "outputs"
         self._name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".json"
+        self.read = False
+        """Whether it was ever seen that somebody read what was published. It is stored with the next publication."""
         self._entries: tuple[Entry, ...] = ()
-        self._stored: tuple[Entry, ...] | None = None
+        self._stored: _Page | None = None
         sweep(self._folder, self._name)
         try:
             page = msgspec.json.decode(read_small(self._folder / self._name, follow=False).data, type=_Page)
         except (OSError, UnfitFile, msgspec.MsgspecError, UnicodeDecodeError):
             return
         if page.path == self._path:
-            self._entries = self._stored = page.entries
+            self._entries, self.read, self._stored = page.entries, page.read, page
 
     @property
     def mark(self) -> Mark | None:
@@ -133,25 +137,25 @@ class Index:
         if in_place is not None:
             others = [known for known in others if known.digest == in_place]
         self._entries = (entry, *others[:_KEPT])
-        if self._entries != self._stored:
-            self._store()
+        page = _Page(self._path, self._entries, self.read)
+        if page != self._stored:
+            self._store(page)
 
     def forget(self) -> None:
         """Know nothing any more of what was published: it was taken away."""
-        self._entries, self._stored = (), None
+        self._entries, self._stored, self.read = (), None, False
         with suppress(OSError):
             (self._folder / self._name).unlink(missing_ok=True)
 
-    def _store(self) -> None:
+    def _store(self, page: _Page) -> None:
         # A failure must not keep a fresh token from its readers, so it is told of and not raised.
         try:
             # One by one: `parents=True` gives the parents it makes the default mode.
             self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.mkdir(mode=0o700, exist_ok=True)
             with directory(self._folder) as folder:
-                page = _Page(self._path, self._entries)
                 replace_file(folder, self._name, msgspec.json.encode(page), mode=0o600)
         except OSError as error:
             self.problem = f"output index {self._folder / self._name}: {error.strerror}"
         else:
-            self._stored, self.problem = self._entries, None
+            self._stored, self.problem = page, None

@@ -235,6 +235,7 @@ class HttpServer:
         self._worker = worker
         self._pulse = pulse
         self._heartbeats = heartbeats
+        heartbeats.expect(worker)
         self._server = _Server(
             uvicorn.Config(
                 _Guard(app),

@@ -211,6 +211,31 @@ async def test_a_refresh_token_that_ends_before_the_access_token_is_used_in_time
     assert daemon.view.refresh_expiry_rule is DeadlineRule.TOLD
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+@pytest.mark.parametrize(("moves", "ends_after"), [(True, 1800), (False, DAY)])
+async def test_a_named_end_has_its_whole_life_whoever_keeps_the_token(
+    house: House, *, moves: bool, ends_after: float, rotates: bool
+) -> None:
+    """A day that began with the consent stays a day, and a session of half an hour stays one, new token or not."""
+
+    def script(now: float, sent: RefreshToken | None) -> dict[str, Any]:
+        assert sent is not None
+        return {
+            "access_token": f"sim-at-{now:024.6f}",
+            "expires_in": 600,
+            "refresh_token": f"sim-rt-{now:024.6f}" if rotates else sent.value,
+            "refresh_expires_in": int(ends_after if moves else EPOCH + ends_after - now),
+        }
+
+    grant = Scripted(house.clock, script)
+    daemon = house.daemon(
+        profile=Profile(rotation=Rotation.UNKNOWN), seed="sim-rt-entra-spa0123456", grant=grant
+    )
+    await daemon.run(20 * HOUR)
+    assert daemon.view.generation > 100
+    assert daemon.view.refresh_life == pytest.approx(ends_after, abs=5)
+
+
 async def test_a_named_end_that_has_passed_makes_no_loop(house: House) -> None:
     """A seed named an end, the provider goes on all the same: it is not called more often for it."""
     grant = Scripted(house.clock, lambda now, _: {"access_token": f"sim-at-{now:024.6f}", "expires_in": 3600})

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.errors import AccountsError, ConfigError, StoreError, TemporarilyUnavailable, UnknownToken
-from sidecar.events import TokenForgotten, TokenView, Warned
+from sidecar.events import LeaseSought, TokenForgotten, TokenView, Warned
 from sidecar.ports import Claimed
 from sidecar.server import health
 from sidecar.server.health import Verdict
@@ -334,6 +334,9 @@ async def test_daemons_divide_a_set_by_claims(tmp_path: Path, monkeypatch: pytes
         assert counting.committed == sum(counting.claimed.values())
         assert counting.committed >= 3 * len(accounts)
         assert min(counting.claimed[name] for name in ("one", "two", "three")) > 0
+        for fleet, name in zip(fleets, ("one", "two", "three"), strict=True):
+            taken = [event.token for event in fleet.of(LeaseSought) if event.outcome == "taken"]
+            assert len(taken) >= counting.claimed[name]
         assert house.provider.replayed() == []
 
 
@@ -470,6 +473,8 @@ async def test_a_required_set_starts_once_its_accounts_are_known(
     listing = Listing()
     listing.problem = AccountsError("its database is away")
     async with running(house, monkeypatch, keys="required: true", listing=listing) as fleet:
+        assert (fleet.listed.listed_at, fleet.listed.provider) == (None, "inline")
+        assert not judged(fleet).ok
         await anyio.sleep(1)
         [reason] = health.startupz(
             fleet.board, now=house.clock.wall(), sets=fleet.board.sets.values()

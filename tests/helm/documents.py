@@ -1,4 +1,4 @@
-"""What of the chart is written by a program: the configuration's part of its schema, and the table of its README.
+"""What of the chart is written by a program: a part of its schema, the table of its README, and the dashboard.
 
 `make chart` writes both anew; tests compare.
 """
@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from sidecar.config import schema
+from tests.helm import dashboard
 
 CHART = Path(__file__).parents[2] / "helm" / "token-sidecar"
 SCHEMA = CHART / "values.schema.json"
 README = CHART / "README.md"
+DASHBOARD = CHART / "files" / "dashboard.json"
+PANELS = CHART.parents[1] / "docs" / "reference" / "dashboard.md"
 INJECTOR = CHART.with_name("token-sidecar-injector")
 BEGIN, END = "<!-- values: written by `make chart` -->", "<!-- end of values -->"
 
@@ -113,5 +116,7 @@ def table(chart: Path = CHART) -> str:
 
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
+    DASHBOARD.write_text(dashboard.text(), encoding="utf-8")
+    PANELS.write_text(dashboard.reference(), encoding="utf-8")
     for documented in (CHART, INJECTOR):
         (documented / "README.md").write_text(readme_text(documented), encoding="utf-8")

@@ -14,63 +14,17 @@ import pytest
 import yaml
 from gmail_sdk import GmailClient
 
-from sidecar.observers import metrics
-from sidecar.tokens import GrantState
 from tests.helm import documents
 from tests.helm.cases import CASES
 from tests.helm.release import CHARTS, Helm, Manifest, one
 
 ALERTS = documents.CHART / "files" / "alerts.yaml"
-DASHBOARD = documents.CHART / "files" / "dashboard.json"
-LABELS = {"namespace", "pod"}
-"""What Prometheus adds to each series of a PodMonitor."""
-
 ROOT = os.geteuid() == 0
 
 
 def alerts() -> list[dict[str, Any]]:
     """Return every alert."""
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-
-
-def panels() -> list[dict[str, Any]]:
-    """Return every panel of the dashboard."""
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
-    return found
-
-
-def expressions() -> dict[str, str]:
-    """Return every expression that is sent to Prometheus, by what it is for."""
-    asked = {panel["title"]: target["expr"] for panel in panels() for target in panel["targets"]}
-    return {**{alert["alert"]: alert["expr"] for alert in alerts()}, **asked}
-
-
-@pytest.mark.parametrize("name", expressions())
-def test_alerts_and_panels_ask_for_metrics_that_exist(name: str) -> None:
-    """Every metric of ours is one that the daemon has, with the labels and states that are asked for."""
-    expression = expressions()[name]
-    families = {definition.family: definition for definition in metrics.DEFINITIONS.values()}
-    used = re.findall(r"(token_sidecar_\w+)(?:\{([^}]*)\})?", expression)
-
-    assert used or "kube_pod" in expression
-    for family, selectors in used:
-        assert family in families
-        for label, value in re.findall(r'(\w+)!?="([^"]*)"', selectors):
-            assert label in families[family].labels
-            assert label != "state" or value in set(GrantState)
-    assert expression.count("(") == expression.count(")")
-
-
-@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: str(alert["alert"]))
-def test_each_alert_says_what_is_wrong(alert: dict[str, Any]) -> None:
-    """It has our prefix, a severity, a summary and a description, and names only labels that its series have."""
-    assert alert["alert"].startswith("TokenSidecar")
-    assert alert["labels"]["severity"] in {"critical", "warning", "info"}
-    text = alert["annotations"]["summary"] + alert["annotations"]["description"]
-    assert alert["annotations"]["summary"]
-    assert alert["annotations"]["description"]
-    labels = {label for definition in metrics.DEFINITIONS.values() for label in definition.labels} | LABELS
-    assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
 
 
 def test_the_monitoring_objects_carry_what_is_in_the_files(helm: Helm, app: Path) -> None:
@@ -81,7 +35,7 @@ def test_the_monitoring_objects_carry_what_is_in_the_files(helm: Helm, app: Path
     assert [rule["labels"].pop("team") for rule in rules] == ["mail"] * len(alerts())
     assert rules == alerts()
     dashboard = one(manifests, "ConfigMap", name="basketball-token-sidecar-dashboard")
-    assert json.loads(dashboard["data"]["token-sidecar.json"]) == json.loads(DASHBOARD.read_text())
+    assert json.loads(dashboard["data"]["token-sidecar.json"]) == json.loads(documents.DASHBOARD.read_text())
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     monitor = one(manifests, "PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"

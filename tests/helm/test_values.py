@@ -85,6 +85,16 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "prometheusRule.enabled": (False, ""),
     "prometheusRule.labels": ({"release": "p"}, "release: p"),
     "prometheusRule.alertLabels": ({"team": "post"}, "team: post"),
+    "prometheusRule.disabled": (["TokenSidecarOutputNotRead"], ""),
+    "prometheusRule.severities": ({"TokenSidecarOutputNotRead": "critical"}, "severity: critical"),
+    "prometheusRule.runbookUrl": (
+        "https://docs.example.com/",
+        "runbook_url: https://docs.example.com/docs/runbooks/tokensidecardown.html",
+    ),
+    "prometheusRule.dashboardUrl": (
+        "https://grafana.example.com/d/token-sidecar",
+        "dashboard_url: https://grafana.example.com/d/token-sidecar",
+    ),
     "prometheusRule.consoleUrl": (
         "https://tokens.example.com/",
         "console: https://tokens.example.com/tokens/{{ $labels.token }}",
@@ -92,6 +102,10 @@ CHANGES: dict[str, tuple[Any, str] | tuple[Any, str, dict[str, Any]]] = {
     "dashboard.enabled": (False, ""),
     "dashboard.labels.grafana_dashboard": ("yes", 'grafana_dashboard: "yes"'),
     "dashboard.annotations": ({"folder": "Mail"}, "folder: Mail"),
+    "dashboard.consoleUrl": (
+        "https://tokens.example.com/",
+        "https://tokens.example.com/tokens/${__value.raw}",
+    ),
     "test.enabled": (False, ""),
     "test.annotations": ({"sidecar.istio.io/inject": "false"}, 'sidecar.istio.io/inject: "false"'),
     "test.pod": ({"nodeSelector": {"disk": "ssd"}}, "disk: ssd"),

@@ -16,9 +16,11 @@ from sidecar.events import (
     CommitFinished,
     ConfigLoaded,
     Event,
+    LeaseSought,
     OutputView,
     OutputWritten,
     SetListed,
+    StoreAsked,
     TokenForgotten,
     TokenView,
     TurnEnded,
@@ -36,6 +38,7 @@ NAMES = {
     "refresh_token_expiry_timestamp_seconds": ("token",),
     "refresh_token_life_seconds": ("token",),
     "output_token_expiry_timestamp_seconds": ("output", "token"),
+    "output_read_since_write": ("output", "token"),
     "next_refresh_timestamp_seconds": ("token",),
     "last_refresh_success_timestamp_seconds": ("token",),
     "min_validity_seconds": ("token",),
@@ -45,6 +48,9 @@ NAMES = {
     "refresh_duration_seconds_bucket": ("le", "provider"),
     "refresh_duration_seconds_count": ("provider",),
     "refresh_duration_seconds_sum": ("provider",),
+    "leases_total": ("outcome", "token"),
+    "store_last_success_timestamp_seconds": ("store",),
+    "store_operations_total": ("outcome", "store"),
     "store_commits_total": ("outcome", "store"),
     "unpersisted_rotations": ("token",),
     "output_writes_total": ("outcome", "output", "token"),
@@ -125,6 +131,30 @@ def test_every_series_exists_before_anything_has_happened() -> None:
     assert set(page.samples()) == before
 
 
+def made(kind: type[Event], word: str, outcome: OutcomeClass) -> Event:
+    """Make an event whose words are all this one."""
+    values = {"str": word, "float": 1.5, "bool": True, "TokenView": a_view(), "OutcomeClass": outcome}
+    required = [field.name for field in msgspec.structs.fields(kind) if field.required]
+    # The module's annotations are strings; what is left are tuples.
+    return kind(**{name: values.get(str(kind.__annotations__[name]), (word,)) for name in required})
+
+
+def test_no_event_makes_a_series() -> None:
+    """Whatever happens, and whatever it happens to, the configuration alone says what there is."""
+    kinds = Event.__subclasses__()
+    page = Page(a_view(), events=(SetListed("people", members=0, provider="corp"),))
+    before = set(page.samples())
+    words = ("gmail", "google", "o1", "sqlite", "committed", "success", "people/x", 'nobody"} 1', "people")
+    for kind in kinds:
+        for word in words:
+            for outcome in OutcomeClass:
+                if kind is not TokenForgotten and kind is not SetListed:
+                    page.metrics.notice(made(kind, word, outcome))
+    assert len(kinds) > 15
+    assert set(page.samples()) == before
+    assert ("refresh_duration_seconds_count", (("provider", "corp"),)) in before
+
+
 def test_counters_start_at_zero_and_count() -> None:
     """A rate needs the zero before the first event."""
     page = Page(a_view())
@@ -132,13 +162,23 @@ def test_counters_start_at_zero_and_count() -> None:
         0.0
     }
 
+    assert math.isnan(page.value("store_last_success_timestamp_seconds", store="sqlite"))
+    page.metrics.notice(StoreAsked("sqlite", "failed"))
+    assert math.isnan(page.value("store_last_success_timestamp_seconds", store="sqlite"))
+
     for _ in range(2):
         page.metrics.notice(CallFinished("gmail", "google", OutcomeClass.TRANSIENT, "503", 0.3))
+        page.metrics.notice(LeaseSought("gmail", "taken"))
+        page.metrics.notice(StoreAsked("sqlite", "success"))
         page.metrics.notice(CommitFinished("gmail", "sqlite", "committed"))
         page.metrics.notice(OutputWritten("gmail", "o1", "written"))
 
     assert page.value("refreshes_total", token="gmail", outcome="transient") == 2.0
     assert page.value("refreshes_total", token="gmail", outcome="success") == 0.0
+    assert page.value("leases_total", token="gmail", outcome="taken") == 2.0
+    assert page.value("store_operations_total", store="sqlite", outcome="success") == 2.0
+    assert page.value("store_operations_total", store="sqlite", outcome="failed") == 1.0
+    assert page.value("store_last_success_timestamp_seconds", store="sqlite") == NOW
     assert page.value("store_commits_total", store="sqlite", outcome="committed") == 2.0
     assert page.value("output_writes_total", token="gmail", output="o1", outcome="written") == 2.0
 
@@ -186,6 +226,23 @@ def test_an_output_tells_what_it_really_holds(output: OutputView, expected: floa
 
     value = page.value("output_token_expiry_timestamp_seconds", token="gmail", output="o1")
     assert value == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(("read", "expected"), [(True, 1.0), (False, 0.0), (None, math.nan)])
+def test_an_output_tells_whether_somebody_has_read_it(read: bool | None, expected: float) -> None:  # noqa: FBT001
+    """Nobody is accused where it can't be told; of many together, one that nobody reads is enough."""
+    output = OutputView("o1", required=True, read_since_write=read)
+    value = Page(a_view(outputs=(output,))).value("output_read_since_write", token="gmail", output="o1")
+    assert value == pytest.approx(expected, nan_ok=True)
+
+    outputs = (
+        output,
+        OutputView("o2", required=True, read_since_write=True),
+        OutputView("o3", required=True),
+    )
+    together = Page(a_view(token="people/a", of_set="people", aggregated=True, outputs=outputs))
+    least = together.value("output_read_since_write", token="people/*", output="*")
+    assert least == (0.0 if read is False else 1.0)
 
 
 def test_the_other_gauges_are_the_views() -> None:
@@ -343,6 +400,19 @@ def test_accounts_beyond_the_bound_are_told_of_together() -> None:
     assert page.value("output_writes_total", **everybody, output="*", outcome="written") == 2
     assert page.value("output_writes_total", token="people/own", output="o1", outcome="written") == 0
     assert {dict(labels).get("token") for _, labels in page.samples()} <= {None, "people/*", "people/own"}
+
+
+def test_of_accounts_together_the_life_is_that_of_the_first_to_end() -> None:
+    """An alert on a part of the life compares the two, and must not mix those of two accounts."""
+    views = [
+        *many("short", refresh_expires_at=NOW + 900, refresh_life=1000.0),
+        *many("next", refresh_expires_at=NOW + 60, refresh_life=90_000.0),
+        *many("unknown"),
+    ]
+    page = Page(*views)
+    assert page.value("refresh_token_expiry_timestamp_seconds", token="people/*") == NOW + 60
+    assert page.value("refresh_token_life_seconds", token="people/*") == 90_000.0
+    assert math.isnan(Page(*many("a")).value("refresh_token_life_seconds", token="people/*"))
 
 
 def test_a_hundred_accounts_more_make_no_series_more() -> None:
