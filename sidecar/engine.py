@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from functools import partial
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +37,7 @@ from sidecar.follower import Follower
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
-from sidecar.outputs import open_output, open_remote_output, withdraw_forgotten
+from sidecar.outputs import open_output, open_remote_output, sweep_all, withdraw_forgotten
 from sidecar.ports import SupportsClaims, SupportsFollowing
 from sidecar.renewer import Renewer
 from sidecar.roster import Roster
@@ -110,7 +111,7 @@ long, each looks by itself."""
 _Result = TypeVar("_Result")
 
 
-def make_setup(
+def make_setup(  # noqa: PLR0913 - what two of them share comes from the set
     name: str,
     settings: Settings,
     around: Surroundings,
@@ -119,12 +120,17 @@ def make_setup(
     clients: SharedClients,
     *,
     grant: Grant | None = None,
+    like: Setup | None = None,
 ) -> Setup:
-    """Put one token's adapters together; `grant`: one that it shares. Raises `ConfigError`."""
+    """Put one token's adapters together. Raises `ConfigError`.
+
+    `grant`: one that it shares. `like`: another member of its set, with which it shares what is the same.
+    """
     found = settings.resolve(name)
     token, profile = found.settings, found.profile
     if grant is None:
         grant = make_grant(name, settings, around, http, issuers, clients)
+    policy, files = policy_of(token), [target for target in token.outputs if target.file]
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
     hook = partial(
@@ -143,9 +149,12 @@ def make_setup(
         key=found.key,
         provider=found.provider,
         profile=profile,
-        policy=policy_of(token),
+        policy=like.policy if like is not None and like.policy == policy else policy,
         grant=grant,
-        outputs=tuple(near(target) for target in token.outputs if target.file),
+        outputs=tuple(
+            near(target, like=other)
+            for target, other in zip(files, like.outputs if like else repeat(None), strict=False)
+        ),
         remote_outputs=tuple(far(target) for target in token.outputs if not target.file),
         hooks=tuple(map(hook, token.after_refresh)),
         seed=seed(token.seed) if token.seed else None,
@@ -216,6 +225,8 @@ class Engine:
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
+        self._rouse = self._give_courier_turn
+        """One for all: each look at a method makes an object of its own."""
         self._left: dict[str, list[Entry]] | None = None
         """What predecessors left in escrow, by key: looked for once, since what is put there later is our own."""
 
@@ -249,11 +260,12 @@ class Engine:
         setup = renewer.setup
         crowd = setup.followed and not renewer.owes and not self._sets[setup.of_set].settled
         self._scheduler.add(name, renewer, after=FIRST_LOOK if crowd else 0.0)
-        renewer.courier.rouse = partial(self._rouse, name + COURIER, renewer.courier)
+        renewer.courier.rouse = self._rouse
         if renewer.courier.has_work:
-            renewer.courier.rouse()
+            self._rouse(renewer.courier)
 
-    def _rouse(self, name: str, courier: Courier) -> None:
+    def _give_courier_turn(self, courier: Courier) -> None:
+        name = courier.token + COURIER
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
@@ -407,7 +419,12 @@ class Engine:
             follower = Follower(
                 of, prefix, store, self._around, partial(self._followed, of), self._scheduler.wake
             )
+            follower.tidy = partial(self._tidy, of)
             self._scheduler.add(of + FOLLOWER, follower)
+
+    def _tidy(self, of: str) -> bool:
+        files = [output.file for output in self.settings.sets[of].outputs if output.file]
+        return sweep_all(self.settings.state_dir, files)
 
     def _followed(self, of: str) -> list[Renewer]:
         return [one for one in self if one.setup.of_set == of and one.setup.followed]
@@ -598,7 +615,7 @@ class Engine:
         known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
         known.roster.provider = roster.provider
-        known.max_series, known.grant = _Set(token, roster).max_series, None
+        known.max_series, known.grant, known.first = _Set(token, roster).max_series, None, None
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
             renewer = self._renewers[name]
             try:
@@ -659,20 +676,23 @@ class Engine:
         if grant is None and members.ACCOUNT not in (token.subject or ""):
             # They differ by their refresh tokens alone, which it is handed.
             grant = found.grant = found.grant or make_grant(name, *parts)
-        setup = make_setup(name, *parts, grant=grant)
+        setup = make_setup(name, *parts, grant=grant, like=found.first)
         absence = (
             max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0
         )
         store = self._around.store
         # A seed has to be looked at, too, and not only the record.
         followed = isinstance(store, SupportsFollowing) and setup.seed is None
-        return msgspec.structs.replace(
+        setup = msgspec.structs.replace(
             setup,
             aggregated=aggregated,
             absence=absence,
             claims=isinstance(store, SupportsClaims),
             followed=followed,
         )
+        if followed and found.first is None:
+            found.first = setup
+        return setup
 
     def _renewer(self, name: str) -> Renewer:
         """Find a token that is served. Raises `UnknownToken`."""
@@ -702,6 +722,8 @@ class _Set:
         """The accounts that are served, but for those on their way out."""
         self.alone: set[str] = set()
         """Accounts that have series of their own."""
+        self.first: Setup | None = None
+        """What the members' setups share what they can with; None where each looks after its files by itself."""
         self.grant: Grant | None = None
         """The one that all members share, where they can."""
 
@@ -738,7 +760,7 @@ def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Calla
     return both
 
 
-def _nothing() -> None:
+def _nothing(_: Courier) -> None:
     """There is nobody to be roused any more."""
 
 

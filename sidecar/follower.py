@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from anyio import Event, move_on_after
 from anyio.lowlevel import checkpoint
 
 from sidecar.errors import RecordUnreadable, StoreError
@@ -32,6 +33,8 @@ PAGE = 5000
 """Versions that are asked for at once: milliseconds, so that no refresh waits long for the store."""
 BATCH = 250
 """Records that are read at once."""
+TURNS = 3.0
+"""Seconds for which the turns of those are waited for, before more are read."""
 
 
 class Followed(Protocol):
@@ -74,7 +77,7 @@ class Follower:
         store: SupportsFollowing,
         around: Surroundings,
         members: Callable[[], Iterable[Followed]],
-        wake: Callable[[str], object],
+        wake: Callable[[str], Event | None],
     ) -> None:
         """`prefix`: of the records' keys. `wake` gives a member of this name a turn."""
         self._of = of
@@ -85,6 +88,9 @@ class Follower:
         self._wake = wake
         self._problem = ""
         self._patrolled = around.clock.boot()
+        self._tidied = False
+        self.tidy: Callable[[], bool] = _nothing_to_tidy
+        """Removes what killed writers left beside the members' files; tells whether nothing of the kind remains."""
 
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
@@ -95,6 +101,7 @@ class Follower:
         if began - self._patrolled >= QUIET_POLL:
             self._patrolled = began
             await self._patrol(members)
+        self._tidied = self._tidied or self.tidy()
         try:
             await self._look(members, began)
         except StoreError as error:
@@ -136,7 +143,12 @@ class Follower:
             # Why it can't be read, its own turn finds out, and tells.
             if not isinstance(held, RecordUnreadable):
                 one.hear(held, at)
-            self._wake(one.name)
+        turns = [self._wake(one.name) for one in moved]
+        # What was read is held until its turn has come: that of thousands takes much room.
+        with move_on_after(TURNS):
+            for turned in turns:
+                if turned is not None:
+                    await turned.wait()
 
     def _asking(self) -> AbstractContextManager[None]:
         return asking(self._around.store.kind, self._around.emit)
@@ -148,3 +160,7 @@ class Follower:
                 self._wake(one.name)
             if number % BATCH == 0:
                 await checkpoint()
+
+
+def _nothing_to_tidy() -> bool:
+    return True

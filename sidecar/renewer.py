@@ -563,6 +563,10 @@ class Renewer:
             )
         )
         urgency = view.expires_at if view.expires_at is not None else at
+        if self.setup.followed:
+            # It is one of very many, and not looked at before it is due.
+            self._did = []
+            self._ledger.fold()
         return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
     # What else may change the record

@@ -51,8 +51,8 @@ class _Entry:
         self.running = False
         self.wanted = False
         self.removed = False
-        self.turned = anyio.Event()
-        """Set at the end of the turn that comes next."""
+        self.turned: anyio.Event | None = None
+        """Set at the end of the turn that comes next; there is none while nobody waits for it."""
 
 
 class Scheduler:
@@ -95,7 +95,8 @@ class Scheduler:
         if entry is None:
             return
         entry.removed = True
-        entry.turned.set()
+        if entry.turned is not None:
+            entry.turned.set()
         if not entry.running:
             del self._entries[name]
 
@@ -108,6 +109,8 @@ class Scheduler:
             entry.wanted = True
         else:
             self._make_ready(entry)
+        if entry.turned is None:
+            entry.turned = anyio.Event()
         return entry.turned
 
     async def run(self) -> None:
@@ -180,12 +183,13 @@ class Scheduler:
         return None
 
     async def _turn(self, entry: _Entry, freed: anyio.Event) -> None:
-        turned, entry.turned = entry.turned, anyio.Event()
+        turned, entry.turned = entry.turned, None
         try:
             wake = await entry.task.turn(freed.set)
         finally:
             entry.running = False
-            turned.set()
+            if turned is not None:
+                turned.set()
             freed.set()
         if entry.removed:
             del self._entries[entry.name]

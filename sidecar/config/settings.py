@@ -8,6 +8,7 @@ what the daemon runs on. All are frozen and compare by value, so a reload finds 
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -811,6 +812,8 @@ class Settings(Group, frozen=True, kw_only=True):
                 ", ".join([*sorted(self.tokens), *(f"{of}/ACCOUNT" for of in sorted(self.sets))]) or "none"
             )
             raise UnknownToken(f"no token is called {name[:300]!r}; the configuration has: {known}")
+        # One object for all members, and not a piece of each name.
+        of = sys.intern(of)
         own = members.expanded(self.sets[of], account)
         key = self.key_of(name)
         return Resolved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 
@@ -175,3 +176,52 @@ async def test_a_start_without_the_store_goes_on_when_it_is_back(
         looked.away = False
         await anyio.sleep(10)
         assert len(fleet.files()) == len(ACCOUNTS)
+
+
+async def test_who_waits_takes_little_room(
+    house: House, looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account that waits has its record folded up, whole, and nothing is kept for who might wait for its turn."""
+    await connect(house, *ACCOUNTS)
+    async with running(house, monkeypatch, claims=True, for_each="store: gmail/, max_series: 0") as fleet:
+        await anyio.sleep(200)
+        for account in ACCOUNTS:
+            renewer = fleet.engine._renewers[f"gmail/{account}"]
+            assert renewer._ledger._open is None
+            assert fleet.scheduler._entries[renewer.name].turned is None
+            stored = await MemoryStore.load(looked, renewer.key)
+            assert stored is not None
+            assert renewer.record == stored.record
+            assert stored.record.refresh is not None
+            assert stored.record.refresh.value not in repr(renewer._ledger._folded)
+
+
+async def test_what_killed_writers_left_is_removed_for_all_at_once(
+    house: House, looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the files of accounts, long names included, and in `state_dir`; what others leave there is theirs."""
+    long = "x" * 240
+    await connect(house, "alice", long)
+    folder, index = house.directory / "tokens-one", house.directory / "state-one" / "outputs"
+    for place in (folder, index):
+        place.mkdir(parents=True)
+    random = "0123456789abcdef"
+    left = [
+        folder / f".gone.json.{random}.tmp",
+        folder / f".{(long + '.json')[:200]}.{random}.tmp",
+        index / f".{32 * '0'}.json.{random}.tmp",
+    ]
+    theirs = [folder / f".gone.yaml.{random}.tmp", folder / "gone.json.tmp", folder / ".gone.json.tmp"]
+    for path in (*left, *theirs):
+        path.write_text("{}")
+        os.utime(path, (1, 1))
+    young = folder / f".young.json.{random}.tmp"
+    young.write_text("{}")
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(20)
+        assert [path for path in left if path.exists()] == []
+        assert all(path.exists() for path in (*theirs, young))
+        os.utime(young, (1, 1))
+        await anyio.sleep(20)
+        assert not young.exists()
+        assert {"alice.json", f"{long}.json"} <= {*fleet.files()}
