@@ -13,6 +13,7 @@ from functools import partial
 from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -38,6 +39,7 @@ from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
 from sidecar.outputs import open_output, open_remote_output, sweep_all, withdraw_forgotten
+from sidecar.pace import Line, Pace
 from sidecar.ports import SupportsClaims, SupportsFollowing
 from sidecar.renewer import Renewer
 from sidecar.roster import Roster
@@ -225,6 +227,8 @@ class Engine:
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
+        self._paces: dict[str, Pace] = {}
+        """By the host of the token endpoint."""
         self._rouse = self._give_courier_turn
         """One for all: each look at a method makes an object of its own."""
         self._left: dict[str, list[Entry]] | None = None
@@ -412,6 +416,7 @@ class Engine:
                 settings.prefix_of(of), store, self._around, self._hand, most=settings.max_workers
             )
             # The lease that a token gets whose life is not known yet: it's for all of them.
+            claimer.line, claimer.pace = self._sets[of].line, self._pace_of(of, settings)
             claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
             self._scheduler.add(of + CLAIMER, claimer)
         if isinstance(store, SupportsFollowing):
@@ -421,6 +426,16 @@ class Engine:
             )
             follower.tidy = partial(self._tidy, of)
             self._scheduler.add(of + FOLLOWER, follower)
+
+    def _pace_of(self, of: str, settings: Settings) -> Pace:
+        """Return the pace of a set's provider, which other sets may have as well."""
+        profile = settings.profiles[of]
+        place = urlsplit(profile.token_url or profile.issuer).netloc or settings.provider_names[of]
+        if place not in self._paces:
+            self._paces[place] = Pace(
+                self._around.random, rate=profile.max_rate, at_once=profile.max_concurrent
+            )
+        return self._paces[place]
 
     def _tidy(self, of: str) -> bool:
         files = [output.file for output in self.settings.sets[of].outputs if output.file]
@@ -688,6 +703,8 @@ class Engine:
             aggregated=aggregated,
             absence=absence,
             claims=isinstance(store, SupportsClaims),
+            line=found.line if isinstance(store, SupportsClaims) else None,
+            pace=self._pace_of(of, settings),
             followed=followed,
         )
         if followed and found.first is None:
@@ -716,6 +733,7 @@ class _Set:
     def __init__(self, token: TokenSettings, roster: Roster) -> None:
         self.roster = roster
         self.max_series = token.for_each.max_series if token.for_each is not None else 0
+        self.line = Line()
         self.settled = False
         """Whether it was found out who the accounts are."""
         self.present: set[str] = set()

@@ -7,13 +7,15 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
-from sidecar import outcomes, rotation, schedule
+from sidecar import answers, outcomes, rotation, schedule
 from sidecar.courier import Courier
 from sidecar.errors import (
     CallError,
@@ -68,6 +70,9 @@ if TYPE_CHECKING:
 
 FAILURE = 300
 """The first HTTP status that is no success."""
+
+OVERLOADED = (OutcomeClass.TRANSIENT, OutcomeClass.IN_DOUBT)
+"""What calls come to that a provider can't take."""
 
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
@@ -162,6 +167,8 @@ class Renewer:
         # Not before: whoever asks meanwhile is told what was found the last time.
         self._obstacle = ""
         decision = self._decide()
+        if lease is None and isinstance(decision, Refresh) and self._forced is None:
+            decision = self._in_pace(decision)
         if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
             raced = not await self._renew(late, lease)
             decision = self._decide()
@@ -260,13 +267,23 @@ class Renewer:
         decision = schedule.decide(record, self._times(), self.setup.profile, seen)
         return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
 
+    def _in_pace(self, decision: Decision) -> Decision:
+        """Wait where the provider takes no more calls just now."""
+        pace, boot = self.setup.pace, self._around.clock.boot()
+        if pace is None or pace.room(boot) >= 1:
+            return decision
+        return Wait(self._now() + pace.delay(boot), "its provider takes no more just now")
+
     def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
         """Leave what is merely due to whoever claims it, for a while."""
         if self._is_claimed(record):
             return Wait(seen.now + seen.lease_left, "claimed by this daemon")
         if record is None or seen.forced or seen.fallen_back or seen.lease_left > 0:
             return decision
-        until = schedule.left_to_claims(record, self._times(), self.setup.profile)
+        passed = self.setup.line.passed if self.setup.line is not None else math.inf
+        until = schedule.left_to_claims(
+            record, self._times(), self.setup.profile, now=seen.now, passed=passed
+        )
         if isinstance(decision, Refresh):
             return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
         # By then it's known what became of it.
@@ -296,8 +313,9 @@ class Renewer:
 
         `lease`: the end of the one that is held already.
         """
+        pace, boot = self.setup.pace, self._around.clock.boot()
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), pace.call(boot) if pace is not None else nullcontext():
             try:
                 base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
@@ -382,6 +400,7 @@ class Renewer:
         self._asked = True
         result = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
+        self._end_call(result, record)
         self._keep_unread(slip, result, record)
         self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
@@ -395,6 +414,13 @@ class Renewer:
             if success:
                 self._forget_unread()
         await self._publish()
+
+    def _end_call(self, result: Answer | CallError, record: Record) -> None:
+        if self.setup.pace is None:
+            return
+        refused = record.backoff is not None and record.backoff.outcome in OVERLOADED
+        asked = answers.retry_after(result) if refused and isinstance(result, Answer) else None
+        self.setup.pace.judge(self._around.clock.boot(), refused=refused, retry_after=asked)
 
     async def _call(
         self, base: Record, slip: Slip, deadline: float | None, late: Callable[[], None]

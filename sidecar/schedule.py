@@ -41,6 +41,8 @@ CLAIMED_WITHIN = 30.0
 """Seconds for which a token that is due waits for a claim."""
 CLAIMED_SOON = 3.0
 """So many seconds it waits though it is near its end: a claim that is made at all has been made by then."""
+IN_LINE = 300.0
+"""Seconds until a token that stands in line looks again whether it does: they may be very many."""
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
 FOLLOWED_POLL = 3600.0
@@ -339,26 +341,30 @@ def hold(record: Record | None, times: Timing, now: float) -> float:
 
 def claimable_at(record: Record, times: Timing, profile: Profile) -> float | None:
     """Tell when anybody may take the lease of a record unseen; None: what it wants has to be looked at."""
-    access = record.access
-    if access is None or record.attempt is not None or record.backoff is not None or record.is_dead():
+    access, backoff = record.access, record.backoff
+    if access is None or record.attempt is not None or record.is_dead():
         return None
     if profile.needs_refresh_token and record.refresh is None:
         return None
+    if backoff is not None:
+        return backoff.not_before if backoff.outcome is OutcomeClass.TRANSIENT else None
     due = due_at(record, times, profile, jitter("", access.fingerprint))
     return due if math.isfinite(due) else None
 
 
-def left_to_claims(record: Record, times: Timing, profile: Profile) -> float:
+def left_to_claims(record: Record, times: Timing, profile: Profile, *, now: float, passed: float) -> float:
     """Tell until when a token that is due is left to whoever claims it.
 
-    Nobody may, as where the store gives out no claims just now; then it is leased as any other, long before its end.
+    It may stand in a line, of which all that was due until `passed` has been claimed (infinite where nobody knows).
+    If nobody claims it though its turn was, it is leased as any other, long before its end.
     """
     due = claimable_at(record, times, profile)
     if due is None or record.access is None:
         return float("-inf")
     spare = record.access.seconds_left(due) - times.min_validity - times.lease
     # At the least a few of the seconds that are kept for the death of a holder: nobody holds anything yet.
-    return due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
+    at_least = due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
+    return now + IN_LINE if now >= at_least and passed < due + CLAIMED_SOON else at_least
 
 
 def close_poll(times: Timing) -> float:

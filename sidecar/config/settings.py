@@ -496,6 +496,10 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     unavailable_is_refusal: bool | None = None
     errors: tuple[ErrorRule, ...] | None = None
     """What this provider's errors mean; tried before the rules of the profile that is extended."""
+    max_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Sets only: how many refreshes a second one daemon asks for, in all; by default as many as the provider takes."""
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Sets only: how many requests of one daemon are under way at once; `max_workers` bounds them as well."""
 
 
 class SqlAccounts(Group, frozen=True, kw_only=True):

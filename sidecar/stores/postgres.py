@@ -113,7 +113,7 @@ class Statements:
         # The rows that others are just taking are passed over, so that nobody waits for anybody. The blob stays as it
         # is: the claim says beside it what attempt it stands for.
         self.claim = (
-            f"WITH due AS (SELECT key FROM {records} WHERE due_at <= clock_timestamp() AND starts_with(key, $1) "
+            f"WITH due AS (SELECT key FROM {records} WHERE due_at <= now() AND starts_with(key, $1) "
             "AND coalesce(lease_until <= clock_timestamp(), true) ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) "
             f"UPDATE {records} AS taken SET version = $3, lease_until = {LEASE.format('$4')}, "
             "due_at = NULL, claim = $5 FROM due WHERE taken.key = due.key "
