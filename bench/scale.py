@@ -251,7 +251,7 @@ class Endpoint:
         """Start it."""
         command = [sys.executable, "-m", "bench.provider", str(life)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None  # noqa: S101 - it was asked for
+        assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
 
     def _ask(self, method: str, path: str, body: bytes = b"") -> bytes:

@@ -40,9 +40,11 @@ class TokenView(msgspec.Struct, frozen=True, gc=False):
     provider: str
     required: bool
     on_dead: str
+    """What is done about a dead grant: restart, unready or report."""
     dead_grace: float | None
     """Seconds; None: the default."""
     grant_state: GrantState = GrantState.UNSEEDED
+    """How the grant stands."""
     reason: str = ""
     """Why the grant is not ok, in words."""
     remedy: str = ""
@@ -54,7 +56,9 @@ class TokenView(msgspec.Struct, frozen=True, gc=False):
     expires_at: float | None = None
     never_expires: bool = False
     expiry_known: bool = False
+    """Whether the provider told `expires_at`; otherwise it is an assumption."""
     refresh_fingerprint: str = ""
+    """Of the refresh token."""
     refresh_expires_at: float | None = None
     """When a human has to consent again at the latest."""
     refresh_expiry_rule: DeadlineRule | None = None
@@ -66,14 +70,21 @@ class TokenView(msgspec.Struct, frozen=True, gc=False):
     min_validity: float = 0.0
     """Seconds, as in force for the present token."""
     next_wake: float | None = None
+    """When it is looked after next."""
     last_success: float | None = None
+    """When the provider last gave an access token."""
     dead_since: float | None = None
+    """When the verdict fell."""
     found_dead: bool = False
     """Whether the grant was dead already when this process started."""
     in_doubt_since: float | None = None
+    """Since when it is unknown whether a refresh token was used up."""
     unpersisted: bool = False
+    """Whether a rotated refresh token is not in the store yet."""
     outputs: tuple[OutputView, ...] = ()
+    """Where it is published."""
     hooks: tuple[HookView, ...] = ()
+    """Who is told of it."""
     of_set: str = ""
     """The set that it is a member of; empty: it is a plain token."""
     aggregated: bool = False
@@ -96,6 +107,7 @@ class TurnEnded(Event, frozen=True):
     """A turn for one token is over."""
 
     view: TokenView
+    """How it stands now."""
     sentence: str
     """What was done and when the next turn is."""
     noteworthy: bool
@@ -243,6 +255,7 @@ class ScopesShrank(Event, frozen=True):
 
     token: str
     missing: tuple[str, ...]
+    """The scopes that it lacks."""
 
 
 class ClockSkewSeen(Event, frozen=True):
@@ -257,7 +270,9 @@ class ConfigLoaded(Event, frozen=True):
     """The configuration was read again."""
 
     accepted: bool
+    """False: the old one stays in force."""
     problems: tuple[str, ...] = ()
+    """Every mistake in it."""
     changed: tuple[str, ...] = ()
     """Names of the tokens that it touched."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
-from sidecar.cli.options import examples
+from sidecar.cli.options import CONFIG_VARIABLE, DEFAULT_CONFIG, examples
 from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,22 +78,25 @@ def init(source: str, output: Path, name: str | None, *, force: bool) -> None:
         raise UsageError(
             f"{output} exists already; name another file with --output, or add --force"
         ) from None
+    except FileNotFoundError:
+        raise UsageError(f"{output}: its directory is not there; make it: mkdir -p {output.parent}") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     _next_steps(found, token, output, system_wide=system_wide)
 
 
 def _next_steps(found: Source, token: str, output: Path, *, system_wide: bool) -> None:
-    config = "" if system_wide and output.name == "config.yaml" else f" -c {output}"
     click.echo(f"{output} is written. What is left to do:")
+    if str(output.absolute()) != DEFAULT_CONFIG:
+        click.echo(f"  export {CONFIG_VARIABLE}={shlex.quote(str(output.absolute()))}")
+    if found.profile.authorization_url and found.profile.needs_refresh_token:
+        click.echo("  # name in it the `scopes` to consent to; most providers refuse to be asked for none")
     click.echo(f"  mkdir -p {'/run/tokens' if system_wide else output.parent / 'tokens'}")
-    click.echo(f"  token-sidecar check{config}")
+    click.echo("  token-sidecar check")
     if found.profile.needs_refresh_token:
-        seed = f"token-sidecar seed {token} --file PATH{config}"
-        click.echo(
-            f"  token-sidecar login {token}{config}   # or, with a refresh token that you have: {seed}"
-        )
-    click.echo(f"  token-sidecar run{config}")
+        seed = f"token-sidecar seed {token} --file PATH"
+        click.echo(f"  token-sidecar login {token}   # or, with a refresh token that you have: {seed}")
+    click.echo("  token-sidecar run")
 
 
 def _from_profile(name: str) -> Source:
@@ -123,7 +128,8 @@ def _from_file(path: Path) -> Source:
     # Says what is wrong with the file, quoting none of it.
     ClientIdentity(Client(file=path), providers.load("google"), SystemClock()).credentials()
     document = json.loads(path.read_text(encoding="utf-8-sig"))
-    token_url = (document.get("installed") or document.get("web")).get("token_uri", "")
+    stated = document.get("installed") or document.get("web")
+    token_url = stated.get("token_uri", "")
     client = (
         "      # As it was downloaded; it is read again when it changes.\n"
         f"      file: {json.dumps(str(path.absolute()))}\n"
@@ -131,7 +137,11 @@ def _from_file(path: Path) -> Source:
     host = urlsplit(token_url).hostname if isinstance(token_url, str) else None
     if not host or f".{host}".endswith(GOOGLE_HOSTS):
         return Source("google", providers.load("google"), client, "google")
-    return Source(f"{{token_url: {json.dumps(token_url)}}}", providers.load("generic"), client, "my-token")
+    stated_urls = {"token_url": token_url, "authorization_url": stated.get("auth_uri")}
+    endpoints = {name: url for name, url in stated_urls.items() if url and isinstance(url, str)}
+    inline = ", ".join(f"{name}: {json.dumps(url)}" for name, url in endpoints.items())
+    profile = msgspec.structs.replace(providers.load("generic"), **endpoints)
+    return Source(f"{{{inline}}}", profile, client, "my-token")
 
 
 def _write(found: Source, token: str, *, system_wide: bool) -> str:

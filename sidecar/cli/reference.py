@@ -19,17 +19,8 @@ _INTRODUCTION = """\
 
 <!-- Written from the commands' --help; a test says how when it's out of date. -->
 
-Errors are one line each on standard error. Exit codes:
-
-| Code | Meaning |
-|---|---|
-| 0 | ok |
-| 1 | failed |
-| 2 | usage or configuration |
-| 3 | a human must act: the grant is dead, or there is no refresh token yet |
-| 4 | temporarily unavailable: the same call may succeed later |
-
-`healthcheck` knows only 0 and 1. Secrets never travel in arguments: they come from files or standard input.
+Errors are one line each on standard error, and [exit codes](errors.md) say what a script may do about them. Secrets
+never travel in arguments: they come from files or standard input.
 `token-sidecar completion` prints completion scripts for bash, zsh and fish.
 """
 

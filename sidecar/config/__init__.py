@@ -27,6 +27,8 @@ __all__ = ["DEFAULT_PATH", "Loaded", "Settings", "default_path", "load"]
 
 VARIABLE = "TOKEN_SIDECAR_CONFIG"
 DEFAULT_PATH = Path("/etc/token-sidecar/config.yaml")
+USUAL_NAME = "token-sidecar.yaml"
+"""What `init` calls the file that it writes."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -97,7 +99,11 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(document.MAX_BYTES + 1)
     except FileNotFoundError:
-        way_out = f"write one with `token-sidecar init`, or name yours with --config or ${VARIABLE}"
+        way_out = (
+            f"{USUAL_NAME} is in this directory; name it with --config or ${VARIABLE}"
+            if Path(USUAL_NAME).is_file()
+            else f"write one with `token-sidecar init`, or name yours with --config or ${VARIABLE}"
+        )
         raise ConfigError(f"{path}: there is no such file; {way_out}") from None
     except OSError as fault:
         raise ConfigError(

@@ -148,6 +148,10 @@ _SYNTAX = (
         "could not find expected ':'",
         "a key without its `:` ends here; check the indentation and the line before",
     ),
+    (
+        "expected ',' or '}'",
+        'this `{…}` is broken off here; a text in it that has a brace has to be quoted, as "${NAME}"',
+    ),
     ("cannot start any token", "no value can begin with this character; put the text in quotes"),
 )
 

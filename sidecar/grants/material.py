@@ -109,6 +109,8 @@ def google_client(data: bytes) -> Material:
             "is the key of a service account, which is for `grant: jwt_bearer`; "
             "this grant needs the JSON of an OAuth client"
         )
+    if document.get("type") == "authorized_user":
+        raise UnfitFile(f"holds a user's refresh token, and belongs under `seed`; as the client {_DOWNLOAD}")
     client = document.get("installed") or document.get("web")
     if not isinstance(client, dict):
         raise UnfitFile(f"has neither `installed` nor `web`; {_DOWNLOAD}")

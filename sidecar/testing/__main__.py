@@ -32,13 +32,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = _config(options)
     except (ValueError, ConfigError) as mistake:
         raise SystemExit(f"{mistake}") from None
-    provider = _provider(config, options.state)
-    simulator = Simulator(provider=provider, host=options.host, port=options.port)
-    simulator.bind()
-    _write_files(provider, simulator.token_url, options)
+    try:
+        simulator = _simulator(config, options)
+    except OSError as fault:
+        raise SystemExit(_sentence(fault, options)) from None
     ready = {"url": simulator.url, "token_url": simulator.token_url, "pid": os.getpid()}
     print(json.dumps(ready), flush=True)  # noqa: T201 - the line that others wait for
     anyio.run(_run, simulator)
+
+
+def _simulator(config: ProviderConfig, options: argparse.Namespace) -> Simulator:
+    """Take the address first: a run that can't have it leaves the files of the one that has."""
+    provider = _provider(config, options.state)
+    simulator = Simulator(provider=provider, host=options.host, port=options.port)
+    simulator.bind()
+    _write_files(provider, simulator, options)
+    return simulator
+
+
+def _sentence(fault: OSError, options: argparse.Namespace) -> str:
+    if fault.filename is None:
+        return f"{options.host} port {options.port} can't be had; name another one, or any with --port 0"
+    return (
+        f"nothing can be kept in {Path(fault.filename).parent}: {fault.strerror}; make that directory first"
+    )
 
 
 async def _run(simulator: Simulator) -> None:
@@ -59,9 +76,10 @@ def _provider(config: ProviderConfig, state: Path | None) -> Provider:
     return provider
 
 
-def _write_files(provider: Provider, token_url: str, options: argparse.Namespace) -> None:
+def _write_files(provider: Provider, simulator: Simulator, options: argparse.Namespace) -> None:
     if options.client_file is not None:
-        write_private(options.client_file, google_credentials(provider.config, token_url))
+        endpoints = {"auth_url": f"{simulator.url}/authorize", "token_url": simulator.token_url}
+        write_private(options.client_file, google_credentials(provider.config, **endpoints))
     if options.seed_file is None:
         return
     # A seed whose grant was restored may be in use; a new one would be a login that nobody did.

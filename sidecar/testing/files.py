@@ -24,7 +24,12 @@ def write_private(path: Path, members: Mapping[str, Any]) -> None:
         raise
 
 
-def google_credentials(config: ProviderConfig, token_url: str) -> dict[str, Any]:
+def google_credentials(config: ProviderConfig, *, auth_url: str, token_url: str) -> dict[str, Any]:
     """Describe the client as Google's credentials.json does for an installed application."""
-    client = {"client_id": config.client_id, "client_secret": config.client_secret, "token_uri": token_url}
+    client = {
+        "client_id": config.client_id,
+        "client_secret": config.client_secret,
+        "auth_uri": auth_url,
+        "token_uri": token_url,
+    }
     return {"installed": {name: value for name, value in client.items() if value is not None}}

@@ -84,6 +84,40 @@ def test_another_providers_file_names_its_endpoint(
     assert 'provider: {token_url: "https://sso.example/token"}' in capsys.readouterr().out
 
 
+def test_a_file_that_names_where_humans_consent_is_ready_for_login(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its `auth_uri` becomes the authorization endpoint, and the scopes have their line."""
+    path = tmp_path / "client.json"
+    elsewhere = {"token_uri": "https://sso.example/token", "auth_uri": "https://sso.example/authorize"}
+    path.write_text(json.dumps({"web": GOOGLE["installed"] | elsewhere}), encoding="utf-8")
+
+    assert cli.main(["init", str(path), "-o", "-"]) == 0
+    written = capsys.readouterr().out
+    assert 'authorization_url: "https://sso.example/authorize"}' in written
+    assert "# scopes:" in written
+
+
+def test_the_next_steps_name_the_file_once(
+    credentials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the printed export, every command finds the file, and so does each remedy that is printed later."""
+    output = tmp_path / "my tokens.yaml"
+
+    assert cli.main(["init", str(credentials), "-o", str(output)]) == 0
+
+    told = capsys.readouterr().out
+    assert f"export TOKEN_SIDECAR_CONFIG='{output}'" in told
+    assert "token-sidecar check\n" in told
+    assert "name in it the `scopes`" in told
+
+
+def test_a_missing_directory_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that can't be written for want of its directory says how to make it."""
+    assert cli.main(["init", "google", "-o", str(tmp_path / "etc" / "c.yaml")]) == 2
+    assert f"make it: mkdir -p {tmp_path / 'etc'}" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten(
     credentials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

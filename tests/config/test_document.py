@@ -126,6 +126,13 @@ def test_aliases_and_merge_keys_work() -> None:
         (b"a: !e!x 1", "c.yaml:1:4: this is no valid YAML tag (`!`); if it is text, put it in quotes"),
         (b"a: b: c", "c.yaml:1:5: a `key: value` can't stand here; check the indentation, or quote the text"),
         (b"a: @b", "c.yaml:1:4: no value can begin with this character; put the text in quotes"),
+        (
+            b"a: {b: ${ID}}",
+            (
+                "c.yaml:1:9: this `{\u2026}` is broken off here; a text in it that has a brace has to be quoted, "
+                'as "${NAME}"'
+            ),
+        ),
         (b"{[a]: 1}", "c.yaml:1:2: a key must be text; if it begins with a brace, quote it"),
         (b"a: {<<: 1}", "c.yaml:1:9: a: `<<` takes over mappings only"),
         (

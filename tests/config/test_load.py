@@ -112,6 +112,15 @@ def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_file_that_init_wrote_here_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who forgot to name the file that lies in this directory is told its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token-sidecar.yaml").touch()
+
+    with pytest.raises(ConfigError, match=r"token-sidecar\.yaml is in this directory; name it with --config"):
+        load(tmp_path / "c.yaml")
+
+
 def test_a_directory_is_no_configuration(tmp_path: Path) -> None:
     """What can't be read as a file says why."""
     with pytest.raises(ConfigError, match=r"can't be read: Is a directory"):

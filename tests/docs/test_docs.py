@@ -8,27 +8,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-import click
 import pytest
-import yaml
 
-from sidecar import cli, config
-from sidecar.errors import ConfigError
 from sidecar.observers import metrics
 from sidecar.stores import migration
+from tests.docs import shell as commands
+from tests.docs.pages import DOCS, PAGES, ROOT, named, prose
+from tests.docs.pages import of as blocks
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(DOCS.rglob("*.md")),
-    *sorted((ROOT / "helm").glob("*/README.md")),
-]
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
 PATIENCE = 120
 """Seconds for all of a page; half a minute on a machine that does nothing else."""
@@ -36,150 +26,11 @@ REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
 TEST = re.compile(r"^(async )?def test_", re.MULTILINE)
-FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-PROGRAM = re.compile(r"(?:^|[\s`(/])token-sidecar (?=-{0,2}[a-z])")
-"""As it is called; not `-c token-sidecar --`, where it is a container, nor a sentence that begins with it."""
 
 
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    def __repr__(self) -> str:
-        return f"{named(self.page)}:{self.line}"
-
-
-def named(page: Path) -> str:
-    """Name a page as people do."""
-    return str(page.relative_to(ROOT))
-
-
-def blocks(*languages: str, pages: list[Path] | None = None) -> list[Block]:
-    """Find the fenced blocks of some languages."""
-    found = []
-    for page in PAGES if pages is None else pages:
-        text = page.read_text(encoding="utf-8")
-        for match in FENCE.finditer(text):
-            indent, language, content = match.groups()
-            line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(page, line, language, re.sub(f"^{indent}", "", content, flags=re.MULTILINE)))
-    return [block for block in found if block.language in languages]
-
-
-def read(place: Path) -> str:
+def text_of(place: Path) -> str:
     """Return a file's text; that of a directory is empty."""
     return place.read_text(encoding="utf-8") if place.is_file() else ""
-
-
-def prose(page: Path) -> str:
-    """Return a page without its fenced blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as renderers make them."""
-    slugs: list[str] = []
-    for title in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
-        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
-        slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
-        before = slugs.count(slug)
-        slugs.append(slug)
-        if before:
-            slugs.append(f"{slug}-{before}")
-    return set(slugs)
-
-
-def configurations() -> Iterator[tuple[str, str]]:
-    """Find the whole configurations: YAML with `tokens` at the top, or a chart's values with `config`."""
-    for block in blocks("yaml"):
-        document = yaml.safe_load(block.text) if "{{" not in block.text else None
-        if isinstance(document, dict) and "tokens" in document:
-            yield repr(block), block.text
-        elif isinstance(document, dict) and "config" in (document.get("token-sidecar") or {}):
-            yield repr(block), yaml.safe_dump(document["token-sidecar"]["config"])
-
-
-def calls() -> Iterator[tuple[str, list[str]]]:
-    """Find every call of the program: where, and its arguments."""
-    for page in PAGES:
-        spans = re.findall(r"`(token-sidecar [^`]+)`", prose(page))
-        yield from ((named(page), arguments(span)) for span in spans)
-    for block in blocks("sh", "console", "ini"):
-        yield from ((repr(block), arguments(line)) for line in lines(block) if PROGRAM.search(line))
-
-
-def lines(block: Block) -> list[str]:
-    """Return a block's lines, those that a backslash continues joined; of a session only what is typed."""
-    joined = block.text.replace("\\\n", " ").splitlines()
-    return [line for line in joined if line[:2] in {"$ ", "# "}] if block.language == "console" else joined
-
-
-def arguments(line: str) -> list[str]:
-    """Return what follows the program's name, up to the end of that command."""
-    begin = PROGRAM.search(line)
-    words = shlex.split(line[begin.end() :], comments=True) if begin else []
-    ends = (i for i, word in enumerate(words) if word in {"|", "||", "&&", "&", ">", "<", "2>", "2>>", ";"})
-    return [word.rstrip(";)") for word in words[: next(ends, len(words))]]
-
-
-def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
-    """Find the command that some arguments name, and what is left of them."""
-    command: click.Command = cli.root
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        found = command.get_command(click.Context(command), words[0])
-        if found is None:
-            raise click.UsageError(f"there is no command {words[0]!r}")
-        command, words = found, words[1:]
-    return command, words
-
-
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    """A relative link names a file that is there, and an anchor a heading in it."""
-    broken = []
-    for link in LINK.findall(prose(page)):
-        if re.match(r"[a-z]+:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        if not target.exists() or (anchor and anchor not in anchors(target)):
-            broken.append(link)
-
-    assert not broken
-
-
-def test_every_page_can_be_reached() -> None:
-    """docs/index.md leads to every page below docs/."""
-    linked = {(DOCS / link.partition("#")[0]).resolve() for link in LINK.findall(prose(DOCS / "index.md"))}
-
-    assert {named(page) for page in PAGES if DOCS in page.parents} - {"docs/index.md"} <= {
-        named(page) for page in linked
-    }
-
-
-def test_there_are_configurations() -> None:
-    """The search finds them: no test passes for want of anything to look at."""
-    assert len(list(configurations())) >= 10
-
-
-def test_every_configuration_is_valid(tmp_path: Path) -> None:
-    """Whatever the documentation shows as a whole configuration has no mistake in it."""
-    file = tmp_path / "config.yaml"
-    mistakes = []
-    for place, text in configurations():
-        file.write_text(text, encoding="utf-8")
-        variables = dict.fromkeys(re.findall(r"\$\{(\w+)", text), "value")
-        try:
-            config.load(file, env={"RUNTIME_DIRECTORY": "/run/token-sidecar", **variables}, disk=False)
-        except ConfigError as error:
-            mistakes.append((place, error.problems))
-
-    assert not mistakes
 
 
 def test_every_metric_exists() -> None:
@@ -194,26 +45,16 @@ def test_every_metric_exists() -> None:
     assert not {name for name in shown if re.sub(r"_(bucket|sum|count)$", "", name) not in exist}
 
 
-def test_there_are_calls() -> None:
-    """The search finds commands in prose and in blocks."""
-    found = [words for _, words in calls()]
+def test_every_command_in_a_sentence_is_possible() -> None:
+    """Each command that a sentence names exists, and so do its options."""
+    spans = [(page, span) for page in PAGES for span in re.findall(r"`(token-sidecar [^`]+)`", prose(page))]
+    mistakes = [
+        (named(page), mistake)
+        for page, span in spans
+        for mistake in commands.ours(next(commands.commands(span))[1:], whole=False)
+    ]
 
-    assert ["check", "-c", "config.yaml"] in found
-    assert ["providers", "show", "google"] in found
-
-
-def test_every_call_is_possible() -> None:
-    """Each command that is shown exists, and so do its options."""
-    mistakes = []
-    for place, words in calls():
-        try:
-            command, left = resolve(words)
-            # click keeps the help option that it makes first, so that it has to be the one that all commands have.
-            context = click.Context(command, **cli.root.context_settings)
-            command.make_parser(context).parse_args(left)
-        except click.UsageError as error:
-            mistakes.append((place, words, error.format_message()))
-
+    assert spans
     assert not mistakes
 
 
@@ -240,7 +81,7 @@ def test_what_is_done_names_its_test() -> None:
         assert (state == "planned") == ("tests/" not in tests)
         places = [ROOT / place for place in re.findall(r"`(tests/[\w/.-]+)`", tests)]
         empty = [
-            place for place in places if not [*place.glob("**/test_*.py")] and not TEST.search(read(place))
+            place for place in places if not [*place.glob("**/test_*.py")] and not TEST.search(text_of(place))
         ]
         assert not empty, f"{name} names what has no test in it: {empty}"
         if state == "done":
@@ -355,19 +196,3 @@ def test_pages_keep_private_things_private(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
 
     assert not re.findall(r"/root/|/home/\w+/|/tmp/\w", text)
-
-
-def test_blocks_are_of_a_known_kind() -> None:
-    """Each block says what it is, so that it is looked at by the test for its kind."""
-    known = ("yaml", "sh", "console", "text", "python", "json", "ini", "sql")
-
-    assert not [block for block in blocks("") if DOCS in block.page.parents]
-    assert not [
-        (block, block.language) for page in PAGES for block in other(page, known) if DOCS in page.parents
-    ]
-
-
-def other(page: Path, known: tuple[str, ...]) -> list[Block]:
-    """Find blocks of unknown languages."""
-    languages = {match.group(2) for match in FENCE.finditer(page.read_text(encoding="utf-8"))}
-    return blocks(*(languages - set(known)), pages=[page])

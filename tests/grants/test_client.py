@@ -111,6 +111,7 @@ def test_a_file_that_becomes_broken_is_told(tmp_path: Path) -> None:
         (b"[" * 60_000, "is not JSON"),
         (b"[]", "is not a JSON object"),
         (b"{}", "has neither `installed` nor `web`"),
+        (b'{"type": "authorized_user"}', "holds a user's refresh token, and belongs under `seed`"),
         (b'{"installed": {}}', "has neither"),
         (b'{"installed": {"client_secret": "sim-cs-0123456789abcdef"}}', "has no client_id"),
         (b'{"installed": {"client_id": 7}}', "client_id that is not a non-empty string"),
@@ -122,7 +123,7 @@ def test_a_file_that_becomes_broken_is_told(tmp_path: Path) -> None:
         (b"\xff\xfe\x00sim-cs-0123456789abcdef", "is not UTF-8"),
         (b" " * 70_000, "is larger than 64 KiB"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_download_that_is_none_is_explained(tmp_path: Path, content: bytes, reason: str) -> None:
     """Key, file, reason, remedy, and nothing of the content."""

@@ -109,8 +109,8 @@ def _tokens(panels: Panels) -> None:
     words = {str(urgency): (state.value, color) for urgency, (state, color) in enumerate(URGENCY.items())}
     panels.table(
         "Tokens, the least time left first",
-        "How long it is valid what applications read, of a token's outputs and replicas the worst: with less than what "
-        "they are promised a refresh is overdue, see its state, and docs/runbooks/tokensidecarrefreshoverdue.md.",
+        "How long what applications read is still valid, the worst of its outputs and replicas: with less than they "
+        "are promised a refresh is overdue, see its state, and docs/runbooks/tokensidecarrefreshoverdue.md.",
         [
             Column("Time left", left, TIME_LEFT),
             Column(
@@ -206,7 +206,7 @@ def _people(panels: Panels) -> None:
         keys=("namespace", "job", "token", "state"),
         none="Nobody is needed.",
         least="State",
-        looks={"State": (*says(words), *colored("text"))},
+        looks={"State": (*says(words), *colored("transparent"))},
         span=10,
     )
     panels.table(
@@ -330,8 +330,8 @@ def _replicas(panels: Panels) -> None:
     panels.row("Replicas")
     panels.table(
         "Replicas",
-        "How many tokens each serves, and how often it refreshed one in the time that is shown: those of one release "
-        "should have the same version and tokens, and an accepted configuration.",
+        "How many of the chosen tokens each serves, and how often it refreshed one in the time that is shown: "
+        "choose a token to see who has it. A release should have one version, and accepted configurations alone.",
         [
             Column("", per_replica("max", daemon("build_info"), "version")),
             Column("Tokens", per_replica("count", token("min_validity_seconds")), PLAIN),
@@ -492,8 +492,8 @@ def _variables(board: dashboard.Dashboard) -> None:
 
 def _annotations(board: dashboard.Dashboard) -> None:
     dead = token("grant_state", _state(GrantState.DEAD))
-    died = f"{per_token('max', dead)} > 0 unless {per_token('max', f'{dead} offset 2m')} > 0"
-    restarted = ours(f"changes({every('process_start_time_seconds', over='2m')})")
+    died = f"{per_token('max', dead)} > 0 unless {per_token('max', f'{dead} offset $__rate_interval')} > 0"
+    restarted = ours(f"changes({every('process_start_time_seconds', over='$__rate_interval')})")
     board.annotation(Built(Annotation("Grant died", "red", died, "{{namespace}} {{token}}")))
     board.annotation(Built(Annotation("Restart", "blue", f"{named(restarted)} > 0", "{{replica}}")))
 

@@ -52,7 +52,7 @@ def says(words: Words, *, nothing_below: float | None = None) -> Look:
         # Both ends are numbers: Grafana takes null for 0.
         nothing = models.ValueMappingResult("nothing", "red")
         mappings.append(models.RangeMap(models.DashboardRangeMapOptions(-1e12, nothing_below, nothing)))
-    unknown = models.ValueMappingResult("unknown", "text")
+    unknown = models.ValueMappingResult("unknown", "transparent")
     mappings.append(
         models.SpecialValueMap(
             models.DashboardSpecialValueMapOptions(models.SpecialValueMatch.NULL_AND_NAN, unknown)

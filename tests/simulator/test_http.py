@@ -31,6 +31,7 @@ from sidecar.testing import (
     fingerprint,
     server,
 )
+from sidecar.testing.__main__ import main
 from sidecar.testing.files import write_private
 
 
@@ -402,6 +403,7 @@ def test_the_process_writes_its_files_and_outlives_a_restart(tmp_path: Path) -> 
     with Process("--ttl", "15", "--rotation", "always", *files) as ready:
         installed = json.loads(client_file.read_text())["installed"]
         assert installed["token_uri"] == ready["token_url"]
+        assert installed["auth_uri"] == f"{ready['url']}/authorize"
         auth = (installed["client_id"], installed["client_secret"])
         seed = json.loads(seed_file.read_text())
         members = httpx2.post(
@@ -448,6 +450,21 @@ def test_the_process_refuses_contradictions() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     assert done.stderr == "grace_until_used needs a grace; math.inf sets no limit\n"
+
+
+def test_the_process_says_what_it_could_not_have(tmp_path: Path) -> None:
+    """A taken port and a missing directory are a sentence each, and a taken port costs no file."""
+    files = [f"--client-file={tmp_path / 'credentials.json'}"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"127.0.0.1 port {port} can't be had; name another one"):
+            main(["--port", str(port), *files])
+    missing = tmp_path / "missing"
+    command = [sys.executable, "-m", "sidecar.testing", f"--seed-file={missing / 'seed.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr.startswith(f"nothing can be kept in {missing}: ")
+    assert done.stderr.endswith("; make that directory first\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_process_can_have_a_public_client(tmp_path: Path) -> None:
