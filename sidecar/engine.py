@@ -677,7 +677,8 @@ class Engine:
             for entry in self._around.escrow.entries():
                 self._left.setdefault(entry.key, []).append(entry)
         for entry in self._left.pop(setup.key, ()):
-            renewer.recover(entry)
+            if entry.slip.is_there:
+                renewer.recover(entry)
         return renewer
 
     def _setup(

@@ -125,7 +125,7 @@ class Ledger:
         self._news: tuple[Held | None, float] | None = None
         """What somebody else has read of the record, and from when on (boot-time clock) that is true."""
         self._mine = False
-        """Whether what the store was last seen to hold was written by this one, with nothing under way."""
+        """Whether what the store was last seen to hold was written by this one, or is followed, with nothing under way."""
         self.debt: Debt | None = None
 
     @property
@@ -236,12 +236,12 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self, *, hold: float = 0.0, absence: float = 0.0) -> None:
+    async def sync(self, *, hold: float = 0.0, absence: float = 0.0, followed: bool = False) -> None:
         """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
 
         `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
         no attempt, which everybody sees. `absence`: seconds for which a record that is missing altogether is not
-        written again, but is a `StoreError`.
+        written again, but is a `StoreError`. `followed`: what others write from now on is noticed.
         """
         await self.settle()
         stored, at = await self._read()
@@ -257,6 +257,9 @@ class Ledger:
         else:
             self._watch(stored, at)
             self._held = stored
+            # One with an attempt, or a lease, is read whenever it matters.
+            if followed and stored is not None:
+                self._mine = stored.record.attempt is None and stored.lease_left <= 0
 
     def take(self, held: Held, since: float) -> bool:
         """Go on from what a claim has brought that began `since` (boot-time clock): the record with our attempt in it.

@@ -434,7 +434,7 @@ class SupportsGlance(Protocol):
     """An output of which it costs next to nothing to see that nobody touched it."""
 
     def is_untouched(self) -> bool:
-        """Tell whether it holds, with the right mode and owner, what was published there last. Never raises."""
+        """Tell whether it holds what was published there last, as it should, and all is told of it. Never raises."""
         ...
 
 

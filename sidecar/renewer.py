@@ -236,7 +236,9 @@ class Renewer:
                 or self._store_trouble
                 or self._ledger.unread >= self._poll_interval()
             ):
-                await self._ledger.sync(hold=self._hold(), absence=self.setup.absence)
+                await self._ledger.sync(
+                    hold=self._hold(), absence=self.setup.absence, followed=self.setup.followed
+                )
                 self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()

@@ -96,6 +96,7 @@ class FileOutput:
         "_index",
         "_resolved",
         "_swept",
+        "_told",
         "adopt",
         "id",
         "made",
@@ -126,6 +127,8 @@ class FileOutput:
         self._swept = like is not None or sweep(self._path.parent, self._path.name)
         self._cached: _Cached | None = None
         self._resolved: _Owner | None = None
+        self._told: bool | None = None
+        """What was told last of whether somebody has read it since."""
 
     @property
     def _place(self) -> str:
@@ -166,7 +169,8 @@ class FileOutput:
         seen = self._look()
         if seen.stat is None:
             return self._index.newest is None
-        return seen.digest == self._index.newest and self._metadata_problem(seen.stat) is None
+        own = seen.digest == self._index.newest and self._metadata_problem(seen.stat) is None
+        return own and self._read_since_write(seen) == self._told
 
     def withdraw(self) -> str:
         """See `SupportsWithdrawal`."""
@@ -210,6 +214,7 @@ class FileOutput:
         entry = self._index.find(seen.digest)
         if entry is not None:
             problem, read = self._metadata_problem(seen.stat), self._read_since_write(seen)
+            self._told = read
             return replace(entry.holding, problem=problem, read_since_write=read)
         if seen.content is None:
             # It was ours when it was read, and the index has forgotten it since.

@@ -225,3 +225,18 @@ async def test_what_killed_writers_left_is_removed_for_all_at_once(
         await anyio.sleep(20)
         assert not young.exists()
         assert {"alice.json", f"{long}.json"} <= {*fleet.files()}
+
+
+async def test_a_file_that_was_read_is_told_of(
+    house: House, looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether applications read their tokens is known a minute later, of those who take no turns as well."""
+    await connect(house, "alice")
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(200)
+        path = fleet.tokens / "alice.json"
+        before = path.stat()
+        os.utime(path, ns=(before.st_mtime_ns + 10**9, before.st_mtime_ns))
+        await anyio.sleep(90)
+        [output] = view(fleet, "alice").outputs
+        assert output.read_since_write is True
