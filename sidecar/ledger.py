@@ -125,7 +125,7 @@ class Ledger:
         self._news: tuple[Held | None, float] | None = None
         """What somebody else has read of the record, and from when on (boot-time clock) that is true."""
         self._mine = False
-        """Whether what the store was last seen to hold was written by this one, or is followed, with nothing under way."""
+        """Whether what the store was last seen to hold is followed, or was written by us, with nothing under way."""
         self.debt: Debt | None = None
 
     @property
