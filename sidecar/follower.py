@@ -33,8 +33,8 @@ PAGE = 5000
 """Versions that are asked for at once: milliseconds, so that no refresh waits long for the store."""
 BATCH = 250
 """Records that are read at once."""
-TURNS = 3.0
-"""Seconds for which the turns of those are waited for, before more are read."""
+TURNS, FEW = 30.0, 16
+"""Seconds for which the turns of those are waited for, all but a few, before more are read."""
 
 
 class Followed(Protocol):
@@ -146,9 +146,11 @@ class Follower:
         turns = [self._wake(one.name) for one in moved]
         # What was read is held until its turn has come: that of thousands takes much room.
         with move_on_after(TURNS):
-            for turned in turns:
-                if turned is not None:
-                    await turned.wait()
+            while (
+                len(waiting := [turned for turned in turns if turned is not None and not turned.is_set()])
+                > FEW
+            ):
+                await waiting[FEW].wait()
 
     def _asking(self) -> AbstractContextManager[None]:
         return asking(self._around.store.kind, self._around.emit)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from sidecar import events
 from sidecar.config.schema import docstrings
-from sidecar.events import Event, HookView, OutputView, TokenView
+from sidecar.events import Course, Event, HookView, OutputView, Step, TokenView
 from sidecar.observers.log import LogObserver
 from sidecar.tokens import GrantState
 
@@ -61,7 +61,7 @@ COMMON = {
 }
 """What is the same wherever it stands."""
 
-VIEWS = (TokenView, OutputView, HookView)
+VIEWS = (TokenView, OutputView, HookView, Course, Step)
 LEVELS = ("error", "warning", "info")
 BESIDE = {"event", "log_level", "left_out"}
 Structs = type[msgspec.Struct]
