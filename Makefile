@@ -53,7 +53,7 @@ layers: $(VENV)/.dev ## Architecture: imports go one way
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: pytest
-pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe ## The test suite alone, with two WORKERS for each core
+pytest: $(VENV)/.dev $(VENV)/.helm $(VENV)/.axe $(VENV)/.audit ## The test suite alone, with two WORKERS for each core
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: coverage
@@ -98,9 +98,21 @@ reference: $(VENV)/.dev ## Write the pages and pictures in docs/ that are made f
 screenshots: $(VENV)/.dev ## Take the pictures of the console in docs/images anew, with Chromium
 	$(BIN)/python -m tests.console.browser.screenshots
 
+.PHONY: recording
+recording: $(VENV)/.dev ## Take the README's film of the demo anew
+	$(BIN)/python -m tests.demo.recording
+
 .PHONY: image-size
 image-size: $(VENV)/.run ## Weigh the image without an engine: the Dockerfile's build stage, run here (REQUIREMENTS=all)
 	$(BIN)/python image/size.py $(ARGS)
+
+.PHONY: audit
+audit: $(VENV)/.audit ## Known vulnerabilities of all that is pinned; fails where the database can't be asked
+	$(AUDITOR) -m supply.audit $(ARGS)
+
+.PHONY: sbom
+sbom: $(VENV)/.dev $(VENV)/.audit ## The bill of materials of what is installed with the wheel (CycloneDX, in build/)
+	$(AUDITOR) -m supply.bill $(BIN)/python build/token-sidecar.cdx.json
 
 .PHONY: bench
 bench: $(VENV)/.bench ## What the daemon costs, beside baselines: half an hour, and docs/reference/performance.md
@@ -162,6 +174,15 @@ $(VENV)/.run: $(VENV)/.checkout pyproject.toml requirements/run.txt requirements
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo 'Installing what the tests need (requirements/dev.txt)'
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+# Apart from the others: what audits is resolved by itself, so that it never holds back what we ship.
+AUDITOR := $(VENV)/audit/bin/python
+
+$(VENV)/.audit: $(VENV)/.checkout requirements/audit.txt
+	@echo 'Installing what audits (requirements/audit.txt)'
+	@$(BIN)/python -m venv --clear $(VENV)/audit
+	@$(AUDITOR) -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements/audit.txt
 	@touch $@
 
 # What draws, and looks into processes.

@@ -7,11 +7,9 @@ the process from leaving until it has, or until it is killed.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import random
-import resource
 import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,6 +49,7 @@ from sidecar.server.serve import (
     bind_tcp,
     bind_unix,
     group_id,
+    names_of,
     publish_address,
     url_of,
 )
@@ -77,7 +76,6 @@ PATIENCE = 330.0
 """Seconds for which somebody else may hold the lock: a provider's answer is waited for up to five minutes."""
 POLL = 0.1
 
-PR_SET_DUMPABLE = 4
 
 Reply = TypeVar("Reply")
 
@@ -179,7 +177,6 @@ async def open_house(
     `state_dir`: one whose lock is shared with others of this process, each of which works on other tokens.
     """
     settings, clock = loaded.settings, SystemClock()
-    harden()
     async with AsyncExitStack() as stack:
         state = stack.enter_context(own_state_dir(settings) if state_dir is None else state_dir)
         place = settings.store
@@ -264,7 +261,7 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
         commands = bind_unix(settings.state_dir, mode=settings.control.mode, group=settings.control.group)
         _publish_address(house, probes)
         manager = ServiceManager(environ, lambda reason: house.emit(Warned("systemd", reason)))
-        site = _site(house)
+        site = _site(house, names_of(probes))
         house.engine.describe = partial(_describe, site)
         await house.engine.start()
         watcher = Watcher(house.clock, house.heartbeats, house.pulse, house.emit)
@@ -341,13 +338,7 @@ def is_hopeless(views: Sequence[TokenView]) -> bool:
     return any(view.required and view.next_wake and view.grant_state in hopeless for view in views)
 
 
-def harden() -> None:
-    """Keep secrets in this process's memory: no core files, and no debugger of the same user."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def _site(house: House) -> Site:
+def _site(house: House, names: tuple[str, ...]) -> Site:
     process = Process.now(house.clock, version=__version__, instance=house.state.instance)
     return Site(
         board=house.board,
@@ -358,6 +349,7 @@ def _site(house: House) -> Site:
         clock=house.clock,
         process=process,
         marker=StartMarker(house.state.path, warn=lambda reason: house.emit(Warned("startup", reason))),
+        names=names,
     )
 
 

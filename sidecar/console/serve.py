@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import anyio
 import structlog
 
-from sidecar import app, config
+from sidecar import config
 from sidecar.clients.http import HttpClient
 from sidecar.clock import SystemClock
 from sidecar.console import door
@@ -123,7 +123,6 @@ async def serve(loaded: Loaded, announce: Callable[[door.Door | None], None]) ->
     `announce` is told the way in, where no proxy signs people in, once there is somebody to answer.
     """
     settings, clock = loaded.settings, SystemClock()
-    app.harden()
     sock = bind_tcp(settings.console.host, settings.console.port)
     with sock:
         await _serve_on(sock, loaded, clock, announce)

@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -43,6 +45,8 @@ class Site:
     clock: Clock
     process: Process
     marker: StartMarker
+    names: tuple[str, ...] = ("*",)
+    """By which requests may call the server; see `names_of`."""
 
     async def views(self) -> Sequence[TokenView]:
         """Read the outputs back, or fall back to what was seen last when that takes too long."""
@@ -113,7 +117,8 @@ def probes_app(site: Site) -> Starlette:
             Route("/startupz", startupz),
             Route("/metrics", metrics),
             Route("/status", status),
-        ]
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=site.names, www_redirect=False)],
     )
 
 

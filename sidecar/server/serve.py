@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import grp
+import ipaddress
 import json
 import os
 import socket
@@ -81,6 +82,18 @@ def bind_tcp(host: str, port: int) -> socket.socket:
             if error.errno not in _NO_IPV6:
                 break
     raise CannotListen(_why_not(host, port, problem)) from None
+
+
+def names_of(sock: socket.socket) -> tuple[str, ...]:
+    """Tell what a request may call the server that listens here: `("*",)`, but for the loopback, whose names it has.
+
+    A web page whose own name was made to point at the loopback (DNS rebinding) would be of one origin with what answers
+    there, and could read it. Where the network can ask anyway, names are no defence.
+    """
+    address = sock.getsockname()[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        return ("*",)
+    return ("localhost", "127.0.0.1", "[::1]", address)
 
 
 def _listening(family: int, address: Any) -> socket.socket:

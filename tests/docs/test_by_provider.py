@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
 import pytest
 
 from sidecar import providers
-from sidecar.profile import GrantType, InDoubt, Profile, Rotation
-from tests.docs.test_docs import DOCS
+from sidecar.outcomes import judge
+from sidecar.ports import Answer
+from sidecar.profile import AuthMethod, GrantType, InDoubt, Profile, Rotation
+from sidecar.tokens import OutcomeClass, RefreshToken
+from tests.docs.pages import DOCS
 
 PAGE = DOCS / "howto" / "by-provider.md"
 DAY = 86400
@@ -72,3 +76,93 @@ def test_no_deadline_is_left_out() -> None:
     told = {name for names in rows("By when a human has to come back").values() for name in names}
 
     assert {name for name in providers.names() if providers.load(name).refresh_ttl} <= told
+
+
+def row(page: str, first: str) -> list[str]:
+    """Return the cells of the one row of a page that begins with this, or has it in its first cell."""
+    lines = (DOCS / "howto" / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    [found] = [one for one in cells if first in one[0]]
+    return found
+
+
+STATES = {
+    OutcomeClass.TRANSIENT: "`retrying`",
+    OutcomeClass.IN_DOUBT: "`in_doubt`",
+    OutcomeClass.MISCONFIGURED: "`misconfigured`",
+    OutcomeClass.SUSPECT: "`dead`",
+    OutcomeClass.DEAD: "`dead`",
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "profile", "shown", "status", "answer"),
+    [
+        *(
+            (
+                "microsoft",
+                "entra",
+                f"`{number}`",
+                400,
+                {"error": "invalid_grant", "error_description": f"{number}: …"},
+            )
+            for number in re.findall(r"AADSTS\d+", (DOCS / "howto" / "microsoft.md").read_text("utf-8"))
+        ),
+        ("microsoft", "entra", "`invalid_client`", 401, {"error": "invalid_client"}),
+        *(
+            ("slack", "slack", f"`{code}`", 200, {"ok": False, "error": code})
+            for code in (
+                "bad_client_secret",
+                "invalid_client_id",
+                "internal_error",
+                "fatal_error",
+                "invalid_grant",
+            )
+        ),
+        ("slack", "slack", "any other", 200, {"ok": False, "error": "sim-what"}),
+        ("github", "github-app", "`bad_refresh_token`", 200, {"error": "bad_refresh_token"}),
+        ("github", "github-app", "`incorrect_client", 200, {"error": "incorrect_client_credentials"}),
+        ("atlassian", "atlassian", "403 `unauthorized_client`", 403, {"error": "unauthorized_client"}),
+        ("atlassian", "atlassian", "403 `invalid_grant`", 403, {"error": "invalid_grant"}),
+        ("atlassian", "atlassian", "`access_denied`", 401, {"error": "access_denied"}),
+        (
+            "tokens-for-one-use",
+            "x",
+            "Value passed",
+            400,
+            {"error": "invalid_request", "error_description": "Value passed for the token was invalid."},
+        ),
+    ],
+)
+def test_what_goes_wrong_ends_as_told(
+    page: str, profile: str, shown: str, status: int, answer: dict[str, object]
+) -> None:
+    """An answer that a page speaks of is judged to be what it says there."""
+    sent = RefreshToken(value="sim-rt-0123456789abcdef", issued_at=0.0)
+    body = json.dumps(answer).encode()
+    told = judge(Answer(status, {}, body, 0.0, 0.0), providers.load(profile), sent=sent, previous=None)
+
+    assert STATES[told.outcome] in row(page, shown)[-1]
+
+
+UNITS = {"min": 60, "h": 3600, "days": DAY}
+TABLES = [
+    (page, name)
+    for page in ("tokens-for-one-use", "tokens-that-stay")
+    for name in re.findall(
+        r"^\| `([a-z-]+)` \|", (DOCS / "howto" / f"{page}.md").read_text("utf-8"), re.MULTILINE
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "name"), TABLES)
+def test_tables_have_what_the_profile_has(page: str, name: str) -> None:
+    """How long an access token lives, and where the client shows its secret."""
+    profile = providers.load(name)
+    _, lives, _, client, _ = row(page, f"`{name}`")
+    told = re.search(r"(\d+) (min|h|days)$", lives)
+
+    assert (int(told[1]) * UNITS[told[2]] if told else None) == profile.default_ttl
+    if client[0].isalpha():
+        header = profile.auth_method is AuthMethod.BASIC
+        assert ("header" in client) if header else ("body" in client.lower())

@@ -12,17 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_docs import (
-    DOCS,
-    PATIENCE,
-    ROOT,
-    Block,
-    blocks,
-    free_port,
-    masked,
-    output_of,
-    shell,
-)
+from tests.docs.pages import DOCS, ROOT, Block
+from tests.docs.pages import of as blocks
+from tests.docs.test_docs import PATIENCE, free_port, masked, output_of, shell
 
 __all__ = ["shell"]
 

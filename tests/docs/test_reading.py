@@ -71,7 +71,8 @@ def test_it_fits_a_phone(site: Path, visit: MakeVisit) -> None:
     """No page has to be scrolled sideways on a phone: wide tables and long lines scroll by themselves."""
     page = visit("file://", viewport={"width": 390, "height": 844}).page
     wide = []
-    for file in sorted(site.glob("docs/*/*.html")) + sorted(site.glob("*.html")):
+    # The front page leads elsewhere by itself, perhaps while it is being measured.
+    for file in sorted({*site.glob("docs/*/*.html"), *site.glob("*.html")} - {site / "index.html"}):
         page.goto(file.as_uri(), wait_until="domcontentloaded")
         page.wait_for_load_state()
         if chromium.is_too_wide(page):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sidecar import errors
-from tests.docs.test_docs import DOCS, ROOT, blocks
+from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import of as blocks
 
 PAGE = DOCS / "howto" / "troubleshooting.md"
 STORES = [DOCS / "howto" / name for name in ("sqlite.md", "kubernetes-secret-store.md")]

@@ -218,7 +218,7 @@ def test_the_control_socket_can_be_shared(daemon: Daemon, simulator: Simulator) 
 
 
 def test_nothing_can_be_changed_over_http(daemon: Daemon, simulator: Simulator) -> None:
-    """Other methods are refused, and what the control socket can do is not there."""
+    """Other methods and strange names are refused, and what the control socket can do is not there."""
     daemon.add(simulator)
     daemon.start()
     answers = {}
@@ -236,3 +236,8 @@ def test_nothing_can_be_changed_over_http(daemon: Daemon, simulator: Simulator) 
     }
     assert daemon.get("/readyz/other").status == 404
     assert len(simulator.provider.report().requests) == 1
+    # It listens on the loopback here: a name that was made to point there is refused.
+    connection = http.client.HTTPConnection(urlsplit(daemon.url).netloc, timeout=20)
+    connection.request("GET", "/status", headers={"Host": "rebound.example"})
+    assert connection.getresponse().status == 400
+    connection.close()

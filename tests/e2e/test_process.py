@@ -15,7 +15,7 @@ import pytest
 
 from sidecar import cli
 from sidecar.errors import HumanNeeded
-from tests.e2e.conftest import POWERLESS
+from tests.e2e.conftest import PATIENCE, POWERLESS, PROJECT
 
 if TYPE_CHECKING:
     from sidecar.testing import Simulator
@@ -77,6 +77,22 @@ def test_other_processes_of_the_same_user_cannot_look_inside(unprivileged: Daemo
         assert reads_environment_of(ordinary.pid)
         ordinary.communicate(b"\n")
     assert not reads_environment_of(unprivileged.pid)
+
+
+def test_nor_can_they_into_a_command(unprivileged: Daemon, tmp_path: Path) -> None:
+    """A command that reads a refresh token is closed to others before it has it."""
+    pipe = unprivileged.folder / "token"
+    os.mkfifo(pipe)
+    pipe.chmod(0o644)
+    command = ["-m", "sidecar", "seed", "gmail", "--file", str(pipe), "--config", str(unprivileged.path)]
+    with subprocess.Popen(
+        [*POWERLESS, sys.executable, *command], cwd=PROJECT, stderr=subprocess.DEVNULL
+    ) as seed:
+        # Opening it waits for the reader, which then waits for the token.
+        with pipe.open("wb"):
+            assert not reads_environment_of(seed.pid)
+            assert seed.poll() is None
+        seed.wait(PATIENCE)
 
 
 # Alone, and clear when it can't start

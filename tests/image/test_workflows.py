@@ -15,8 +15,9 @@ from image.size import instructions
 PROJECT = Path(__file__).parents[2]
 FILES = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 REGISTRIES = re.compile(r"\b(?:ghcr|quay|gcr|docker|k8s|pypi)\.(?:io|org)\b|public\.ecr", re.IGNORECASE)
-OFF = re.compile(r"vars\.(TESTS|RELEASES) == 'on'")
+OFF = re.compile(r"vars\.(TESTS|RELEASES|AUDIT) == 'on'")
 RELEASE = "release.yml"
+AUDIT = "audit.yml"
 
 
 def parsed(path: Path) -> dict[Any, Any]:
@@ -37,8 +38,8 @@ def named(path: Path) -> str:
 
 
 def test_the_workflows_are_there() -> None:
-    """One tests, one releases."""
-    assert [path.name for path in FILES] == [RELEASE, "test.yml"]
+    """One audits, one releases, one tests."""
+    assert [path.name for path in FILES] == [AUDIT, RELEASE, "test.yml"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -61,7 +62,9 @@ def test_actions_are_named_by_version_and_no_registry_by_host(path: Path) -> Non
     """Nobody made a commit up: a maintainer pins them, and says where to push."""
     text = path.read_text(encoding="utf-8")
     used = [step["uses"] for step in steps(path) if "uses" in step]
-    assert [each for each in used if not re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|[0-9a-f]{40})", each)] == []
+    assert [
+        each for each in used if not re.fullmatch(r"[\w-]+(/[\w-]+){1,2}@(v\d+|[0-9a-f]{40})", each)
+    ] == []
     assert "git ls-remote" in text
     assert REGISTRIES.search(text) is None
 
@@ -95,3 +98,28 @@ def test_the_release_keeps_the_dockerfile_s_promises() -> None:
     scripts = "\n".join(each.get("run", "") for each in steps(PROJECT / ".github/workflows" / RELEASE))
     assert scripts.count("cosign sign --yes") == 2
     assert "helm package --dependency-update" in scripts
+
+
+def test_vulnerabilities_are_looked_for_each_day_and_before_a_release() -> None:
+    """`make audit` can't be skipped over or forgiven, and nothing is released without it; bills come with each."""
+    daily, release = (parsed(PROJECT / ".github/workflows" / name) for name in (AUDIT, RELEASE))
+    assert daily[True]["schedule"]
+    assert release["jobs"]["image"]["needs"] == "supply"
+    assert release["jobs"]["charts"]["needs"] == "image"
+    for job in (daily["jobs"]["audit"], release["jobs"]["supply"]):
+        commands = [each["run"] for each in job["steps"] if "run" in each]
+        assert [command.split()[:2] for command in commands] == [["make", "audit"], ["make", "sbom"]]
+        assert not [each for each in [job, *job["steps"]] if "continue-on-error" in each]
+        assert not [each for each in job["steps"] if "if" in each]
+    assert set(re.findall(r"requirements/(\w+)\.txt", str(release["jobs"]["supply"]))) == {"all", "build"}
+
+
+def test_each_architecture_s_image_has_a_bill() -> None:
+    """CycloneDX for whatever the image is built for, attached and signed."""
+    found = list(steps(PROJECT / ".github/workflows" / RELEASE))
+    (build,) = [each["with"] for each in found if each.get("id") == "build"]
+    (bills,) = [each["run"] for each in found if "cosign attest" in each.get("run", "")]
+    built = {platform.removeprefix("linux/") for platform in build["platforms"].split(",")}
+    (written,) = re.findall(r"for architecture in ([^;]+);", bills)
+    assert set(written.split()) == built
+    assert "--type cyclonedx" in bills

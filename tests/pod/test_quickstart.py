@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.docs.test_docs import DOCS, ROOT, blocks, masked
+from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import of as blocks
+from tests.docs.test_docs import masked
 from tests.docs.test_quickstart import SECOND_HALF
 from tests.e2e.conftest import wait_until
 from tests.helm import pss, schemas
@@ -80,20 +82,23 @@ class Cluster:
 
     def _start(self, pod: Manifest) -> None:
         spec = pod["spec"]
+        fs_group = spec["securityContext"]["fsGroup"]
         places = {volume["name"]: self._volume(volume, spec) for volume in spec["volumes"]}
         for container in (*spec["initContainers"], *spec["containers"]):
             mounts = [
                 Mount(places[each["name"]], each["mountPath"], each.get("readOnly", False))
                 for each in container["volumeMounts"]
             ]
-            who = container.get("securityContext", {}).get("runAsUser", IMAGE_USER)
-            group = spec["securityContext"]["fsGroup"]
+            context = container.get("securityContext", {})
+            who = context.get("runAsUser", IMAGE_USER)
+            # Who is given a user and no group is in root's.
+            primary = context.get("runAsGroup", 0 if "runAsUser" in context else IMAGE_USER)
             words = [*container.get("command", ENTRYPOINT), *container.get("args", [])]
             if words[0] == "python":
                 words[0] = f"{VENV}/bin/python"
             others = next(iter(self.containers.values()), None)
             self.containers[container["name"]] = started = self._pod._run(
-                mounts, User(who, IMAGE_USER, (group,)), words, net=others or "true"
+                mounts, User(who, primary, (fs_group,)), words, net=others or "true"
             )
             self._wait(started, container.get("startupProbe", {}))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -15,7 +16,7 @@ from sidecar.events import ConfigLoaded
 from sidecar.server.client import NotRunning, address_of, probe
 from sidecar.server.http import probes_app
 from sidecar.server.marker import StartMarker
-from sidecar.server.serve import bind_tcp, publish_address, url_of
+from sidecar.server.serve import bind_tcp, names_of, publish_address, url_of
 from sidecar.tokens import GrantState
 from tests.server.conftest import NOW, Rig, a_view, an_output, ask, serving
 
@@ -201,3 +202,31 @@ async def test_tokens_are_not_to_be_had_over_tcp(tmp_path: Path) -> None:
         writes = [await ask(url, f"/tokens/gmail/{verb}", "POST") for verb in ("refresh", "seed")]
 
     assert {answer.status for answer in reads + writes} == {404}
+
+
+@pytest.mark.parametrize("name", ["rebound.example", "rebound.example:9640", "127.0.0.1.rebound.example", ""])
+async def test_a_page_elsewhere_reads_nothing_through_a_name_of_its_own(tmp_path: Path, name: str) -> None:
+    """On the loopback a request has to call us by the loopback's names, since its own name may point here."""
+    rig = Rig(tmp_path)
+    with bind_tcp("127.0.0.1", 0) as sock:
+        app = probes_app(replace(rig.site, names=names_of(sock)))
+    async with serving(app, rig.heartbeats) as url:
+        refused = await ask(url, "/status", Host=name)
+        welcome = [
+            await ask(url, "/status", Host=host) for host in ("localhost", "127.0.0.1:9640", "[::1]:9640")
+        ]
+
+    assert refused.status == 400
+    assert "gmail" not in refused.text
+    assert [answer.status for answer in welcome] == [200] * 3
+
+
+async def test_on_the_network_any_name_will_do(tmp_path: Path) -> None:
+    """Kubelet and Prometheus call a pod by its address, and a Service by its name."""
+    rig = Rig(tmp_path)
+    with bind_tcp("::", 0) as sock:
+        app = probes_app(replace(rig.site, names=names_of(sock)))
+    async with serving(app, rig.heartbeats) as url:
+        answer = await ask(url, "/livez", Host="tokens.mail.svc:9640")
+
+    assert answer.status == 200
