@@ -7,13 +7,15 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
-from sidecar import outcomes, rotation, schedule
+from sidecar import answers, outcomes, rotation, schedule
 from sidecar.courier import Courier
 from sidecar.errors import (
     CallError,
@@ -31,6 +33,7 @@ from sidecar.events import (
     Discarded,
     GrantDied,
     LeaseSought,
+    Rotated,
     ScopesShrank,
     TokenView,
     TurnEnded,
@@ -53,7 +56,8 @@ from sidecar.standing import (
     standing,
     with_record,
 )
-from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
+from sidecar.stopwatch import Stopwatch
+from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,10 +68,14 @@ if TYPE_CHECKING:
     from sidecar.outcomes import Outcome
     from sidecar.ports import Held, Seeding
     from sidecar.schedule import Decision, Timing
+    from sidecar.stopwatch import Note
     from sidecar.tokens import Record, RefreshToken
 
 FAILURE = 300
 """The first HTTP status that is no success."""
+
+OVERLOADED = (OutcomeClass.TRANSIENT, OutcomeClass.IN_DOUBT)
+"""What calls come to that a provider can't take."""
 
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
@@ -102,6 +110,7 @@ class Renewer:
         "_store_trouble",
         "_successor",
         "_unread",
+        "_watch",
         "courier",
         "setup",
     )
@@ -153,15 +162,22 @@ class Renewer:
             return await self._leave(self._leaving)
         self._take_over()
         self._read_again()
-        self._did, self._asked = [], False
+        self._did, self._asked, self._watch = [], False, Stopwatch(self._around.clock)
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
-        lease = await self._take_claim()
-        raced = lease is None and not await self._load()
+        with self._watch.step("load", self._around.store.kind) as note:
+            lease = await self._take_claim()
+            raced = lease is None and not await self._load()
+            note.problem, note.error = self._store_trouble, StoreError.__name__ if self._store_trouble else ""
         await self._publish()
         # Not before: whoever asks meanwhile is told what was found the last time.
         self._obstacle = ""
-        decision = self._decide()
+        with self._watch.step("decide") as note:
+            decision = self._decide()
+            if lease is None and isinstance(decision, Refresh) and self._forced is None:
+                decision = self._in_pace(decision)
+            note.subject = decision.reason
+            note.outcome = "refresh" if isinstance(decision, Refresh) else "wait"
         if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
             raced = not await self._renew(late, lease)
             decision = self._decide()
@@ -191,6 +207,36 @@ class Renewer:
         await self._compare()
         return None if self._fallen_back else until
 
+    # What is followed: others look in its stead
+
+    @property
+    def name(self) -> str:
+        """See `Followed.name`."""
+        return self.setup.name
+
+    @property
+    def key(self) -> str:
+        """See `Followed.key`."""
+        return self.setup.key
+
+    def sighted(self, version: str | None, at: float) -> bool:
+        """See `Followed.sighted`."""
+        moved = self._ledger.sighted(version, at)
+        # Its first turn may wait for this, and so does one that could not be taken for the store's sake.
+        return moved or self._found_dead is None or bool(self._store_trouble)
+
+    def hear(self, stored: Held | None, at: float) -> None:
+        """See `Followed.hear`."""
+        self._ledger.hear(stored, at)
+
+    def is_seen_since(self, at: float) -> bool:
+        """See `Followed.is_seen_since`."""
+        return self._ledger.is_seen_since(at)
+
+    def is_touched(self) -> bool:
+        """See `Followed.is_touched`."""
+        return self._publisher.is_touched()
+
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
@@ -199,7 +245,9 @@ class Renewer:
                 or self._store_trouble
                 or self._ledger.unread >= self._poll_interval()
             ):
-                await self._ledger.sync(hold=self._hold(), absence=self.setup.absence)
+                await self._ledger.sync(
+                    hold=self._hold(), absence=self.setup.absence, followed=self.setup.followed
+                )
                 self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
@@ -225,18 +273,32 @@ class Renewer:
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
             one_of_many=bool(self.setup.of_set),
+            followed=self.setup.followed,
         )
         decision = schedule.decide(record, self._times(), self.setup.profile, seen)
         return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
+
+    def _in_pace(self, decision: Decision) -> Decision:
+        """Wait where the provider takes no more calls just now."""
+        pace, boot = self.setup.pace, self._around.clock.boot()
+        if pace is None or pace.room(boot) >= 1:
+            return decision
+        return Wait(self._now() + pace.delay(boot), "its provider takes no more just now")
 
     def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
         """Leave what is merely due to whoever claims it, for a while."""
         if self._is_claimed(record):
             return Wait(seen.now + seen.lease_left, "claimed by this daemon")
-        if record is None or seen.forced or not isinstance(decision, Refresh):
+        if record is None or seen.forced or seen.fallen_back or seen.lease_left > 0:
             return decision
-        until = schedule.left_to_claims(record, self._times(), self.setup.profile)
-        return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        passed = self.setup.line.passed if self.setup.line is not None else math.inf
+        until = schedule.left_to_claims(
+            record, self._times(), self.setup.profile, now=seen.now, passed=passed
+        )
+        if isinstance(decision, Refresh):
+            return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        # By then it's known what became of it.
+        return Wait(until, decision.reason) if seen.followed and decision.until < until else decision
 
     def _is_claimed(self, record: Record | None) -> bool:
         """Tell whether this process claimed a record, and may be about to go on from that.
@@ -262,8 +324,9 @@ class Renewer:
 
         `lease`: the end of the one that is held already.
         """
+        pace, boot = self.setup.pace, self._around.clock.boot()
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), pace.call(boot) if pace is not None else nullcontext():
             try:
                 base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
@@ -307,11 +370,14 @@ class Renewer:
         if self._ledger.alone:
             return base, None
         # Counted from before the statement was sent: ours ends earlier than anybody else believes.
-        began = clock.boot()
+        began, note = clock.boot(), self._watch.note("lease", self._around.store.kind)
         try:
-            await self._ledger.write(base, lease=times.lease)
+            with self._watch.timed(note):
+                await self._ledger.write(base, lease=times.lease)
+                note.outcome = "taken"
         except Conflict:
             self._sought("elsewhere")
+            note.outcome, note.error, note.problem = "elsewhere", "", ""
             raise
         except StoreError:
             self._sought("failed")
@@ -340,21 +406,25 @@ class Renewer:
         # Before the call: a grant that was refused may show something else from then on.
         shown = self.setup.grant.credentials_fingerprint()
         try:
-            slip = self._around.escrow.arm(self.setup.key, base, attempt)
+            with self._watch.step("arm"):
+                slip = self._around.escrow.arm(self.setup.key, base, attempt)
         except EscrowError as error:
             self._obstacle = str(error)
             await self._load()
             return
         self._asked = True
-        result = await self._call(base, slip, deadline, late)
+        result, note = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
+        self._end_call(result, record)
+        _noted(note, result, record)
         self._keep_unread(slip, result, record)
         self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
             # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
             await self._publish()
         try:
-            await self._ledger.settle()
+            with self._watch.step("commit", self._around.store.kind):
+                await self._ledger.settle()
         except StoreError as error:
             self._store_trouble = str(error)
         else:
@@ -362,17 +432,29 @@ class Renewer:
                 self._forget_unread()
         await self._publish()
 
+    def _end_call(self, result: Answer | CallError, record: Record) -> None:
+        if self.setup.pace is None:
+            return
+        refused = record.backoff is not None and record.backoff.outcome in OVERLOADED
+        asked = answers.retry_after(result) if refused and isinstance(result, Answer) else None
+        self.setup.pace.judge(self._around.clock.boot(), refused=refused, retry_after=asked)
+
     async def _call(
         self, base: Record, slip: Slip, deadline: float | None, late: Callable[[], None]
-    ) -> Answer | CallError:
+    ) -> tuple[Answer | CallError, Note]:
         times = self._times()
         gate = _Gate(self._around.clock, deadline, times.lease / 3, slip)
+        grant, note = self.setup.grant, self._watch.note("call", self.setup.provider)
+        # What the provider's own metadata says of it is nobody's configuration.
+        note.address = "" if grant.issuer else grant.endpoint
         result: Answer | CallError
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hold_lease, base, times, late, deadline is not None)
             try:
-                result = await self._request(base)(base.refresh, gate, send_timeout=times.request_timeout)
-                slip.answered(result)
+                with self._watch.timed(note):
+                    result = await self._request(base)(base.refresh, gate, send_timeout=times.request_timeout)
+                with self._watch.step("escrow"):
+                    slip.answered(result)
             except CallError as error:
                 result = error
             except EscrowError as error:
@@ -380,7 +462,7 @@ class Renewer:
                 self._around.emit(Warned("escrow", str(error), self.setup.name))
             tasks.cancel_scope.cancel()
         self._overdue = False
-        return result
+        return result, note
 
     def _request(self, base: Record) -> Callable[..., Awaitable[Answer]]:
         """Choose the request that names no scopes where the last answer refused them: fewer may have been granted."""
@@ -418,7 +500,9 @@ class Renewer:
         record = rotation.concluded(base, outcome, setup.profile, now=now, delay=delay)
         died = record.is_dead() and record.dead != base.dead
         verdict = OutcomeClass.DEAD if died else outcome.outcome
-        record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
+        record = rotation.told(
+            record, verdict, outcome.reason, now=now, instance=self._around.instance, seconds=seconds
+        )
         self._report(base, record, outcome, verdict, seconds)
         self._failed_credentials = shown if verdict is OutcomeClass.MISCONFIGURED else None
         return record, verdict is OutcomeClass.SUCCESS
@@ -454,6 +538,7 @@ class Renewer:
             )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
+            emit(_rotated(setup, base, record))
             self._did.append(f"refreshed to generation {record.generation}")
         else:
             self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
@@ -484,11 +569,11 @@ class Renewer:
             token_url=self.setup.grant.token_url,
             scopes=self.setup.scopes or record.access.scopes,
         )
-        written = await self._publisher.publish(publication)
+        written = await self._publisher.publish(publication, self._watch)
         if written:
             self._did.append(f"published to {', '.join(written)}")
         settled = self._ledger.debt is None and self._publisher.retry_delay() is None
-        self.courier.post(publication, settled=settled)
+        self.courier.post(publication, settled=settled, turn=self._watch.id)
 
     def _handed_out(self, record: Record) -> RefreshToken | None:
         """Return the refresh token for outputs that include it, with the end that no use puts off."""
@@ -510,7 +595,7 @@ class Renewer:
         delays = (
             RACE_RETRY * (1 + self._around.random()) if raced else None,
             self._ledger.debt.retry_delay() if self._ledger.debt else None,
-            STORE_RETRY if self._store_trouble else None,
+            STORE_RETRY if self._store_trouble and not self.setup.followed else None,
             STABLE_AFTER if self._publisher.unsettled else None,
             self._publisher.retry_delay(),
         )
@@ -523,12 +608,15 @@ class Renewer:
         self._next_wake = at - ahead
         view = await self.look()
         doing = "; ".join(self._did) or self._obstacle or self._store_trouble or decision.reason
-        self._around.emit(
-            TurnEnded(
-                view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did or self._obstacle)
-            )
-        )
+        sentence, noteworthy = f"{doing}; next turn in {_span(at - now)}", bool(self._did or self._obstacle)
+        self._around.emit(TurnEnded(view, sentence, noteworthy, self._watch.course()))
+        # There may be very many of us, and most of them have no turn.
+        del self._watch
         urgency = view.expires_at if view.expires_at is not None else at
+        if self.setup.followed:
+            # It is one of very many, and not looked at before it is due.
+            self._did = []
+            self._ledger.fold()
         return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
     # What else may change the record
@@ -748,7 +836,9 @@ class Renewer:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
 
     def _poll_interval(self) -> float:
-        return schedule.poll_interval(self.record, self._times())
+        record = self.record
+        alone = record is None or record.attempt is None or self._owns_attempt(record)
+        return schedule.poll_interval(record, self._times(), followed=self.setup.followed and alone)
 
     def _owns_attempt(self, record: Record | None) -> bool:
         return (
@@ -878,6 +968,27 @@ class _Gate:
             self._slip.sent()
         except EscrowError as error:
             raise LeaseLost(str(error)) from error
+
+
+def _noted(note: Note, result: Answer | CallError, record: Record) -> None:
+    """Say of the step what the call came to."""
+    last = record.history[-1]
+    note.outcome, note.problem = last.outcome.value, last.reason
+    note.error = "" if last.outcome is OutcomeClass.SUCCESS else last.outcome.value
+    note.status = result.status if isinstance(result, Answer) else None
+
+
+def _rotated(setup: Setup, base: Record, record: Record) -> Rotated:
+    return Rotated(
+        token=setup.name,
+        provider=setup.provider,
+        lineage=record.lineage,
+        generation=record.generation,
+        fingerprint=_name_of(record),
+        replaced=_name_of(base),
+        refresh_fingerprint=record.refresh.fingerprint if record.refresh is not None else "",
+        refresh_replaced=base.refresh.fingerprint if base.refresh is not None else "",
+    )
 
 
 def _name_of(record: Record | None) -> str:

@@ -8,6 +8,7 @@ what the daemon runs on. All are frozen and compare by value, so a reload finds 
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -495,6 +496,10 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     unavailable_is_refusal: bool | None = None
     errors: tuple[ErrorRule, ...] | None = None
     """What this provider's errors mean; tried before the rules of the profile that is extended."""
+    max_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Sets only: how many refreshes a second one daemon asks for, in all; by default as many as the provider takes."""
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Sets only: how many requests of one daemon are under way at once; `max_workers` bounds them as well."""
 
 
 class SqlAccounts(Group, frozen=True, kw_only=True):
@@ -712,10 +717,27 @@ class ConsoleSettings(Group, frozen=True, kw_only=True):
 
 
 class AuditSettings(Group, frozen=True, kw_only=True):
-    """The record of who did what: sign-ins, consents, seeds, refreshes on request, revocations."""
+    """The record of who did what, and of what became of each grant; see the reference of the audit log."""
 
     file: Path | None = None
-    """JSON lines are appended here; by default they go to the log. Daemon and console may share it."""
+    """JSON lines are appended here; by default they go to the log. Daemon, console and commands may share it."""
+    rotations: bool | None = None
+    """Whether each refresh that succeeds has a line, with the fingerprints before and after. By default where there is
+    a `file`: the log has a line for each turn anyway. For a hundred thousand accounts that is over a gigabyte a day."""
+
+    @property
+    def tells_rotations(self) -> bool:
+        """`rotations`, or what follows from the rest."""
+        return self.file is not None if self.rotations is None else self.rotations
+
+
+class TracingSettings(Group, frozen=True, kw_only=True):
+    """OpenTelemetry: a trace of each turn that did something, sent as OTLP over HTTP. Needs the extra `otel`."""
+
+    enabled: bool = False
+    """Whether traces are made. Where they go and how many of them, the usual variables of the environment say:
+    `OTEL_EXPORTER_OTLP_ENDPOINT` (by default `http://localhost:4318`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+    `OTEL_TRACES_SAMPLER` and so on."""
 
 
 class ConfigFile(Group, frozen=True, kw_only=True):
@@ -739,6 +761,8 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """Logging."""
     audit: AuditSettings = AuditSettings()
     """The record of who did what."""
+    tracing: TracingSettings = TracingSettings()
+    """Where the time of a turn went, for a tracing system."""
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     """`token-sidecar console`: the web page."""
     providers: dict[Name, ProviderSettings] = {}
@@ -780,6 +804,7 @@ class Settings(Group, frozen=True, kw_only=True):
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     allow_volatile_store: bool = False
     allow_insecure_http: bool = False
@@ -811,6 +836,8 @@ class Settings(Group, frozen=True, kw_only=True):
                 ", ".join([*sorted(self.tokens), *(f"{of}/ACCOUNT" for of in sorted(self.sets))]) or "none"
             )
             raise UnknownToken(f"no token is called {name[:300]!r}; the configuration has: {known}")
+        # One object for all members, and not a piece of each name.
+        of = sys.intern(of)
         own = members.expanded(self.sets[of], account)
         key = self.key_of(name)
         return Resolved(
