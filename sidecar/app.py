@@ -25,6 +25,7 @@ from sidecar.board import Board
 from sidecar.clients.http import HttpClient
 from sidecar.clients.shared import SharedClients
 from sidecar.clock import SystemClock
+from sidecar.contents import no_traces
 from sidecar.engine import Engine
 from sidecar.errors import ConfigError, HumanNeeded, InstanceRunning, StoreError, TemporarilyUnavailable
 from sidecar.escrow import Escrow
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.config import Loaded, Settings
+    from sidecar.observers.spans import Spans
     from sidecar.ports import Observer, Sealer, Store
 
 PATIENCE = 330.0
@@ -95,8 +97,9 @@ class House:
         http: HttpClient,
         clients: SharedClients,
         environ: Mapping[str, str],
+        observers: Sequence[Observer] = (),
     ) -> None:
-        """Put the engine and its observers together; nothing runs yet."""
+        """Put the engine and its observers together; nothing runs yet. `observers`: more than there always are."""
         settings = loaded.settings
         self.settings = settings
         self.clock = clock
@@ -115,7 +118,10 @@ class House:
             self.config_state,
             LogObserver(clock),
             TerminationLog(),
-            AuditObserver(clock, settings.audit.file),
+            AuditObserver(
+                clock, settings.audit.file, state.instance, rotations=settings.audit.tells_rotations
+            ),
+            *observers,
             self,
         ]
         self.emit: Callable[[Event], None] = fan_out(watching)
@@ -196,7 +202,22 @@ async def open_house(
         http = await stack.enter_async_context(
             HttpClient(clock, allow_insecure_http=settings.allow_insecure_http)
         )
-        yield House(loaded, clock, state, store, sealer, http, clients, environ)
+        observers = []
+        if settings.tracing.enabled:
+            spans = open_spans(state.instance, __version__)
+            # In a thread: a collector that hangs keeps no other token of this process waiting.
+            stack.push_async_callback(partial(anyio.to_thread.run_sync, spans.close))
+            observers.append(spans)
+        yield House(loaded, clock, state, store, sealer, http, clients, environ, observers)
+
+
+def open_spans(instance: str, version: str) -> Spans:
+    """Make the observer that makes traces. Raises `ConfigError`, also where its library is not installed."""
+    if problem := no_traces():
+        raise ConfigError(f"tracing: {problem}")
+    from sidecar.observers.spans import Spans
+
+    return Spans(instance, version)
 
 
 def own_state_dir(settings: Settings) -> StateDir:
@@ -282,6 +303,7 @@ async def _serve(loaded: Loaded, environ: Mapping[str, str]) -> None:
             _log.info(
                 f"token-sidecar {__version__} keeps {settings.counted}",
                 url=url_of(probes),
+                instance=house.state.instance,
             )
             await house.renew(renewing)
             tasks.cancel_scope.cancel()

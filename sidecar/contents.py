@@ -7,6 +7,7 @@ reload agree in it.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sidecar import formats
@@ -38,11 +39,22 @@ def check(settings: Settings, context: Context) -> None:
                     context.error(steps, problem)
     _store(settings, context)
     _libraries(settings, context)
+    if settings.tracing.enabled and (problem := no_traces()):
+        context.error(("tracing", "enabled"), problem)
     _databases(settings, context)
     if context.disk:
         _keys(settings, context)
         _clients(settings, context)
         _seeds(settings, context)
+
+
+def no_traces() -> str:
+    """Say why no traces can be made; empty: they can. Nothing of them is imported but empty packages."""
+    try:
+        found = find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ModuleNotFoundError:
+        found = None
+    return "" if found else "traces are made by the extra `otel`: pip install 'token-sidecar[otel]'"
 
 
 def _store(settings: Settings, context: Context) -> None:

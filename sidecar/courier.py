@@ -17,12 +17,13 @@ from sidecar.events import Delivered, HookRan, HookView
 from sidecar.ports import Occasion
 from sidecar.publisher import Publisher
 from sidecar.schedule import Wake
+from sidecar.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.clock import Clock
-    from sidecar.events import Event, OutputView
+    from sidecar.events import Course, Event, OutputView
     from sidecar.ports import Hook, Mark, Publication, RemoteOutput
 
 FIRST_RETRY, LAST_RETRY = 1.0, 300.0
@@ -40,6 +41,7 @@ class Courier:
         "_did",
         "_emit",
         "_errands",
+        "_follows",
         "_latest",
         "_settled",
         "_stops",
@@ -55,6 +57,7 @@ class Courier:
         self._stops: tuple[_Stop, ...] = ()
         self._errands: tuple[_Errand, ...] = ()
         self._latest: Publication | None = None
+        self._follows = ""
         self._settled = False
         self._did: list[str] = []
         self._busy = anyio.Lock()
@@ -75,24 +78,27 @@ class Courier:
         """Whether there is anything to serve."""
         return bool(self._stops or self._errands)
 
-    def post(self, publication: Publication, *, settled: bool) -> None:
-        """Take the latest token. `settled`: it is in the store and in all other outputs, so that hooks may run."""
+    def post(self, publication: Publication, *, settled: bool, turn: str = "") -> None:
+        """Take the latest token. `settled`: it is in the store and in all other outputs, so that hooks may run.
+
+        `turn`: the id of the turn that hands it over.
+        """
         if self.has_work and (publication, settled) != (self._latest, self._settled):
-            self._latest, self._settled = publication, settled
+            self._latest, self._settled, self._follows = publication, settled, turn
             self.rouse()
 
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
         late()
         async with self._busy:
-            self._did = []
-            publication = self._current()
+            self._did, watch = [], Stopwatch(self._clock)
+            publication, follows = self._current(), self._follows
             async with anyio.create_task_group() as tasks:
                 for stop in self._stops:
-                    tasks.start_soon(self._serve, stop, publication)
+                    tasks.start_soon(self._serve, stop, publication, watch)
             if publication is not None and self._may_tell(publication):
-                await self._tell(publication)
-            return self._end(publication)
+                await self._tell(publication, watch)
+            return self._end(publication, watch.course(), follows)
 
     async def rest(self) -> None:
         """Wait for the end of a turn that is under way, so that it need not be broken off."""
@@ -103,11 +109,11 @@ class Courier:
         latest = self._latest
         return latest if latest and latest.access.seconds_left(self._clock.wall()) > 0 else None
 
-    async def _serve(self, stop: _Stop, publication: Publication | None) -> None:
+    async def _serve(self, stop: _Stop, publication: Publication | None, watch: Stopwatch) -> None:
         if publication is None:
             await stop.look()
         else:
-            self._did += [f"published to {name}" for name in await stop.publish(publication)]
+            self._did += [f"published to {name}" for name in await stop.publish(publication, watch)]
 
     def _may_tell(self, publication: Publication) -> bool:
         """Tell whether everything has what the hooks would tell of."""
@@ -117,28 +123,30 @@ class Courier:
             and all(stop.delivered == publication for stop in self._stops)
         )
 
-    async def _tell(self, publication: Publication) -> None:
+    async def _tell(self, publication: Publication, watch: Stopwatch) -> None:
         occasion, now = Occasion(self._token, publication.mark), self._clock.boot()
         async with anyio.create_task_group() as tasks:
             for errand in self._errands:
                 if errand.is_due(publication.mark) and errand.not_before <= now:
-                    tasks.start_soon(self._run, errand, occasion)
+                    tasks.start_soon(self._run, errand, occasion, watch)
 
-    async def _run(self, errand: _Errand, occasion: Occasion) -> None:
+    async def _run(self, errand: _Errand, occasion: Occasion, watch: Stopwatch) -> None:
         hook = errand.hook
         problem, needed = f"{hook.id}: it took longer than {hook.timeout:g} s", False
-        with anyio.move_on_after(hook.timeout):
-            try:
-                needed, problem = await hook.run(occasion), ""
-            except HookError as error:
-                problem = str(error)
-        problem = errand.ended(occasion.mark, problem, self._clock.boot())
-        outcome = "failed" if problem else "done" if needed else "unneeded"
+        with watch.step("hook", hook.id) as note:
+            with anyio.move_on_after(hook.timeout):
+                try:
+                    needed, problem = await hook.run(occasion), ""
+                except HookError as error:
+                    problem = str(error)
+            problem = errand.ended(occasion.mark, problem, self._clock.boot())
+            outcome = "failed" if problem else "done" if needed else "unneeded"
+            note.outcome, note.problem, note.error = outcome, problem, HookError.__name__ if problem else ""
         self._emit(HookRan(self._token, errand.hook.id, outcome, problem))
         if outcome == "done":
             self._did.append(f"ran {errand.hook.id}")
 
-    def _end(self, publication: Publication | None) -> Wake:
+    def _end(self, publication: Publication | None, course: Course, follows: str) -> Wake:
         delays = [delay for stop in self._stops if (delay := stop.retry_delay()) is not None]
         # What waits for an output, or for a token that lives, is not waited for here.
         if publication is not None and self._may_tell(publication):
@@ -146,7 +154,8 @@ class Courier:
             delays += [max(0.0, errand.not_before - self._clock.boot()) for errand in due]
         delays += [schedule.QUIET_POLL] if self._stops else []
         at = self._clock.wall() + min(delays, default=math.inf)
-        self._emit(Delivered(self._token, "; ".join(self._did) or "looked", noteworthy=bool(self._did)))
+        sentence, noteworthy = "; ".join(self._did) or "looked", bool(self._did)
+        self._emit(Delivered(self._token, sentence, noteworthy, course, follows))
         return Wake(at, urgency=at)
 
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
@@ -192,8 +201,8 @@ class _Stop(Publisher):
         self.delivered: Publication | None = None
         """What it certainly had when it was last published to."""
 
-    async def publish(self, publication: Publication) -> list[str]:
-        written = await super().publish(publication)
+    async def publish(self, publication: Publication, watch: Stopwatch) -> list[str]:
+        written = await super().publish(publication, watch)
         self.delivered = publication if self.retry_delay() is None else None
         return written
 

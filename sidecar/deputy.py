@@ -30,6 +30,7 @@ from sidecar.escrow import SUFFIX, Escrow
 from sidecar.seal import open_sealer
 from sidecar.server.wire import RefreshReply, RevokeReply, SeedReply, SeedRequest
 from sidecar.state_dir import SharedStateDir
+from sidecar.tokens import REFRESH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from sidecar.app import House
     from sidecar.config import Loaded
     from sidecar.renewer import Renewer
-    from sidecar.tokens import Record
+    from sidecar.tokens import Record, Turn
 
 STORE_PATIENCE = 120.0
 """Seconds for which a consent is held on to while the store doesn't take it."""
@@ -285,7 +286,11 @@ async def _outcome(house: House, renewer: Renewer, refused: str, known: Record |
 
 def _called(before: Record | None, after: Record) -> bool:
     """Tell whether the provider was called between two looks at a record."""
-    return after.history[-1:] != (before.history[-1:] if before is not None else ())
+    return _calls(after)[-1:] != _calls(before)[-1:]
+
+
+def _calls(record: Record | None) -> list[Turn]:
+    return [turn for turn in record.history if turn.what == REFRESH] if record is not None else []
 
 
 def _present(record: Record | None) -> str:

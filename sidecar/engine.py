@@ -41,6 +41,7 @@ from sidecar.renewer import Renewer
 from sidecar.roster import Roster
 from sidecar.schedule import Policy
 from sidecar.seeds import open_seed
+from sidecar.server.status import history_of
 from sidecar.server.wire import (
     LOGIN,
     RefreshReply,
@@ -81,6 +82,7 @@ FIXED = (
         "control",
         "log",
         "audit",
+        "tracing",
         "console.url",
         "max_workers",
     ),
@@ -421,6 +423,16 @@ class Engine:
         renewer = self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)
         return await self.describe([msgspec.structs.replace(await renewer.look(), aggregated=False)])
 
+    async def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return the histories of the tokens that are told of one by one; `name`: of this one alone. Newest last."""
+        shown = [renewer for renewer in self if not renewer.setup.aggregated]
+        if name:
+            shown = [self._renewers.get(name) or Renewer(self._setup(name, self.settings), self._around)]
+        return {
+            renewer.setup.name: history_of(renewer.record or await renewer.reread())
+            for renewer in sorted(shown, key=attrgetter("setup.name"))
+        }
+
     async def token(self, name: str) -> AccessToken:
         """Return a valid access token. Raises `HumanNeeded` or `TemporarilyUnavailable` where there is none."""
         renewer = self._renewer(name)
@@ -510,8 +522,11 @@ class Engine:
 
         record = await _raced(revoke)
         self._scheduler.wake(name)
-        access = record.access if record is not None else None
-        return RevokeReply(access.expires_at if access is not None else None)
+        access, refresh = (record.access, record.refresh) if record is not None else (None, None)
+        return RevokeReply(
+            access.expires_at if access is not None else None,
+            refresh.fingerprint if refresh is not None else "",
+        )
 
     async def reload(self) -> ReloadReply:
         """Read the configuration again, and touch only what changed in it.

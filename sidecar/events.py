@@ -99,6 +99,41 @@ class TokenView(msgspec.Struct, frozen=True):
         return AccessState.STALE if self.expires_at > now else AccessState.EXPIRED
 
 
+class Step(msgspec.Struct, frozen=True):
+    """What a turn did at one time."""
+
+    name: str
+    """load | decide | lease | arm | call | escrow | commit | publish | hook."""
+    at: float
+    """Seconds since the turn began."""
+    seconds: float
+    """How long it took."""
+    subject: str = ""
+    """The store, output or hook; what was decided, and why."""
+    outcome: str = ""
+    """Of a call its class, of a lease `taken` or `elsewhere`, of an output or a hook what its event says."""
+    error: str = ""
+    """The kind of what went wrong, one of a few words; empty: nothing did."""
+    problem: str = ""
+    """The same in a sentence."""
+    status: int | None = None
+    """Of the provider's answer, if there was one."""
+    address: str = ""
+    """Origin that was called, where the configuration names it."""
+
+
+class Course(msgspec.Struct, frozen=True):
+    """What a turn consisted of."""
+
+    id: str
+    """32 random hex digits."""
+    began: float
+    """When it began."""
+    seconds: float
+    steps: tuple[Step, ...]
+    """In the order in which they began."""
+
+
 class Event(msgspec.Struct, frozen=True):
     """Something that happened."""
 
@@ -112,6 +147,8 @@ class TurnEnded(Event, frozen=True):
     """What was done and when the next turn is."""
     noteworthy: bool
     """False for a look that found nothing to do."""
+    course: Course | None = None
+    """What it consisted of; none where the token was only seen for the first time."""
 
 
 class TokenForgotten(Event, frozen=True):
@@ -148,13 +185,35 @@ class CallFinished(Event, frozen=True):
     seconds: float
 
 
+class Rotated(Event, frozen=True):
+    """A refresh succeeded: the provider gave out a new token, which is not in the store yet."""
+
+    token: str
+    provider: str
+    lineage: str
+    generation: int
+    """The one that it makes."""
+    fingerprint: str
+    """Of the access token that came."""
+    replaced: str = ""
+    """Of the one that was held before; the same where the provider gave that again."""
+    refresh_fingerprint: str = ""
+    """Of the refresh token that is held from now on; empty for grants without one."""
+    refresh_replaced: str = ""
+    """Of the one before; the same where the provider keeps it."""
+
+
 class Seeded(Event, frozen=True):
     """A new lineage was started from a seed."""
 
     token: str
     seed: str
+    """Where the seed was found, or `command` or `login`."""
     fingerprint: str
+    """Of the refresh token."""
     lineage: str
+    asked: bool = False
+    """Whether somebody asked for it, of whom an `Audited` tells."""
 
 
 class SeedRefused(Event, frozen=True):
@@ -248,6 +307,10 @@ class Delivered(Event, frozen=True):
     """What was done."""
     noteworthy: bool
     """False for a look that found nothing to do."""
+    course: Course | None = None
+    """What it consisted of."""
+    follows: str = ""
+    """Id of the token's turn that handed over what is delivered."""
 
 
 class ScopesShrank(Event, frozen=True):
@@ -286,17 +349,17 @@ class Warned(Event, frozen=True):
 
 
 class Audited(Event, frozen=True):
-    """Somebody asked for something that changes a token, or for a session."""
+    """Somebody asked for something that changes a token or shows its grant, or for a session."""
 
     who: str
     """As whom they are signed in, or `uid 1000` for a command on this machine; empty: nobody is."""
     what: str
-    """sign-in | sign-out | consent | seed | refresh | revoke | reload | request."""
+    """sign-in | sign-out | consent | connect | disconnect | seed | refresh | export | revoke | reload | request."""
     outcome: str
     """begun | done | aside | failed | refused."""
     token: str = ""
     fingerprint: str = ""
-    """Of the token that came of it."""
+    """Of the token that came of it: the access token after a refresh, else the refresh token."""
     reason: str = ""
     origin: str = ""
     """The address that it came from."""

@@ -11,7 +11,7 @@ from sidecar import rotation
 from sidecar.errors import ConfigError, ConsentFailed, SeedError
 from sidecar.events import Adopted, Seeded, SeedRefused, Warned
 from sidecar.standing import quoted
-from sidecar.tokens import ExpirySource
+from sidecar.tokens import ADOPTION, CONSENT, REVOCATION, SEED, ExpirySource, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.ledger import Ledger
@@ -55,7 +55,8 @@ class Intake:
             self.problem, self.missing = "", "" if seeding else seed.missing
             if seeding is None or not self._is_new(seeding, fallen_back):
                 return ""
-            await self._plant(setup, self._ledger, seeding, origin=seed.id)
+            lineage = await self._plant(setup, self._ledger, seeding, origin=seed.id)
+            self._around.emit(Seeded(setup.name, seed.id, seeding.fingerprint, lineage))
         except (SeedError, ConfigError) as error:
             if str(error) != self.problem:
                 self._around.emit(SeedRefused(setup.name, seed.id, str(error)))
@@ -92,9 +93,11 @@ class Intake:
                     return await self._keep_aside(setup, ledger, record, seeding)
             # What a consent brought is alive, even where the provider gives the same refresh token again.
             force = force or since is not None
-            return Planting(
-                await self._plant(setup, ledger, seeding, origin=origin, force=force, passed_over=passed_over)
+            lineage = await self._plant(
+                setup, ledger, seeding, origin=origin, force=force, since=since, passed_over=passed_over
             )
+            self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, lineage, asked=True))
+            return Planting(lineage)
         finally:
             self._ledger.distrust()
 
@@ -117,6 +120,7 @@ class Intake:
         *,
         origin: str,
         force: bool = False,
+        since: str | None = None,
         passed_over: Seeding | None = None,
     ) -> str:
         record = ledger.record
@@ -133,9 +137,20 @@ class Intake:
             issuer=setup.grant.issuer,
             passed_over=passed_over,
         )
-        await ledger.write(planted)
-        self._around.emit(Seeded(setup.name, origin, seeding.fingerprint, planted.lineage))
+        what = SEED if since is None else CONSENT
+        await ledger.write(self._told(planted, what, f"from {origin}" if what == SEED else ""))
         return planted.lineage
+
+    def _told(self, record: Record, what: str, reason: str) -> Record:
+        around = self._around
+        return rotation.told(
+            record,
+            OutcomeClass.SUCCESS,
+            reason,
+            now=around.clock.wall(),
+            instance=around.instance,
+            what=what,
+        )
 
     async def reread(self) -> Record | None:
         """Read the record as the store has it now. Raises `StoreError`."""
@@ -151,7 +166,8 @@ class Intake:
         if record is None or record.refresh is None or record.refresh.fingerprint != fingerprint:
             return False
         try:
-            await ledger.write(rotation.ended(record, reason, now=self._around.clock.wall()))
+            ended = rotation.ended(record, reason, now=self._around.clock.wall())
+            await ledger.write(self._told(ended, REVOCATION, reason))
         finally:
             self._ledger.distrust()
         return True
@@ -171,7 +187,8 @@ class Intake:
         )
         if held_elsewhere or not _ends_later(foreign.access, record.access):
             return ""
-        await self._ledger.write(rotation.adopted(record, foreign))
+        adopted = rotation.adopted(record, foreign)
+        await self._ledger.write(self._told(adopted, ADOPTION, f"which the application wrote to {output.id}"))
         name = foreign.access.fingerprint
         self._around.emit(Adopted(setup.name, output.id, name))
         return f"adopted {name}, which the application wrote to {output.id}"

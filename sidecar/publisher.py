@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar.events import Event
     from sidecar.ports import Foreign, Holding, Mark, Output, Publication
+    from sidecar.stopwatch import Stopwatch
 
 STABLE_AFTER = 1.0
 """Seconds that a file an application wrote must rest before it is taken for whole (the gmail SDK truncates)."""
@@ -36,22 +38,25 @@ class Publisher:
         self.unsettled = False
         """Whether an application is writing to an output right now."""
 
-    async def publish(self, publication: Publication) -> list[str]:
+    async def publish(self, publication: Publication, watch: Stopwatch) -> list[str]:
         """Bring every output up to date; return the ids of those that were written."""
         written = []
         for output in self._outputs:
             if output.adopt and self.unsettled:
                 continue
-            try:
-                changed = await output.publish(publication)
-            except OutputError as error:
-                self._problems[output.id] = str(error)
-                self._emit(OutputWritten(self._token, output.id, "failed", str(error)))
-                continue
-            self._problems.pop(output.id, None)
-            self._emit(OutputWritten(self._token, output.id, "written" if changed else "unchanged"))
-            if changed:
-                written.append(output.id)
+            with suppress(OutputError), watch.step("publish", output.id) as note:
+                try:
+                    changed = await output.publish(publication)
+                except OutputError as error:
+                    note.outcome = "failed"
+                    self._problems[output.id] = str(error)
+                    self._emit(OutputWritten(self._token, output.id, "failed", str(error)))
+                    raise
+                self._problems.pop(output.id, None)
+                note.outcome, note.idle = "written" if changed else "unchanged", not changed
+                self._emit(OutputWritten(self._token, output.id, note.outcome))
+                if changed:
+                    written.append(output.id)
         self._failures = self._failures + 1 if self._problems else 0
         return written
 

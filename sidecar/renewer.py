@@ -31,6 +31,7 @@ from sidecar.events import (
     Discarded,
     GrantDied,
     LeaseSought,
+    Rotated,
     ScopesShrank,
     TokenView,
     TurnEnded,
@@ -53,7 +54,8 @@ from sidecar.standing import (
     standing,
     with_record,
 )
-from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass, Turn
+from sidecar.stopwatch import Stopwatch
+from sidecar.tokens import DeadlineRule, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from sidecar.outcomes import Outcome
     from sidecar.ports import Held, Seeding
     from sidecar.schedule import Decision, Timing
+    from sidecar.stopwatch import Note
     from sidecar.tokens import Record, RefreshToken
 
 FAILURE = 300
@@ -102,6 +105,7 @@ class Renewer:
         "_store_trouble",
         "_successor",
         "_unread",
+        "_watch",
         "courier",
         "setup",
     )
@@ -153,15 +157,20 @@ class Renewer:
             return await self._leave(self._leaving)
         self._take_over()
         self._read_again()
-        self._did, self._asked = [], False
+        self._did, self._asked, self._watch = [], False, Stopwatch(self._around.clock)
         self._forced, self._refused = self._refused, None
         await self.setup.grant.locate()
-        lease = await self._take_claim()
-        raced = lease is None and not await self._load()
+        with self._watch.step("load", self._around.store.kind) as note:
+            lease = await self._take_claim()
+            raced = lease is None and not await self._load()
+            note.problem, note.error = self._store_trouble, StoreError.__name__ if self._store_trouble else ""
         await self._publish()
         # Not before: whoever asks meanwhile is told what was found the last time.
         self._obstacle = ""
-        decision = self._decide()
+        with self._watch.step("decide") as note:
+            decision = self._decide()
+            note.subject = decision.reason
+            note.outcome = "refresh" if isinstance(decision, Refresh) else "wait"
         if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
             raced = not await self._renew(late, lease)
             decision = self._decide()
@@ -307,11 +316,14 @@ class Renewer:
         if self._ledger.alone:
             return base, None
         # Counted from before the statement was sent: ours ends earlier than anybody else believes.
-        began = clock.boot()
+        began, note = clock.boot(), self._watch.note("lease", self._around.store.kind)
         try:
-            await self._ledger.write(base, lease=times.lease)
+            with self._watch.timed(note):
+                await self._ledger.write(base, lease=times.lease)
+                note.outcome = "taken"
         except Conflict:
             self._sought("elsewhere")
+            note.outcome, note.error, note.problem = "elsewhere", "", ""
             raise
         except StoreError:
             self._sought("failed")
@@ -340,21 +352,24 @@ class Renewer:
         # Before the call: a grant that was refused may show something else from then on.
         shown = self.setup.grant.credentials_fingerprint()
         try:
-            slip = self._around.escrow.arm(self.setup.key, base, attempt)
+            with self._watch.step("arm"):
+                slip = self._around.escrow.arm(self.setup.key, base, attempt)
         except EscrowError as error:
             self._obstacle = str(error)
             await self._load()
             return
         self._asked = True
-        result = await self._call(base, slip, deadline, late)
+        result, note = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
+        _noted(note, result, record)
         self._keep_unread(slip, result, record)
         self._ledger.owe(record, attempt, slip, rotation=success)
         if self.setup.profile.kills_old_access_token:
             # What the readers hold is dead already; the new token is safe in escrow and goes out before the commit.
             await self._publish()
         try:
-            await self._ledger.settle()
+            with self._watch.step("commit", self._around.store.kind):
+                await self._ledger.settle()
         except StoreError as error:
             self._store_trouble = str(error)
         else:
@@ -364,15 +379,20 @@ class Renewer:
 
     async def _call(
         self, base: Record, slip: Slip, deadline: float | None, late: Callable[[], None]
-    ) -> Answer | CallError:
+    ) -> tuple[Answer | CallError, Note]:
         times = self._times()
         gate = _Gate(self._around.clock, deadline, times.lease / 3, slip)
+        grant, note = self.setup.grant, self._watch.note("call", self.setup.provider)
+        # What the provider's own metadata says of it is nobody's configuration.
+        note.address = "" if grant.issuer else grant.endpoint
         result: Answer | CallError
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hold_lease, base, times, late, deadline is not None)
             try:
-                result = await self._request(base)(base.refresh, gate, send_timeout=times.request_timeout)
-                slip.answered(result)
+                with self._watch.timed(note):
+                    result = await self._request(base)(base.refresh, gate, send_timeout=times.request_timeout)
+                with self._watch.step("escrow"):
+                    slip.answered(result)
             except CallError as error:
                 result = error
             except EscrowError as error:
@@ -380,7 +400,7 @@ class Renewer:
                 self._around.emit(Warned("escrow", str(error), self.setup.name))
             tasks.cancel_scope.cancel()
         self._overdue = False
-        return result
+        return result, note
 
     def _request(self, base: Record) -> Callable[..., Awaitable[Answer]]:
         """Choose the request that names no scopes where the last answer refused them: fewer may have been granted."""
@@ -418,7 +438,9 @@ class Renewer:
         record = rotation.concluded(base, outcome, setup.profile, now=now, delay=delay)
         died = record.is_dead() and record.dead != base.dead
         verdict = OutcomeClass.DEAD if died else outcome.outcome
-        record = record.remember(Turn(now, verdict, outcome.reason, record.generation, round(seconds, 3)))
+        record = rotation.told(
+            record, verdict, outcome.reason, now=now, instance=self._around.instance, seconds=seconds
+        )
         self._report(base, record, outcome, verdict, seconds)
         self._failed_credentials = shown if verdict is OutcomeClass.MISCONFIGURED else None
         return record, verdict is OutcomeClass.SUCCESS
@@ -454,6 +476,7 @@ class Renewer:
             )
         if verdict is OutcomeClass.SUCCESS:
             self._compare_scopes(record)
+            emit(_rotated(setup, base, record))
             self._did.append(f"refreshed to generation {record.generation}")
         else:
             self._did.append(f"refresh failed ({verdict}): {outcome.reason}")
@@ -484,11 +507,11 @@ class Renewer:
             token_url=self.setup.grant.token_url,
             scopes=self.setup.scopes or record.access.scopes,
         )
-        written = await self._publisher.publish(publication)
+        written = await self._publisher.publish(publication, self._watch)
         if written:
             self._did.append(f"published to {', '.join(written)}")
         settled = self._ledger.debt is None and self._publisher.retry_delay() is None
-        self.courier.post(publication, settled=settled)
+        self.courier.post(publication, settled=settled, turn=self._watch.id)
 
     def _handed_out(self, record: Record) -> RefreshToken | None:
         """Return the refresh token for outputs that include it, with the end that no use puts off."""
@@ -523,11 +546,10 @@ class Renewer:
         self._next_wake = at - ahead
         view = await self.look()
         doing = "; ".join(self._did) or self._obstacle or self._store_trouble or decision.reason
-        self._around.emit(
-            TurnEnded(
-                view, f"{doing}; next turn in {_span(at - now)}", noteworthy=bool(self._did or self._obstacle)
-            )
-        )
+        sentence, noteworthy = f"{doing}; next turn in {_span(at - now)}", bool(self._did or self._obstacle)
+        self._around.emit(TurnEnded(view, sentence, noteworthy, self._watch.course()))
+        # There may be very many of us, and most of them have no turn.
+        del self._watch
         urgency = view.expires_at if view.expires_at is not None else at
         return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
@@ -878,6 +900,27 @@ class _Gate:
             self._slip.sent()
         except EscrowError as error:
             raise LeaseLost(str(error)) from error
+
+
+def _noted(note: Note, result: Answer | CallError, record: Record) -> None:
+    """Say of the step what the call came to."""
+    last = record.history[-1]
+    note.outcome, note.problem = last.outcome.value, last.reason
+    note.error = "" if last.outcome is OutcomeClass.SUCCESS else last.outcome.value
+    note.status = result.status if isinstance(result, Answer) else None
+
+
+def _rotated(setup: Setup, base: Record, record: Record) -> Rotated:
+    return Rotated(
+        token=setup.name,
+        provider=setup.provider,
+        lineage=record.lineage,
+        generation=record.generation,
+        fingerprint=_name_of(record),
+        replaced=_name_of(base),
+        refresh_fingerprint=record.refresh.fingerprint if record.refresh is not None else "",
+        refresh_replaced=base.refresh.fingerprint if base.refresh is not None else "",
+    )
 
 
 def _name_of(record: Record | None) -> str:

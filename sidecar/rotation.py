@@ -15,6 +15,9 @@ from msgspec.structs import replace
 from sidecar import schedule
 from sidecar.profile import Rotation
 from sidecar.tokens import (
+    NAMED,
+    REFRESH,
+    REVOCATION,
     SPENT_LENGTH,
     Attempt,
     Backoff,
@@ -24,6 +27,7 @@ from sidecar.tokens import (
     OutcomeClass,
     Record,
     RefreshToken,
+    Turn,
     new_id,
 )
 
@@ -293,6 +297,32 @@ def ended(base: Record, reason: str, *, now: float) -> Record:
         reason=reason,
     )
     return replace(base, dead=verdict, attempt=None, backoff=None)
+
+
+def told(
+    record: Record,
+    outcome: OutcomeClass,
+    reason: str,
+    *,
+    now: float,
+    instance: str,
+    seconds: float = 0.0,
+    what: str = REFRESH,
+) -> Record:
+    """Write into a record's history how it came to be what it is."""
+    brought = record.access is not None and outcome is OutcomeClass.SUCCESS and what != REVOCATION
+    turn = Turn(
+        at=now,
+        outcome=outcome,
+        reason=reason,
+        generation=record.generation,
+        duration=round(seconds, 3),
+        what=what,
+        instance=instance[:NAMED],
+        fingerprint=record.access.fingerprint if brought and record.access is not None else "",
+        refresh_fingerprint=record.refresh.fingerprint if record.refresh is not None else "",
+    )
+    return record.remember(turn)
 
 
 def may_rotate(record: Record, profile: Profile) -> bool:

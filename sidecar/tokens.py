@@ -7,8 +7,10 @@ line or a failed assertion that shows one of these objects shows a fingerprint i
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -16,6 +18,8 @@ import msgspec
 SCHEMA_VERSION = 1
 HISTORY_LENGTH = 32
 SPENT_LENGTH = 64
+NAMED = 12
+"""Digits of a fingerprint, and of an instance's id in a history."""
 
 
 class AccessState(StrEnum):
@@ -82,7 +86,7 @@ class DeadlineRule(StrEnum):
 
 def fingerprint(secret: str) -> str:
     """Name a secret without showing it: the first 12 hex digits of its SHA-256."""
-    return hashlib.sha256(secret.encode()).hexdigest()[:12]
+    return hashlib.sha256(secret.encode()).hexdigest()[:NAMED]
 
 
 def new_id() -> str:
@@ -189,14 +193,76 @@ class Death(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
-class Turn(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One entry of a record's history."""
+REFRESH, SEED, CONSENT, ADOPTION, REVOCATION = "refresh", "seed", "consent", "adoption", "revocation"
+"""What a turn of the history may be of. Plain words: a newer version may know others."""
+
+
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of a record's history, or several that were alike. Nothing is ever decided by it.
+
+    So this part of a record takes members that it does not know: what a newer version wrote into one is left out.
+    """
 
     at: float
+    """When it was over (Unix seconds); of several the last."""
     outcome: OutcomeClass
     reason: str
     generation: int
+    """The one that it left."""
     duration: float
+    """Seconds that the provider took; of several the longest."""
+    what: str = REFRESH
+    instance: str = ""
+    """Whose it was: the first 12 digits of the id of a daemon's `state_dir`; of several the last's."""
+    fingerprint: str = ""
+    """Of the access token that it brought."""
+    refresh_fingerprint: str = ""
+    """Of the refresh token that was held when it was over."""
+    times: int = 1
+    """How many this one stands for."""
+    since: float | None = None
+    """When the first of several was over."""
+
+    @property
+    def began(self) -> float:
+        """When the first of those that it stands for was over."""
+        return self.at if self.since is None else self.since
+
+    def is_like(self, other: Turn) -> bool:
+        """Tell whether nothing but time, numbers and names differs."""
+        return (self.what, self.outcome, without_numbers(self.reason)) == (
+            other.what,
+            other.outcome,
+            without_numbers(other.reason),
+        )
+
+    def joined(self, later: Turn) -> Turn:
+        """Make one of two that are alike."""
+        return msgspec.structs.replace(
+            later,
+            duration=max(self.duration, later.duration),
+            times=self.times + later.times,
+            since=self.began,
+        )
+
+
+def without_numbers(text: str) -> str:
+    """Make two reasons that differ in their seconds alone look the same."""
+    return re.sub(r"\d+", "#", text)
+
+
+def remembered(history: tuple[Turn, ...], turn: Turn) -> tuple[Turn, ...]:
+    """Append to a history. Without room the oldest two neighbours that are alike become one, else the oldest goes.
+
+    So a night of retries, or a week of successes, does not push out what came before it.
+    """
+    turns = (*history, turn)
+    if len(turns) <= HISTORY_LENGTH:
+        return turns
+    for place, (one, other) in enumerate(pairwise(turns)):
+        if one.is_like(other):
+            return (*turns[:place], one.joined(other), *turns[place + 2 :])
+    return turns[1:]
 
 
 class Orphan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -216,7 +282,7 @@ class Beyond(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"Beyond({', '.join(self.members)})"
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, rename={"history": "turns", "former": "history"}):
     """One token's durable state: one blob, one versioned write.
 
     Defaults are written too, since a `schema` that was left out would be taken for the reader's own.
@@ -243,6 +309,9 @@ class Record(msgspec.Struct, frozen=True):
     """Every scope that this lineage was ever granted."""
     orphans: tuple[Orphan, ...] = ()
     history: tuple[Turn, ...] = ()
+    """The last turns in which something came of it, oldest first; see `remembered`."""
+    former: tuple[Turn, ...] = ()
+    """What an older version added to the history that it knows, which refuses what is new in ours: empty once read."""
     issuer: str = ""
     """Who named `endpoint`, or is to name it; empty where the configuration did."""
     account: str = ""
@@ -270,18 +339,19 @@ class Record(msgspec.Struct, frozen=True):
         )
 
     def remember(self, turn: Turn) -> Record:
-        """Append to the history, dropping the oldest entries."""
-        return msgspec.structs.replace(self, history=(*self.history, turn)[-HISTORY_LENGTH:])
+        """Append to the history; see `remembered`."""
+        return msgspec.structs.replace(self, history=remembered(self.history, turn))
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
-_OWN = {"key", *Record.__struct_fields__} - {"beyond"}
+_OWN = {"key", *(field.encode_name for field in msgspec.structs.fields(Record))} - {"beyond"}
 
 
 def encode_record(record: Record, key: str = "") -> bytes:
     """Serialise a record, with the key that it is kept under (empty: any); the result holds secrets in clear."""
     members = msgspec.structs.asdict(record) | {"key": key}
+    members["turns"], members["history"] = members.pop("history"), members.pop("former")
     return _encoder.encode(members.pop("beyond").members | members)
 
 
@@ -289,4 +359,8 @@ def decode_record(data: bytes) -> Record:
     """Read a record back. Raises `msgspec.MsgspecError` when it is not one."""
     record, members = _decoder.decode(data), msgspec.json.decode(data)
     others = {name: value for name, value in members.items() if name not in _OWN}
-    return msgspec.structs.replace(record, beyond=Beyond(others))
+    history = record.history
+    for turn in record.former:
+        if not history or turn.at > history[-1].at:
+            history = remembered(history, turn)
+    return msgspec.structs.replace(record, beyond=Beyond(others), history=history, former=())

@@ -26,6 +26,11 @@ def complaints_about_rules(rules: Path) -> str:
     return _asked("check", "rules", "--lint-fatal", str(rules))
 
 
+def complaints_about_configuration(configuration: Path) -> str:
+    """Return what promtool has against a configuration of Prometheus, which is nothing if it is valid."""
+    return _asked("check", "config", "--lint-fatal", str(configuration))
+
+
 def complaints_about_page(page: str) -> str:
     """Return what promtool has against the names, types and help of a page in Prometheus' text format."""
     return _asked("check", "metrics", page=page)

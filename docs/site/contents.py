@@ -1,4 +1,4 @@
-"""A Sphinx extension: the side bar follows the lists of the pages called index.md.
+"""A Sphinx extension: the side bar follows the lists and tables of the pages called index.md.
 
 Sphinx would have a directive for it, which a forge shows as a block of code, and which repeats what the lists say.
 """
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from sphinx.application import Sphinx
     from sphinx.util.typing import ExtensionMetadata
+
+
+KINDS = {nodes.bullet_list: nodes.list_item, nodes.table: nodes.row}
+"""What lists pages → what in it stands for one of them."""
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
@@ -52,10 +56,10 @@ def _toctree(name: str, listed: list[tuple[str, str]]) -> addnodes.toctree:
 
 
 def pages_of(section: nodes.section) -> Iterator[tuple[str, str]]:
-    """Find what a section's own lists are of: each item's first link to a page, with its text."""
-    for listing in section.children:
-        for item in listing.children if isinstance(listing, nodes.bullet_list) else ():
-            for link in item.findall(addnodes.pending_xref):
-                if link["refdomain"] == "doc":
-                    yield link.astext(), link["reftarget"]
-                    break
+    """Find what a section lists itself: the first link to a page in each item or row, with its text."""
+    for child in section.children:
+        for item in child.findall(KINDS[type(child)]) if type(child) in KINDS else ():
+            links = item.findall(addnodes.pending_xref)
+            link = next((one for one in links if one["refdomain"] == "doc"), None)
+            if link is not None:
+                yield link.astext(), link["reftarget"]

@@ -8,4 +8,8 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelector(".toc-drawer").ariaLabel = "This page";
   for (const caption of document.querySelectorAll("p.caption[role=heading]")) caption.ariaLevel = "2";
   for (const scrolled of document.querySelectorAll("pre, .table-wrapper")) scrolled.tabIndex = 0;
+  // A long name in a table may go on in the next line, rather than leave no room for what it means.
+  for (const name of document.querySelectorAll("td code .pre")) {
+    name.innerHTML = name.innerHTML.replace(/([._])(?=\w)/g, "$1<wbr>");
+  }
 });

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def export(name: str, output: Path | None, layout: str, config: Path, *, force: 
         if sys.stdout.isatty() and not yes:
             click.confirm(f"Show the refresh token of {name} on this terminal?", abort=True, err=True)
         click.echo(content.rstrip(b"\n"))
+    _write_down(settings, name, held.record.refresh.fingerprint)
     if settings.profiles[name].may_rotate:
         click.echo(
             f"{name}: this copy is worth nothing after the daemon's next refresh, and used beside the "
@@ -72,6 +74,23 @@ def export(name: str, output: Path | None, layout: str, config: Path, *, force: 
             "kill the grant",
             err=True,
         )
+
+
+def _write_down(settings: Settings, name: str, fingerprint: str) -> None:
+    """Have it in the record of who did what: in its file, or else in the log of the daemon that runs."""
+    from sidecar.clock import SystemClock
+    from sidecar.errors import SidecarError
+    from sidecar.events import Audited
+    from sidecar.observers import log
+    from sidecar.observers.audit import AuditObserver
+
+    if settings.audit.file is None:
+        with suppress(SidecarError):
+            common.control(settings).exported(name, fingerprint)
+        return
+    log.configure("error", "console", sys.stderr)
+    deed = Audited(f"uid {os.getuid()}", "export", "done", name, fingerprint)
+    AuditObserver(SystemClock(), settings.audit.file).notice(deed)
 
 
 def _laid_out(settings: Settings, name: str, record: Record, refresh: RefreshToken, layout: str) -> bytes:

@@ -67,7 +67,7 @@ def reference() -> str:
 _INTRODUCTION = """\
 # Providers
 
-<!-- Written from the profiles in sidecar/providers; a test says how when it's out of date. -->
+<!-- Written from the profiles in sidecar/providers by `make reference`. -->
 
 What is known of OAuth2 providers, and from where. Name a profile as `provider:` of a token; what is unknown stays at
 its most careful default, and whatever is wrong for you can be changed under [`providers:`](configuration.md).

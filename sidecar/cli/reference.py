@@ -17,7 +17,7 @@ WIDTH = 100
 _INTRODUCTION = """\
 # Commands
 
-<!-- Written from the commands' --help; a test says how when it's out of date. -->
+<!-- Written from the commands' --help by `make reference`. -->
 
 Errors are one line each on standard error, and [exit codes](errors.md) say what a script may do about them. Secrets
 never travel in arguments: they come from files or standard input.

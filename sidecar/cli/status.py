@@ -12,16 +12,15 @@ from sidecar.cli import common
 from sidecar.cli.options import TokenName, config_option, examples, json_option
 
 if TYPE_CHECKING:
+    from sidecar.config import Settings
     from sidecar.events import TokenView
+    from sidecar.tokens import Turn
 
 BAR = 10
 """Characters."""
 
 BY_ITSELF = {"idle", "living"}
 """Those deadlines that every refresh puts off, so that nobody has to do anything while a daemon runs."""
-
-BY_ITSELF = {"idle", "living"}
-"""Those that every refresh puts off, so that nobody has to do anything while a daemon runs."""
 
 FAILING = {"misconfigured", "unpersisted"}
 
@@ -31,17 +30,22 @@ FAILING = {"misconfigured", "unpersisted"}
         ("token-sidecar status", "all tokens"),
         ("token-sidecar status gmail", "one of them"),
         ("token-sidecar status gmail/alice@example.com", "one account of a set"),
+        ("token-sidecar status --history gmail", "what happened last night"),
         ("token-sidecar status --json | jq '.tokens.gmail.seconds_left'", "for scripts"),
     )
 )
 @click.argument("name", type=TokenName(), metavar="[NAME]", required=False)
+@click.option("--history", is_flag=True, help="Show the last 32 turns of each token instead, newest last.")
 @config_option
 @json_option
-def status(name: str | None, config: Path, *, as_json: bool) -> int:
+def status(name: str | None, config: Path, *, history: bool, as_json: bool) -> int:
     """Show how every token is doing.
 
     The running daemon is asked; where none runs, the store and the outputs are read, and that is said.
     Of a set, the accounts that have metrics of their own are shown, and those in trouble.
+
+    With --history: when each token was refreshed, or was to be, and what came of it, from its record in the
+    store. The exit code is 0 then.
 
     Exit code 3 says that a required grant is dead or not seeded, 4 that a required token can't be used
     right now, 1 that something else is wrong with a required token or with the daemon itself.
@@ -49,6 +53,9 @@ def status(name: str | None, config: Path, *, as_json: bool) -> int:
     from sidecar.server.client import NotRunning
 
     settings = common.load(config, token=name)
+    if history:
+        _show_history(settings, name or "", as_json=as_json)
+        return 0
     try:
         document = {"source": "daemon", **common.control(settings).status(name or "")}
     except NotRunning as absence:
@@ -92,13 +99,79 @@ def views_of(document: dict[str, Any]) -> list[TokenView]:
 
 def _show(document: dict[str, Any]) -> None:
     if document["source"] == "store":
-        click.echo("no daemon answers; this is what the store and the outputs say", err=True)
+        _tell_of_absence("the store and the outputs say")
     rows = [_row(token) for token in document["tokens"].values()]
     others = {of: one["others"] for of, one in document.get("sets", {}).items()}
     rows += [_row_of_others(of, told) for of, told in others.items() if told["count"]]
     common.show_table(["TOKEN", "ACCESS", "LEFT", "GENERATION", "GRANT", "CONSENT", "OUTPUTS"], rows)
     for line in _remarks(document):
         click.echo(line)
+
+
+def _tell_of_absence(who: str) -> None:
+    click.echo(f"no daemon answers; this is what {who}", err=True)
+
+
+def _show_history(settings: Settings, name: str, *, as_json: bool) -> None:
+    from sidecar.server.client import NotRunning
+
+    try:
+        source, found = "daemon", common.control(settings).history(name)
+    except NotRunning:
+        from sidecar.cli import stored
+
+        source, found = "store", stored.history(settings, name)
+    if as_json:
+        common.print_json({"source": source, "now": time.time(), "history": found})
+        return
+    if source == "store":
+        _tell_of_absence("the store says")
+    for one, turns in found.items():
+        click.echo(f"{one}:" if turns else f"{one}: nothing has happened yet")
+        for turn in _folded(turns):
+            click.echo(f"  {_moment(turn.at)}  {_sentence(turn)}")
+
+
+def _folded(turns: list[dict[str, Any]]) -> list[Turn]:
+    """Make one of neighbouring failures that are alike."""
+    import msgspec
+
+    from sidecar.tokens import OutcomeClass, Turn
+
+    folded: list[Turn] = []
+    for turn in msgspec.convert(turns, list[Turn]):
+        if folded and turn.outcome is not OutcomeClass.SUCCESS and folded[-1].is_like(turn):
+            folded[-1] = folded[-1].joined(turn)
+        else:
+            folded.append(turn)
+    return folded
+
+
+def _sentence(turn: Turn) -> str:
+    """Say what one turn came to; what is not known of it is left out."""
+    from sidecar.tokens import REFRESH, OutcomeClass
+
+    took = f" in {turn.duration:.2g} s" if turn.duration else ""
+    if turn.what != REFRESH:
+        told = turn.what
+    elif turn.outcome is OutcomeClass.SUCCESS:
+        told = f"refreshed to generation {turn.generation}{took}"
+    else:
+        told = f"refresh failed ({turn.outcome.value}){took}"
+    if turn.times > 1:
+        told += f", {turn.times} times since {_moment(turn.began)}"
+    names = (
+        ("access token", turn.fingerprint),
+        ("refresh token", turn.refresh_fingerprint),
+        ("by", turn.instance),
+    )
+    return "; ".join(
+        [f"{told}: {turn.reason}" if turn.reason else told, *(f"{what} {it}" for what, it in names if it)]
+    )
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
 def _row(token: dict[str, Any]) -> list[str]:

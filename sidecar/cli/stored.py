@@ -15,7 +15,7 @@ from sidecar.events import SetListed, TokenView
 from sidecar.outputs import open_output, open_remote_output
 from sidecar.publisher import Publisher
 from sidecar.pulse import Heartbeats
-from sidecar.server.status import Process, status_document
+from sidecar.server.status import Process, history_of, status_document
 from sidecar.standing import Troubles, remedy, standing, with_record
 
 if TYPE_CHECKING:
@@ -40,21 +40,37 @@ def document(settings: Settings) -> dict[str, Any]:
     return {key: whole[key] for key in ("version", "now", "config", "tokens", "sets")}
 
 
+def history(settings: Settings, name: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Return each token's last turns, oldest first; `name`: of this token alone."""
+    held, _ = anyio.run(_held, settings, SystemClock(), [name] if name else None)
+    return {
+        one: history_of(found.record if found is not None else None) for one, found in sorted(held.items())
+    }
+
+
 async def _read(settings: Settings, clock: SystemClock) -> tuple[list[TokenView], list[SetListed]]:
-    held: dict[str, Held | None] = dict.fromkeys(settings.tokens)
+    held, sets = await _held(settings, clock)
+    return [await view(settings, name, held[name], clock) for name in sorted(held)], sets
+
+
+async def _held(
+    settings: Settings, clock: SystemClock, names: list[str] | None = None
+) -> tuple[dict[str, Held | None], list[SetListed]]:
+    """Read these records; None: of all tokens, and of those members of sets that are told of one by one."""
+    held: dict[str, Held | None] = dict.fromkeys(settings.tokens if names is None else names)
     sets = []
     async with common.open_existing(settings) as store:
-        for of, token in settings.sets.items():
+        for of, token in settings.sets.items() if names is None else ():
             # Whom an application's database lists is not asked here: these are the accounts that have a grant.
             keys = await store.keys(settings.prefix_of(of)) if store is not None else []
-            names = [name for key in keys if (name := settings.name_of(key)) is not None]
+            members = [name for key in keys if (name := settings.name_of(key)) is not None]
             most = token.for_each.max_series if token.for_each is not None else 0
-            held |= dict.fromkeys(names[:most])
-            more = f"{len(names) - most} more accounts are in the store" if len(names) > most else ""
-            sets.append(SetListed(of, members=len(names), problem=more, listed_at=clock.wall()))
+            held |= dict.fromkeys(members[:most])
+            more = f"{len(members) - most} more accounts are in the store" if len(members) > most else ""
+            sets.append(SetListed(of, members=len(members), problem=more, listed_at=clock.wall()))
         if store is not None:
             held = {name: await store.load(common.key_of(settings, name)) for name in held}
-    return [await view(settings, name, held[name], clock) for name in sorted(held)], sets
+    return held, sets
 
 
 async def view(settings: Settings, name: str, held: Held | None, clock: SystemClock) -> TokenView:

@@ -19,7 +19,7 @@ from sidecar.config import schema
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Written by sidecar.config.reference from the classes in sidecar/config/settings.py. -->
+<!-- Written by sidecar.config.reference from the classes in sidecar/config/settings.py, by `make reference`. -->
 
 The configuration is one YAML file: `--config`, else `$TOKEN_SIDECAR_CONFIG`, else
 `/etc/token-sidecar/config.yaml`. `token-sidecar check` names every mistake in it, each with its line and the
@@ -67,6 +67,7 @@ _SECTIONS = {
     "ControlSettings": ("`control`", "control"),
     "LogSettings": ("`log`", "log"),
     "AuditSettings": ("`audit`", "audit"),
+    "TracingSettings": ("`tracing`", "tracing"),
     "ConsoleSettings": ("`console`", "console"),
     "ConsoleProxy": ("`console.proxy`", "proxy"),
     "Operators": ("`console.operators`", "operators"),

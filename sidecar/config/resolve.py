@@ -60,6 +60,7 @@ def resolve(file: ConfigFile, context: Context) -> Settings:
         control=ControlSettings(mode=file.control.mode, group=_numeric(file.control.group)),
         log=file.log,
         audit=file.audit,
+        tracing=file.tracing,
         console=_console(file.console),
         allow_volatile_store=file.allow_volatile_store,
         allow_insecure_http=file.allow_insecure_http,

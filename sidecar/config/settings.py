@@ -712,10 +712,27 @@ class ConsoleSettings(Group, frozen=True, kw_only=True):
 
 
 class AuditSettings(Group, frozen=True, kw_only=True):
-    """The record of who did what: sign-ins, consents, seeds, refreshes on request, revocations."""
+    """The record of who did what, and of what became of each grant; see the reference of the audit log."""
 
     file: Path | None = None
-    """JSON lines are appended here; by default they go to the log. Daemon and console may share it."""
+    """JSON lines are appended here; by default they go to the log. Daemon, console and commands may share it."""
+    rotations: bool | None = None
+    """Whether each refresh that succeeds has a line, with the fingerprints before and after. By default where there is
+    a `file`: the log has a line for each turn anyway. For a hundred thousand accounts that is over a gigabyte a day."""
+
+    @property
+    def tells_rotations(self) -> bool:
+        """`rotations`, or what follows from the rest."""
+        return self.file is not None if self.rotations is None else self.rotations
+
+
+class TracingSettings(Group, frozen=True, kw_only=True):
+    """OpenTelemetry: a trace of each turn that did something, sent as OTLP over HTTP. Needs the extra `otel`."""
+
+    enabled: bool = False
+    """Whether traces are made. Where they go and how many of them, the usual variables of the environment say:
+    `OTEL_EXPORTER_OTLP_ENDPOINT` (by default `http://localhost:4318`), `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+    `OTEL_TRACES_SAMPLER` and so on."""
 
 
 class ConfigFile(Group, frozen=True, kw_only=True):
@@ -739,6 +756,8 @@ class ConfigFile(Group, frozen=True, kw_only=True):
     """Logging."""
     audit: AuditSettings = AuditSettings()
     """The record of who did what."""
+    tracing: TracingSettings = TracingSettings()
+    """Where the time of a turn went, for a tracing system."""
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     """`token-sidecar console`: the web page."""
     providers: dict[Name, ProviderSettings] = {}
@@ -780,6 +799,7 @@ class Settings(Group, frozen=True, kw_only=True):
     control: ControlSettings = msgspec.field(default_factory=ControlSettings)
     log: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
     console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
     allow_volatile_store: bool = False
     allow_insecure_http: bool = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sidecar.console.words import moment, span
-from sidecar.tokens import HISTORY_LENGTH, OutcomeClass
+from sidecar.tokens import HISTORY_LENGTH, REFRESH, OutcomeClass
 
 if TYPE_CHECKING:
     from sidecar.tokens import Turn
@@ -93,7 +93,7 @@ def meter(left: float, life: float, *, floor: float = 0.0) -> Meter:
 
 def chart(history: tuple[Turn, ...], now: float) -> Chart:
     """Draw the turns of a record."""
-    turns = history[-HISTORY_LENGTH:]
+    turns = tuple(turn for turn in history if turn.what == REFRESH)[-HISTORY_LENGTH:]
     longest = max((turn.duration for turn in turns if turn.outcome is OutcomeClass.SUCCESS), default=0.0)
     first = HISTORY_LENGTH - len(turns)
     bars = tuple(_bar(turn, first + index, longest, now) for index, turn in enumerate(turns))
@@ -102,7 +102,8 @@ def chart(history: tuple[Turn, ...], now: float) -> Chart:
 
 def _bar(turn: Turn, place: int, longest: float, now: float) -> Bar:
     kind, x = KINDS[turn.outcome], place * STEP + (STEP - BAR) // 2
-    title = f"{moment(turn.at, now).words}: {NAMES[turn.outcome]}, {span(turn.duration)}"
+    several = f", {turn.times} times" if turn.times > 1 else ""
+    title = f"{moment(turn.at, now).words}: {NAMES[turn.outcome]}{several}, {span(turn.duration)}"
     if kind != "ok":
         return Bar(x, RISE + 2, _DEPTH[kind], kind, title)
     # The square root keeps a quick answer visible beside a slow one.
@@ -113,8 +114,10 @@ def _bar(turn: Turn, place: int, longest: float, now: float) -> Bar:
 def _text(turns: tuple[Turn, ...], now: float) -> str:
     if not turns:
         return "No turn yet."
-    counted = Counter(turn.outcome for turn in turns)
+    counted: Counter[OutcomeClass] = Counter()
+    for turn in turns:
+        counted[turn.outcome] += turn.times
     counts = ", ".join(f"{counted[outcome]} {NAMES[outcome]}" for outcome in OutcomeClass if counted[outcome])
     last = turns[-1]
-    which = "The only turn" if len(turns) == 1 else f"The last {len(turns)} turns"
+    which = "The only turn" if counted.total() == 1 else f"The last {counted.total()} turns"
     return f"{which}: {counts}. Newest: {NAMES[last.outcome]}, {moment(last.at, now).words}."

@@ -16,7 +16,7 @@ from sidecar.console.charts import KINDS, NAMES
 from sidecar.console.stand import Deadline, Due, Group, Level, Place, Row, Stand
 from sidecar.console.words import Moment, moment, span
 from sidecar.enrol.provider import title
-from sidecar.tokens import GrantState, OutcomeClass
+from sidecar.tokens import REFRESH, GrantState, OutcomeClass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,10 +103,16 @@ class Past(msgspec.Struct, frozen=True):
 
     when: Moment
     outcome: str
+    """In words; what it was of, where that was no refresh."""
     kind: str
     reason: str
     generation: int
     took: str
+    """How long the provider took; empty where it was not asked."""
+    times: int = 1
+    """How many turns this one stands for."""
+    since: Moment | None = None
+    """When the first of several was."""
 
 
 class TokenPage(msgspec.Struct, frozen=True):
@@ -252,13 +258,17 @@ def accounts(settings: Settings, user: str, records: Mapping[str, Record | None]
 
 
 def _past(turn: Turn, now: float) -> Past:
+    called = turn.what == REFRESH
     return Past(
         when=moment(turn.at, now),
-        outcome=NAMES[turn.outcome],
+        outcome=NAMES[turn.outcome] if called else turn.what,
         kind=KINDS[turn.outcome],
-        reason=turn.reason or ("a new access token" if turn.outcome is OutcomeClass.SUCCESS else ""),
+        reason=turn.reason
+        or ("a new access token" if called and turn.outcome is OutcomeClass.SUCCESS else ""),
         generation=turn.generation,
-        took=span(turn.duration),
+        took=span(turn.duration) if called else "",
+        times=turn.times,
+        since=moment(turn.began, now) if turn.times > 1 else None,
     )
 
 

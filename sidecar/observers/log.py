@@ -8,7 +8,6 @@ exceptions alone of which it is known that they don't quote values.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from sidecar.events import (
     GrantDied,
     HookRan,
     OutputWritten,
+    Rotated,
     ScopesShrank,
     Seeded,
     SeedRefused,
@@ -40,7 +40,7 @@ from sidecar.events import (
     TurnEnded,
     Warned,
 )
-from sidecar.tokens import AccessState, GrantState
+from sidecar.tokens import AccessState, GrantState, without_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, MutableMapping
@@ -264,6 +264,8 @@ class LogObserver:
                 self._write("info", gone, token=event.token)
             case CallFinished():
                 self._write("debug", f"the provider was called: {event.outcome}", **_fields(event))
+            case Rotated():
+                self._write("debug", "the provider gave out a new token", **_fields(event))
             case Seeded():
                 self._write("info", "a new lineage was started from a seed", **_fields(event))
             case SeedRefused():
@@ -318,7 +320,7 @@ class LogObserver:
             self._seen.pop(view.token, None)
             self._write("info" if event.noteworthy else "debug", event.sentence, **fields)
             return
-        signature = (view.grant_state, view.access_state(now), _without_numbers(view.reason))
+        signature = (view.grant_state, view.access_state(now), without_numbers(view.reason))
         lasting = self._seen.get(view.token) == signature
         self._seen[view.token] = signature
         if not event.noteworthy and not lasting:
@@ -332,7 +334,7 @@ class LogObserver:
     def _set(self, event: SetListed) -> None:
         key = ("set", event.of)
         if event.problem:
-            loud, _ = self._admit(key, _without_numbers(event.problem))
+            loud, _ = self._admit(key, without_numbers(event.problem))
             self._write("warning" if loud else "debug", event.problem, set=event.of, members=event.members)
         elif self._said.pop(key, None) is not None:
             self._write("info", "it is known again who the accounts are", set=event.of, members=event.members)
@@ -366,7 +368,7 @@ class LogObserver:
 
     def _trouble(self, level: str, key: Hashable, sentence: str, event: Event) -> None:
         fields = _fields(event)
-        loud, left_out = self._admit(key, _without_numbers(f"{sentence} {fields.get('reason', '')}"))
+        loud, left_out = self._admit(key, without_numbers(f"{sentence} {fields.get('reason', '')}"))
         if left_out:
             fields["left_out"] = left_out
         self._write(level if loud else "debug", sentence, **fields)
@@ -456,8 +458,3 @@ def _iso(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (OverflowError, OSError, ValueError):
         return str(seconds)
-
-
-def _without_numbers(text: str) -> str:
-    """Make two retries that differ in their seconds alone look the same."""
-    return re.sub(r"\d+", "#", text)

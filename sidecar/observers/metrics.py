@@ -539,7 +539,7 @@ def reference() -> str:
 _PAGE = """\
 # Metrics
 
-<!-- Written from sidecar/observers/metrics.py; a test says how when it's out of date. -->
+<!-- Written from sidecar/observers/metrics.py by `make reference`. -->
 
 `/metrics` speaks Prometheus' text format, and OpenMetrics to whoever asks for it in `Accept`. `token` is a
 token's name in the configuration, or `SET/ACCOUNT`; `output` and `hook` say where it goes and who is told, `provider`

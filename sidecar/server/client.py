@@ -14,6 +14,7 @@ import msgspec
 from sidecar.errors import SidecarError, TemporarilyUnavailable, UsageError
 from sidecar.server.wire import (
     ADDRESS_FILE,
+    Exported,
     RefreshReply,
     RefreshRequest,
     ReloadReply,
@@ -69,6 +70,13 @@ class ControlClient:
         document: dict[str, Any] = self._ask("GET", f"/status/{_quoted(name)}" if name else "/status")
         return document
 
+    def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return each token's last turns, oldest first; `name`: of this token alone."""
+        found: dict[str, list[dict[str, Any]]] = self._ask(
+            "GET", f"/history/{_quoted(name)}" if name else "/history"
+        )
+        return found
+
     def token(self, name: str) -> ShownToken:
         """Return a valid access token."""
         return msgspec.convert(self._ask("GET", f"/tokens/{_quoted(name)}"), ShownToken)
@@ -90,6 +98,10 @@ class ControlClient:
         """End the grant at the provider."""
         answer = self._ask("POST", f"/tokens/{_quoted(name)}/revoke", {}, timeout=REFRESH_TIMEOUT)
         return msgspec.convert(answer, RevokeReply)
+
+    def exported(self, name: str, fingerprint: str) -> None:
+        """Tell that a refresh token was taken out of the store, so that it is written down."""
+        self._ask("POST", f"/tokens/{_quoted(name)}/exported", msgspec.to_builtins(Exported(fingerprint)))
 
     def reload(self) -> ReloadReply:
         """Have the configuration read again."""

@@ -13,9 +13,10 @@ from starlette.routing import Route
 
 from sidecar.audit import auditing
 from sidecar.errors import SidecarError, UsageError
-from sidecar.events import Event
+from sidecar.events import Audited, Event
 from sidecar.server.wire import (
     BODY_LIMIT,
+    Exported,
     RefreshReply,
     RefreshRequest,
     ReloadReply,
@@ -41,6 +42,10 @@ class Engine(Protocol):
 
     async def status(self, name: str = "") -> dict[str, Any]:
         """Return the status document; `name`: of this token alone, be it one of many that are told of together."""
+        ...
+
+    async def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        """Return each token's last turns, oldest first; `name`: of this token alone."""
         ...
 
     async def token(self, name: str) -> AccessToken:
@@ -81,6 +86,9 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
     async def status(request: Request) -> Any:
         return await engine.status(request.path_params.get("name", ""))
 
+    async def history(request: Request) -> Any:
+        return await engine.history(request.path_params.get("name", ""))
+
     async def token(request: Request) -> Any:
         access = await engine.token(_name(request))
         return {
@@ -98,6 +106,12 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
         body = await _read(request, SeedRequest)
         return await audited(request, body.deed, engine.seed(_name(request), body))
 
+    async def exported(request: Request) -> Any:
+        body = await _read(request, Exported)
+        who = request.client.host if request.client is not None else ""
+        emit(Audited(who, "export", "done", _name(request), body.fingerprint))
+        return {}
+
     async def revoke(request: Request) -> Any:
         await _read(request, dict[str, Any])
         return await audited(request, "revoke", engine.revoke(_name(request)))
@@ -110,9 +124,12 @@ def control_app(engine: Engine, emit: Callable[[Event], None] = _unheard) -> Sta
         routes=[
             Route("/status", _answering(status)),
             Route("/status/{name:path}", _answering(status)),
+            Route("/history", _answering(history)),
+            Route("/history/{name:path}", _answering(history)),
             # An account may have slashes in its name; what is asked of it comes last, whatever it is called.
             Route("/tokens/{name:path}/refresh", _answering(refresh), methods=["POST"]),
             Route("/tokens/{name:path}/seed", _answering(seed), methods=["POST"]),
+            Route("/tokens/{name:path}/exported", _answering(exported), methods=["POST"]),
             Route("/tokens/{name:path}/revoke", _answering(revoke), methods=["POST"]),
             Route("/tokens/{name:path}", _answering(token)),
             Route("/reload", _answering(reload), methods=["POST"]),

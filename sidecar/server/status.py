@@ -16,6 +16,8 @@ from sidecar.tokens import GrantState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sidecar.tokens import Record
+
 
 MOST = 50
 """Accounts of a set that are named beside those that have a place of their own: who is in trouble, who was refused."""
@@ -140,6 +142,12 @@ def _token(view: TokenView, now: float) -> dict[str, Any]:
     for output, shown in zip(view.outputs, document["outputs"], strict=True):
         shown["seconds_left"] = _left(output.expires_at, now)
     return document
+
+
+def history_of(record: Record | None) -> list[dict[str, Any]]:
+    """Tell of the turns of a record's history, oldest first, of JSON types alone."""
+    turns = record.history if record is not None else ()
+    return [msgspec.structs.asdict(turn) | {"since": turn.began} for turn in turns]
 
 
 def _left(expires_at: float | None, now: float) -> float | None:

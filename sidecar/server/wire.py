@@ -56,6 +56,13 @@ class SeedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "consent" if self.origin == LOGIN else "seed"
 
 
+class Exported(msgspec.Struct, frozen=True):
+    """Body of what a command tells that has shown a grant, for the record of who did what."""
+
+    fingerprint: str
+    """Of the refresh token."""
+
+
 class RefreshReply(msgspec.Struct, frozen=True):
     """What came of a refresh."""
 
@@ -85,6 +92,8 @@ class RevokeReply(msgspec.Struct, frozen=True):
 
     access_expires_at: float | None = None
     """When the last access token ends, should the provider not end it at once (Unix seconds)."""
+    fingerprint: str = ""
+    """Of the refresh token that was ended."""
 
 
 class ReloadReply(msgspec.Struct, frozen=True):

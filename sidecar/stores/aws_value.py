@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +23,7 @@ from sidecar import formats
 from sidecar.errors import FormatError, RecordUnreadable
 from sidecar.formats.values import iso8601_naive, read_object
 from sidecar.stores.base import read_blob
-from sidecar.tokens import HISTORY_LENGTH, Death, Record, encode_record, fingerprint
+from sidecar.tokens import Death, Record, Turn, encode_record, fingerprint, remembered
 
 if TYPE_CHECKING:
     from sidecar.formats.contents import Contents
@@ -99,7 +100,8 @@ def write(before: str | None, record: Record, *, key: str, replaces: str, now: f
 def beside(base: Record, record: Record) -> bytes | None:
     """Return what makes `record` of `base` without a secret in it, packed; None: it takes a new version."""
     old, new = _plain(base), _plain(record)
-    turns = _appended(old.pop("history"), new.pop("history"))
+    turns = _appended(base.history, record.history)
+    del old["turns"], new["turns"]
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     if turns is None or not changed <= set(BESIDE):
         return None
@@ -116,8 +118,8 @@ def with_beside(base: Record, packed: bytes) -> Record:
         if not unpacker.eof or not delta.keys() <= set(BESIDE):
             raise ValueError("not ours")
         members = {**_plain(base), **delta}
-        members["history"] = [*members["history"], *turns][-HISTORY_LENGTH:]
-        return replace(msgspec.convert(members, Record), beyond=base.beyond)
+        record = replace(msgspec.convert(members, Record), beyond=base.beyond)
+        return reduce(Record.remember, msgspec.convert(turns, list[Turn]), record)
     except (zlib.error, msgspec.MsgspecError, TypeError) as error:
         raise ValueError(type(error).__name__) from None
 
@@ -201,11 +203,11 @@ def _plain(record: Record) -> dict[str, Any]:
     return found
 
 
-def _appended(old: list[Any], new: list[Any]) -> list[Any] | None:
-    """Return what was appended to a history whose oldest entries are dropped; None: it is another one."""
+def _appended(old: tuple[Turn, ...], new: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
+    """Return what was remembered since `old`; None: it is another history."""
     for count in range(len(new) + 1):
         turns = new[len(new) - count :]
-        if [*old, *turns][-HISTORY_LENGTH:] == new:
+        if reduce(remembered, turns, old) == new:
             return turns
     return None
 

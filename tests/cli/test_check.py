@@ -206,6 +206,18 @@ def test_what_needs_a_library_that_is_missing_says_which(
         assert f"{label}: Kubernetes is spoken by the extra `kubernetes`: pip install" in told
 
 
+def test_what_makes_traces_is_named_where_it_is_missing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` names the extra, and is content with it."""
+    place.document["tracing"] = {"enabled": True}
+    place.write()
+    assert cli.main(["check", "-c", str(place.config)]) == 0
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    assert cli.main(["check", "-c", str(place.config)]) == 2
+    assert "tracing.enabled: traces are made by the extra `otel`: pip install" in capsys.readouterr().err
+
+
 def sql_place(place: Place, **keys: object) -> None:
     """Publish to a table, and seed from one."""
     cell = {"table": "t", "where": {"k": "v"}, "column": "c", **keys}

@@ -127,10 +127,3 @@ def test_a_named_configuration_has_to_be_right(config: Path, capsys: pytest.Capt
     assert (code, told) == (2, "")
     assert "providers.crm.extends" in errors
     assert "did you mean google?" in errors
-
-
-def test_the_page_is_current() -> None:
-    """docs/reference/providers.md is written from the profiles."""
-    command = 'python -c "from sidecar.cli.portrait import reference; print(reference(), end=str())"'
-
-    assert PAGE.read_text(encoding="utf-8") == portrait.reference(), f"{command} > {PAGE.name}"

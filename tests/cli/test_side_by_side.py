@@ -19,6 +19,7 @@ from sidecar import rotation
 from sidecar.deputy import Deputy
 from sidecar.escrow import Escrow
 from sidecar.testing import faults
+from sidecar.tokens import fingerprint
 from tests.cli.conftest import START, Place
 from tests.cli.test_console import Running
 from tests.cli.test_sets import until
@@ -143,6 +144,11 @@ def test_a_deed_is_written_down_once(place: Place) -> None:
     place.write()
     place.ok("seed", "gmail", "--file", str(place.new_seed()))
     place.ok("refresh", "gmail")
+    exported = place.ok("export", "gmail", "--format", "raw")
     lines = [json.loads(line) for line in audit.read_text(encoding="utf-8").splitlines()]
+    *lines, export = lines
+    assert (export["what"], export["fingerprint"]) == ("export", fingerprint(exported.strip()))
+    rotation = lines.pop(1)
+    assert (rotation["who"], rotation["what"], rotation["generation"]) == ("token-sidecar", "rotation", 1)
     assert [(line["what"], line["outcome"]) for line in lines] == [("seed", "done"), ("refresh", "done")]
     assert all(line["who"].startswith("uid ") for line in lines)

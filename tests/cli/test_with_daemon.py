@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from sidecar.errors import ConfigError
 from sidecar.server.client import ControlClient
+from sidecar.tokens import fingerprint
 from tests.cli.conftest import Place
 
 
@@ -137,6 +139,10 @@ def test_export_reads_beside_the_daemon(running: Place) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("sim-rt-")
     assert "may kill the grant" in done.stderr
+    said = [json.loads(line) for line in (running.root / "log").read_text(encoding="utf-8").splitlines()]
+    [deed] = [line for line in said if line.get("what") == "export"]
+    assert (deed["who"], deed["outcome"], deed["token"]) == (f"uid {os.getuid()}", "done", "gmail")
+    assert deed["fingerprint"] == fingerprint(done.stdout.strip())
 
 
 def test_records_are_left_alone_while_a_daemon_has_them(running: Place) -> None:

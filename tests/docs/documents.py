@@ -17,6 +17,7 @@ from kubernetes_validate import utils
 from sidecar import config
 from sidecar.config import schema
 from sidecar.errors import ConfigError
+from tests.docs import prometheus
 from tests.docs.pages import ROOT, Block
 from tests.helm import schemas
 
@@ -43,10 +44,11 @@ Document = dict[str, Any]
 def mistakes(blocks: list[Block]) -> Iterator[tuple[Block, str]]:
     """Say what isn't valid, and what isn't known as anything."""
     for block in blocks:
-        yield from ((block, mistake) for mistake in _mistakes(block.text))
+        yield from ((block, mistake) for mistake in judge(block.text))
 
 
-def _mistakes(text: str) -> Iterator[str]:
+def judge(text: str) -> Iterator[str]:
+    """Say what is wrong with a text of one document or more."""
     try:
         documents = list(yaml.safe_load_all(text))
     except yaml.YAMLError as error:
@@ -76,6 +78,10 @@ def _judged(document: Document) -> Iterator[str]:
         yield from (mistake for chart in document.values() for mistake in _values(chart["token-sidecar"]))
     elif {"apiVersion", "kind"} <= document.keys():
         yield from _manifest(document)
+    elif "scrape_configs" in document:
+        yield from prometheus.configuration(document)
+    elif document.keys() & {"route", "inhibit_rules"}:
+        yield from prometheus.alertmanager(document)
     elif not any(document.keys() <= known for known in OTHERS.values()):
         yield from _fragment(document)
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from sidecar import events
 from sidecar.config.schema import docstrings
-from sidecar.events import Event, HookView, OutputView, TokenView
+from sidecar.events import Course, Event, HookView, OutputView, Step, TokenView
 from sidecar.observers.log import LogObserver
 from sidecar.tokens import GrantState
 
@@ -24,9 +24,9 @@ INTRODUCTION = """\
 
 <!-- Written from sidecar/events.py and sidecar/observers/log.py by `make reference`. -->
 
-Whatever happens to a token is an event first. The log, the [metrics](metrics.md), the audit log and `/status` are
-observers of events and of nothing else, so they can't disagree. No event carries a secret: a token is named by its
-fingerprint, the first twelve hex digits of its SHA-256. Times are Unix seconds.
+Whatever happens to a token is an event first. The log, the [metrics](metrics.md), the [audit log](audit.md), spans and
+[`/status`](http.md) are observers of events and of nothing else, so they can't disagree. No event carries a secret: a
+token is named by its fingerprint, the first twelve hex digits of its SHA-256. Times are Unix seconds.
 
 Below each event stands what the log makes of it: the sentence (`event` in JSON), the `level`, and the fields that come
 along if they say something; `{reason}` stands for what is in that field. Trouble that stays the same is said once in
@@ -61,7 +61,7 @@ COMMON = {
 }
 """What is the same wherever it stands."""
 
-VIEWS = (TokenView, OutputView, HookView)
+VIEWS = (TokenView, OutputView, HookView, Course, Step)
 LEVELS = ("error", "warning", "info")
 BESIDE = {"event", "log_level", "left_out"}
 Structs = type[msgspec.Struct]

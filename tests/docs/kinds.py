@@ -6,35 +6,19 @@ import ast
 import configparser
 import importlib
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import asyncpg
-import pytest
 import yaml
 
-from tests.docs import documents, shell
+from tests.docs import documents, shell, tools
 from tests.docs.pages import ROOT, Block
-from tests.promtool import PROMTOOL
 
 if TYPE_CHECKING:
     from tests.postgres import Server
 
 Complaints = Iterator[tuple[Block, str]]
-
-
-def program(name: str) -> str:
-    """Find a program that pip can't install."""
-    found = PROMTOOL if name == "promtool" else shutil.which(name)
-    if found is None and not os.environ.get("CI"):
-        pytest.skip(f"{name} is not installed")
-    assert found is not None, f"{name} must be there in CI"
-    return found
 
 
 def as_json(blocks: list[Block]) -> Complaints:
@@ -80,37 +64,24 @@ def as_unit(blocks: list[Block]) -> Complaints:
         whole = (ROOT / "host" / "token-sidecar.service").read_text(encoding="utf-8")
         text = block.text if "ExecStart" in block.text else f"{whole}\n{block.text}"
         text = text.replace("/opt/token-sidecar/bin/token-sidecar", "/bin/true")
-        with TemporaryDirectory() as folder:
-            unit = Path(folder) / "page.service"
-            unit.write_text(text, encoding="utf-8")
-            command = [program("systemd-analyze"), "verify", "--man=no", str(unit)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        # Its users aren't those of this machine.
-        yield from (
-            (block, line) for line in done.stderr.splitlines() if "page.service" in line and "Unknown" in line
-        )
+        told = tools.look(text, "page.service", "systemd-analyze", "verify", "--man=no").stderr.splitlines()
+        # Its users aren't those of this machine, and what it wants may not be here.
+        yield from ((block, line) for line in told if "page.service" in line and "Unknown" in line)
 
 
 def as_promql(blocks: list[Block]) -> Complaints:
     """Prometheus can parse it."""
     for block in blocks:
         rules = {"groups": [{"name": "page", "rules": [{"record": "page", "expr": block.text}]}]}
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "rules.yaml"
-            file.write_text(yaml.safe_dump(rules), encoding="utf-8")
-            command = [program("promtool"), "check", "rules", str(file)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            yield block, done.stdout + done.stderr
+        if said := tools.refused(yaml.safe_dump(rules), "rules.yaml", "promtool", "check", "rules"):
+            yield block, said
 
 
 def as_javascript(blocks: list[Block]) -> Complaints:
     """Node can parse it."""
     for block in blocks:
-        command = [program("node"), "--check", "-"]
-        done = subprocess.run(command, input=block.text, capture_output=True, text=True, check=False)
-        if done.returncode:
-            yield block, done.stderr
+        if said := tools.refused(block.text, "page.js", "node", "--check"):
+            yield block, said
 
 
 def as_dockerfile(blocks: list[Block]) -> Complaints:

@@ -9,10 +9,12 @@ from sidecar.cli import reference as commands
 from sidecar.config import reference as configuration
 from sidecar.config import schema
 from sidecar.observers import metrics
-from tests.docs import errors_page, events_page
+from tests.docs import errors_page, events_page, pictures
 from tests.docs.pages import DOCS
 
 WRITTEN: dict[str, Callable[[], str]] = {
+    "images/layers.svg": pictures.floors,
+    "images/turn.svg": pictures.turn,
     "reference/commands.md": commands.generate,
     "reference/config.schema.json": schema.render,
     "reference/configuration.md": configuration.generate,

@@ -17,13 +17,17 @@ import yaml
 
 from sidecar import cli
 from sidecar.testing.__main__ import _parser as simulator
+from tests.docs import documents
 from tests.docs.pages import ROOT, Block
 
 _TABLES = yaml.safe_load((ROOT / "tests" / "docs" / "programs.yaml").read_text(encoding="utf-8"))
 PLAIN, LEADING = _TABLES["plain"].split(), _TABLES["leading"].split()
 OTHERS: dict[str, dict[str, str]] = _TABLES["others"]
 
-HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*\n).*?^\s*\2$", re.MULTILINE | re.DOTALL)
+HEREDOC = re.compile(
+    r"^(?P<before>[^\n]*)<<-?\s*(?P<quote>['\"]?)(?P<end>\w+)(?P=quote)(?P<rest>[^\n]*\n)(?P<text>.*?)^(?P=end)$",
+    re.MULTILINE | re.DOTALL,
+)
 FUNCTION = re.compile(r"^\s*(\w+)\(\)", re.MULTILINE)
 COMMENT = re.compile(r"(^|\s)#[^\n]*$", re.MULTILINE)
 
@@ -52,6 +56,9 @@ def mistakes(blocks: list[Block]) -> Iterator[tuple[Block, str]]:
 
 
 def _mistakes(script: str, functions: list[str]) -> Iterator[str]:
+    for found in HEREDOC.finditer(script):
+        if re.search(r"\.yaml\b", found["rest"] + found["before"]):
+            yield from documents.judge(found["text"])
     for words in commands(script):
         if words[0] not in functions:
             yield from judge(words)
@@ -59,7 +66,7 @@ def _mistakes(script: str, functions: list[str]) -> Iterator[str]:
 
 def commands(script: str) -> Iterator[list[str]]:
     """Split a script into its simple commands, those of `$(…)` too."""
-    plain = COMMENT.sub(r"\1", HEREDOC.sub(r"\3", script).replace("\\\n", " "))
+    plain = COMMENT.sub(r"\1", HEREDOC.sub(r"\g<before>\g<rest>", script).replace("\\\n", " "))
     lexer = shlex.shlex(plain, posix=True, punctuation_chars=";&|()<>\n")
     lexer.whitespace = " \t\r"
     lexer.whitespace_split = True
@@ -145,12 +152,19 @@ def _python(arguments: list[str]) -> Iterator[str]:
             yield from ours(options)
         case ["-m", "venv" | "pytest", *_]:
             pass
+        case ["-m", module, *_] if _is_here(module):
+            pass
         case ["-c", code, *_]:
             compile(code, "<python -c>", "exec")
         case [script, *_] if script.endswith(".py"):
             pass
         case _:
             yield f"what is python {shlex.join(arguments)}?"
+
+
+def _is_here(module: str) -> bool:
+    place = ROOT / module.replace(".", "/")
+    return place.with_suffix(".py").exists() or (place / "__main__.py").exists()
 
 
 @cache

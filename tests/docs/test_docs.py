@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +11,12 @@ import pytest
 from sidecar.observers import metrics
 from sidecar.stores import migration
 from tests.docs import shell as commands
-from tests.docs.pages import DOCS, PAGES, ROOT, named, prose
+from tests.docs.following import PATIENCE, free_port, masked, output_of
+from tests.docs.pages import DOCS, PAGES, ROOT, named, prose, read
 from tests.docs.pages import of as blocks
+from tests.docs.prometheus import rules
 
 TUTORIAL = DOCS / "tutorial" / "first-token.md"
-PATIENCE = 120
-"""Seconds for all of a page; half a minute on a machine that does nothing else."""
 REAUTH = DOCS / "howto" / "reauth-every-seven-days.md"
 TESTING = DOCS / "howto" / "test-your-app.md"
 
@@ -43,6 +38,16 @@ def test_every_metric_exists() -> None:
     } - others
 
     assert not {name for name in shown if re.sub(r"_(bucket|sum|count)$", "", name) not in exist}
+
+
+def test_every_alert_exists() -> None:
+    """No page names an alert that the chart doesn't have."""
+    told = {
+        (named(page), name) for page in PAGES for name in re.findall(r"\bTokenSidecar[A-Z]\w+", read(page))
+    }
+
+    assert told
+    assert not [(page, name) for page, name in told if name not in rules()]
 
 
 def test_every_command_in_a_sentence_is_possible() -> None:
@@ -87,59 +92,6 @@ def test_what_is_done_names_its_test() -> None:
         if state == "done":
             assert any(place.match(f"scenarios/{name.lower()}_*") for place in places)
             assert "](docs/howto/" in need + told
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> dict[str, str]:
-    """Make an environment in which `token-sidecar` and `python` are these very ones."""
-    shims = tmp_path / "bin"
-    shims.mkdir()
-    for name, call in (("python", ""), ("token-sidecar", " -m sidecar")):
-        shim = shims / name
-        shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{call} "$@"\n', encoding="utf-8")
-        shim.chmod(0o755)
-    return {
-        **os.environ,
-        **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"), ""),
-        "PATH": f"{shims}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "TMPDIR": str(tmp_path),
-    }
-
-
-def free_port() -> int:
-    """Find a port that nobody has."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
-
-
-def masked(line: str) -> str:
-    """Take out of a line what differs from run to run."""
-    return re.sub(r"[0-9a-f]{12}|#[#.]*|\d+(?= ?s\b)", "~", " ".join(line.split()))
-
-
-def output_of(script: str, folder: Path, environment: dict[str, str]) -> str:
-    """Run a script with all that it starts; return what was printed."""
-    printed = folder / "printed"
-    with printed.open("wb") as out:
-        process = subprocess.Popen(
-            ["/bin/bash", "-c", script],
-            cwd=folder,
-            env=environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        process.wait(PATIENCE)
-    finally:
-        # Only what a failed run left behind is still there.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return printed.read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(PATIENCE + 30)

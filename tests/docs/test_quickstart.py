@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.following import PATIENCE, free_port, masked, output_of
 from tests.docs.pages import DOCS, ROOT, Block
 from tests.docs.pages import of as blocks
-from tests.docs.test_docs import PATIENCE, free_port, masked, output_of, shell
-
-__all__ = ["shell"]
 
 PAGE = DOCS / "tutorial" / "quickstart.md"
 SECOND_HALF = "## Ten minutes: a pod"

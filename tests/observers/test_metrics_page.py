@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import platform
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from sidecar.events import (
     CommitFinished,
     ConfigLoaded,
     Event,
+    HookView,
     LeaseSought,
     OutputView,
     OutputWritten,
@@ -26,9 +26,10 @@ from sidecar.events import (
     TurnEnded,
     Warned,
 )
-from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics, reference
+from sidecar.observers.metrics import BUCKETS, DEFINITIONS, PREFIX, Metrics
 from sidecar.pulse import Heartbeats
 from sidecar.tokens import AccessState, GrantState, OutcomeClass
+from tests import promtool
 
 NOW = 1_800_000_000.0
 
@@ -350,14 +351,6 @@ def test_process_and_platform_are_there() -> None:
     assert "python_info" in text
 
 
-def test_the_reference_page_is_current() -> None:
-    """docs/reference/metrics.md is written from the definitions."""
-    page = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
-    command = 'python -c "from sidecar.observers.metrics import reference; print(reference(), end=str())"'
-
-    assert page.read_text(encoding="utf-8") == reference(), f"{command} > docs/reference/metrics.md"
-
-
 def many(*names: str, **changes: Any) -> list[TokenView]:
     """Make the views of a set's accounts that are told of together."""
     return [
@@ -454,3 +447,20 @@ def test_a_hostile_name_stays_within_its_label() -> None:
     name = 'people/"} 1\\'
     page = Page(a_view(token=name, of_set="people"))
     assert page.value("min_validity_seconds", token=name) == 0
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text;version=1.0.0"])
+def test_a_page_with_everything_is_as_prometheus_wants_it(accept: str) -> None:
+    """Sets, hooks, hostile names, things never heard of: the linter is silent, and the parser reads on."""
+    hooks = (HookView('exec "x"\n'), HookView("http"))
+    views = (a_view(hooks=hooks), *many("a", hooks=hooks), a_view(token='people/"} 1 \\', of_set="people"))
+    events = (SetListed("people", members=2, provider="corp"), ClockSkewSeen("corp", -1.5))
+    page = Page(*views, events=events)
+    text = page.text(accept)
+    if accept == "text/plain":
+        assert promtool.complaints_about_page(text) == ""
+    else:
+        found = [*parse_openmetrics(text)]  # type: ignore[no-untyped-call]
+        assert {PREFIX + name for name in DEFINITIONS} <= {family.name for family in found}
+    tokens = {dict(labels).get("token") for _, labels in page.samples()}
+    assert tokens == {None, "gmail", "people/*", 'people/"} 1 \\'}

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.docs.following import masked
 from tests.docs.pages import DOCS, ROOT
 from tests.docs.pages import of as blocks
-from tests.docs.test_docs import masked
 from tests.docs.test_quickstart import SECOND_HALF
 from tests.e2e.conftest import wait_until
 from tests.helm import pss, schemas

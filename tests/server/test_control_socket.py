@@ -89,6 +89,10 @@ class StubEngine:
         await self._note("status", *([name] if name else []))
         return {"version": "1.2.3"}
 
+    async def history(self, name: str = "") -> dict[str, list[dict[str, Any]]]:
+        await self._note("history", name)
+        return {"gmail": [{"what": "refresh"}]}
+
     async def token(self, name: str) -> AccessToken:
         await self._note("token", name)
         return AccessToken(value=ACCESS, issued_at=NOW, expires_at=NOW + 60, ttl=60.0)
@@ -122,6 +126,7 @@ async def test_every_request_comes_through_and_back(tmp_path: Path) -> None:
     async with serving_unix(control_app(engine), tmp_path, rig.heartbeats) as path:
         client = ControlClient(path)
         status = await in_thread(client.status)
+        history = await in_thread(client.history, "gmail/a b")
         token = await in_thread(client.token, "gmail")
         refreshed = await in_thread(client.refresh, "gmail", rejected="a" * 12)
         seeded = await in_thread(client.seed, "gmail", BROUGHT)
@@ -130,6 +135,7 @@ async def test_every_request_comes_through_and_back(tmp_path: Path) -> None:
         assert "control" in rig.heartbeats.ages()
 
     assert status == {"version": "1.2.3"}
+    assert history == {"gmail": [{"what": "refresh"}]}
     assert (token.access_token, token.expires_at, token.token_type) == (ACCESS, NOW + 60, "Bearer")
     assert token.fingerprint == fingerprint(ACCESS)
     assert refreshed == RefreshReply(
@@ -141,6 +147,7 @@ async def test_every_request_comes_through_and_back(tmp_path: Path) -> None:
     assert isinstance(engine, StubEngine)
     assert engine.asked == [
         ("status",),
+        ("history", "gmail/a b"),
         ("token", "gmail"),
         ("refresh", "gmail", "a" * 12),
         ("seed", "gmail", BROUGHT),

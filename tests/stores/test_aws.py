@@ -22,6 +22,7 @@ from sidecar.seal import open_sealer
 from sidecar.stores import open_store
 from sidecar.stores.aws import PENDING, STATE, AwsStore
 from sidecar.tokens import (
+    HISTORY_LENGTH,
     AccessToken,
     Attempt,
     Backoff,
@@ -284,6 +285,24 @@ async def test_what_tags_cannot_hold_takes_a_version(bench: Bench) -> None:
         version = await bench.store.write(KEY, record, expected=version)
     assert (await bench.another().load(KEY)).record == record  # type: ignore[union-attr]
     assert 1 <= len(bench.moto.versions(bench.name)) - before <= 4
+
+
+async def test_a_history_that_is_full_costs_no_versions(bench: Bench) -> None:
+    """Where retries share an entry for want of room, that is told beside the value as well."""
+    bench.moto.put(bench.name, WRITTEN)
+    found = await bench.held()
+    record = found.record
+    for number in range(HISTORY_LENGTH):
+        record = record.remember(Turn(1.8e9 + number, OutcomeClass.SUCCESS, "", number, 0.1))
+    record = replace(record, generation=HISTORY_LENGTH)
+    version = await bench.store.write(KEY, record, expected=found.version)
+    before = set(bench.moto.versions(bench.name))
+    for number in range(3):
+        record = record.remember(Turn(1.9e9 + number, OutcomeClass.TRANSIENT, "busy", 31, 0.1))
+        version = await bench.store.write(KEY, record, expected=version)
+    assert record.history[0].times == 4
+    assert (await bench.another().load(KEY)).record == record  # type: ignore[union-attr]
+    assert set(bench.moto.versions(bench.name)) == before
 
 
 async def test_a_record_that_is_too_large_is_refused_before_it_is_sent(bench: Bench) -> None:

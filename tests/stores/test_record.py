@@ -64,7 +64,20 @@ RECORDS = st.builds(
     rotates=st.none() | st.booleans(),
     orphans=st.lists(st.builds(Orphan, lineage=TEXT, refresh=REFRESH), max_size=2).map(tuple),
     history=st.lists(
-        st.builds(Turn, at=TIME, outcome=OUTCOME, reason=TEXT, generation=st.integers(0, 9), duration=TIME),
+        st.builds(
+            Turn,
+            at=TIME,
+            outcome=OUTCOME,
+            reason=TEXT,
+            generation=st.integers(0, 9),
+            duration=TIME,
+            what=TEXT,
+            instance=TEXT,
+            fingerprint=TEXT,
+            refresh_fingerprint=TEXT,
+            times=st.integers(1, 9),
+            since=LATER,
+        ),
         max_size=3,
     ).map(tuple),
 )
@@ -114,13 +127,58 @@ def test_what_a_newer_version_adds_survives(record: Record) -> None:
     assert later["generation"] == 7
 
 
-@pytest.mark.parametrize("part", ["access", "refresh", "attempt", "backoff", "dead", "orphans", "history"])
+@pytest.mark.parametrize("part", ["access", "refresh", "attempt", "backoff", "dead", "orphans"])
 def test_what_a_newer_version_adds_within_a_part_is_refused(part: str) -> None:
     """Inside of a token or an attempt it could not be carried along, so nothing of the record is touched."""
     fields = msgspec.json.decode(encode_record(WHOLE))
     (fields[part][0] if isinstance(fields[part], list) else fields[part])["of_the_future"] = 1
     with pytest.raises(RecordUnreadable, match="left untouched"):
         read_blob(msgspec.json.encode(fields), key="ns/a", place="here")
+
+
+class OldTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A turn as the first version knew it."""
+
+    at: float
+    outcome: OutcomeClass
+    reason: str
+    generation: int
+    duration: float
+
+
+class OldRecord(msgspec.Struct):
+    """What the first version read of a record's history."""
+
+    history: tuple[OldTurn, ...] = ()
+
+
+def test_versions_side_by_side_share_a_history() -> None:
+    """An older version reads what this one writes, and what either adds to the history is in it."""
+    old = msgspec.json.decode(encode_record(replace(WHOLE, history=())))
+    del old["turns"]
+    old["history"] = [msgspec.to_builtins(OldTurn(at, OutcomeClass.SUCCESS, "", 1, 0.1)) for at in (1.0, 2.0)]
+    found = read_blob(msgspec.json.encode(old), key="ns/a", place="here")
+    assert [turn.at for turn in found.history] == [1.0, 2.0]
+
+    richer = Turn(3.0, OutcomeClass.TRANSIENT, "busy", 1, 0.1, instance="0123456789ab", times=2, since=2.5)
+    blob = encode_record(found.remember(richer))
+    assert msgspec.json.decode(blob, type=OldRecord).history == ()
+
+    # It carries along what it does not know, and adds to what it knows.
+    carried = msgspec.json.decode(blob)
+    carried["history"] = [msgspec.to_builtins(OldTurn(4.0, OutcomeClass.SUCCESS, "", 2, 0.1))]
+    again = read_blob(msgspec.json.encode(carried), key="ns/a", place="here")
+    assert [turn.at for turn in again.history] == [1.0, 2.0, 3.0, 4.0]
+    assert again.history[2] == richer
+    assert read_blob(encode_record(again), key="ns/a", place="here") == again
+
+
+def test_what_a_newer_version_tells_of_a_turn_is_left_out() -> None:
+    """Nothing is decided by a history, so that a member of a turn that is not known is no reason to stand still."""
+    fields = msgspec.json.decode(encode_record(WHOLE))
+    fields["turns"][0] |= {"of_the_future": 1, "what": "something new"}
+    found = read_blob(msgspec.json.encode(fields), key="ns/a", place="here")
+    assert found.history == (replace(WHOLE.history[0], what="something new"),)
 
 
 def test_a_record_belongs_under_one_key() -> None:

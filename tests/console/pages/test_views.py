@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from sidecar.console import views
+from sidecar.console import pages, views
 from sidecar.console.stand import Level
-from sidecar.tokens import GrantState, Record
+from sidecar.console.words import span
+from sidecar.tokens import SEED, GrantState, OutcomeClass, Record, Turn
 from tests.console import gallery
 from tests.console.gallery import DAY, NOW, record
 
@@ -200,3 +201,22 @@ def test_a_user_sees_their_own_accounts_in_plain_words(
         ("crm-users", "not connected", False, "Connect"),
         ("mailboxes", "has to be connected again", False, "Connect again"),
     ]
+
+
+def test_the_history_tells_what_an_entry_is_of(settings: Settings) -> None:
+    """Several turns that share an entry are counted, and what was no call says what it was."""
+    made = record("calendar", turns=1)
+    several = replace(made.history[0], times=12, since=NOW - 90000)
+    seed = Turn(NOW - 99999, OutcomeClass.SUCCESS, "from command", 0, 0.0, what=SEED)
+    shown = views.token(settings, "calendar", replace(made, history=(seed, several)), NOW)
+    past, planted = shown.history
+    assert (past.times, past.outcome, past.took) == (12, "success", span(several.duration))
+    assert past.since is not None
+    assert past.since.words == "1 day 1 h ago"
+    assert (planted.outcome, planted.reason, planted.took, planted.since) == (
+        "seed",
+        "from command",
+        "",
+        None,
+    )
+    assert "12 times" in pages.token(gallery.FRAME, shown)

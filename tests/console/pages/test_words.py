@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.console.charts import RISE, STEP, chart, meter
 from sidecar.console.words import moment, span
-from sidecar.tokens import HISTORY_LENGTH, OutcomeClass, Turn
+from sidecar.tokens import HISTORY_LENGTH, SEED, OutcomeClass, Turn
 from tests.console.gallery import NOW
 
 
@@ -70,3 +70,18 @@ def test_the_chart_lets_successes_rise_and_failures_hang() -> None:
     assert death.y + death.height <= drawn.height
     assert drawn.text == ("The last 4 turns: 2 success, 1 passing failure, 1 dead. Newest: dead, 1 min ago.")
     assert chart((), NOW).text == "No turn yet."
+
+
+def test_the_chart_counts_what_an_entry_stands_for() -> None:
+    """Entries of the history that became one count as many as they were; what was no call is not drawn."""
+    history = (
+        Turn(NOW - 9000, OutcomeClass.SUCCESS, "from command", 0, 0.0, what=SEED),
+        Turn(NOW - 7200, OutcomeClass.SUCCESS, "", 12, 0.1, times=12, since=NOW - 90000),
+        Turn(NOW - 600, OutcomeClass.TRANSIENT, "", 12, 0.2),
+    )
+    drawn = chart(history, NOW)
+    assert len(drawn.bars) == 2
+    assert "success, 12 times" in drawn.bars[0].title
+    assert (
+        drawn.text == "The last 13 turns: 12 success, 1 passing failure. Newest: passing failure, 10 min ago."
+    )
