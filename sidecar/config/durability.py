@@ -21,15 +21,25 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
                     "without end; keep records where they outlive the pod: `store: kubernetes://…` or postgresql://…"
                 )
                 context.error(("tokens", name, "after_refresh", index, "rollout_restart"), text)
-    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
-    if not rotating or where is None or settings.allow_volatile_store:
+    if where is None or settings.allow_volatile_store:
         return
-    text = (
-        f"is {where}, and lost with the pod or at reboot; lost with it are the refresh tokens of "
-        f"{', '.join(rotating)}, which may rotate; write `store: sqlite:///PATH` with a path on a volume, or "
-        "accept the loss with `allow_volatile_store: true`"
+    lost = f"is {where}, and lost with the pod or at reboot; lost with it"
+    cure = "write `store: sqlite:///PATH` with a path on a volume, or accept the loss with `allow_volatile_store: true`"
+    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
+    if rotating:
+        text = f"{lost} are the refresh tokens of {', '.join(rotating)}, which may rotate; {cure}"
+        context.error(("store",), text)
+    # Theirs come from a human alone: there is no seed to begin with again.
+    consented = sorted(
+        name
+        for name, token in settings.entries.items()
+        if token.seed is None and settings.profiles[name].needs_refresh_token and name not in rotating
     )
-    context.error(("store",), text)
+    if consented:
+        text = (
+            f"{lost} are the consents for {', '.join(consented)}, for which no `seed` is configured; {cure}"
+        )
+        context.warning(("store",), text)
 
 
 def _volatile(settings: Settings, mounts: Mounts) -> str | None:

@@ -327,6 +327,16 @@ def test_rotating_tokens_need_a_store_that_lasts(
     assert place.warnings(f"{text}allow_volatile_store: true", disk=True) == []
 
 
+def test_a_consent_alone_needs_a_store_that_lasts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refresh tokens that stay come back from a seed, and those that only a human gave don't: that is a warning."""
+    mount(place, monkeypatch, f"{place.directory} tmpfs", f"{place.directory}/out tmpfs")
+    bare = TEXT.replace("    seed: seed.json\n", "")
+    assert bare != TEXT
+    [warning] = place.warnings(bare, disk=True)
+    assert "lost with it are the consents for a, for which no `seed` is configured; write `store: " in warning
+    assert place.warnings(f"{bare}allow_volatile_store: true", disk=True) == []
+
+
 def test_a_store_that_cant_be_read_is_not_called_volatile(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
