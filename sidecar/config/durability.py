@@ -23,11 +23,13 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
                 context.error(("tokens", name, "after_refresh", index, "rollout_restart"), text)
     if where is None or settings.allow_volatile_store:
         return
-    lost = f"is {where}, and lost with the pod or at reboot; lost with it"
+    lost = f"is {where}, and lost with the pod or at reboot"
     cure = "write `store: sqlite:///PATH` with a path on a volume, or accept the loss with `allow_volatile_store: true`"
     rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
     if rotating:
-        text = f"{lost} are the refresh tokens of {', '.join(rotating)}, which may rotate; {cure}"
+        text = (
+            f"{lost}; lost with it are the refresh tokens of {', '.join(rotating)}, which may rotate; {cure}"
+        )
         context.error(("store",), text)
     # Theirs come from a human alone: there is no seed to begin with again.
     consented = sorted(
@@ -36,9 +38,8 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
         if token.seed is None and settings.profiles[name].needs_refresh_token and name not in rotating
     )
     if consented:
-        text = (
-            f"{lost} are the consents for {', '.join(consented)}, for which no `seed` is configured; {cure}"
-        )
+        named = ", ".join(consented)
+        text = f"{lost}; lost with it are the consents for {named}, for which no `seed` is configured; {cure}"
         context.warning(("store",), text)
 
 
