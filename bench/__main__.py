@@ -21,7 +21,7 @@ from bench.figures import Section, table
 
 ROOT = Path(bench.__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "performance.md"
-SECTIONS = ("footprint", "speed")
+SECTIONS = ("footprint", "speed", "scale")
 LIBRARIES = ("anyio", "httpx2", "uvicorn", "watchfiles", "asyncpg", "lightkube", "aiobotocore", "msgspec")
 HEAD = """\
 # Performance
