@@ -6,12 +6,14 @@ first, and waits for nobody. It takes no more than it can work on at once, since
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sidecar.errors import StoreError
 from sidecar.inquiry import asking
+from sidecar.pace import Line
 from sidecar.schedule import Wake
 
 if TYPE_CHECKING:
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 
     import anyio
 
+    from sidecar.pace import Pace
     from sidecar.ports import Claimed, SupportsClaims
     from sidecar.setup import Surroundings
 
 EVERY = 1.0
 """Seconds between two claims while there is less to do than could be done."""
+AT_LAST = 30.0
+"""Seconds without an answer of the store after which nobody waits to be claimed."""
 AT_ONCE = 0.05
 """Seconds until the next while there is more."""
 
@@ -54,25 +59,35 @@ class Claimer:
         self._busy: list[anyio.Event] = []
         self.lease = 0.0
         """Seconds."""
+        self.line = Line()
+        self.pace: Pace | None = None
+        """Of the provider; None: nobody keeps it."""
+        self._heard = around.clock.boot()
 
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
         late()
         self._busy = [turned for turned in self._busy if not turned.is_set()]
+        clock = self._around.clock
         room = self._most - len(self._busy)
-        found = await self._claimed(room) if room > 0 else 0
-        at = self._around.clock.wall() + (AT_ONCE if found >= room else EVERY)
-        return Wake(at, urgency=float("-inf"))
+        taken = self.pace.room(clock.boot(), meant=len(self._busy)) if self.pace is not None else room
+        found = await self._claimed(int(min(room, taken))) if min(room, taken) > 0 else 0
+        # All that there is room for, or none before a turn ends: there may be more. Not so where the provider has none.
+        more = found >= room or 0 < taken <= found
+        return Wake(clock.wall() + (AT_ONCE if more else EVERY), urgency=float("-inf"))
 
     async def _claimed(self, room: int) -> int:
         clock = self._around.clock
         # Counted from before the statement was sent: ours end earlier than anybody else believes.
-        until = clock.boot() + self.lease
+        until, began = clock.boot() + self.lease, clock.wall()
         try:
             with self._asking():
                 found = await self._store.claim(
                     self._prefix, self._around.instance, most=room, lease=self.lease, now=clock.wall()
                 )
+            self._heard = clock.boot()
+            if len(found) < room:
+                self.line.passed = began
             for one in found:
                 turned = self._hand(one, until)
                 if turned is not None:
@@ -80,6 +95,8 @@ class Claimer:
                 else:
                     await self._give_back(one)
         except StoreError:
+            if clock.boot() - self._heard > AT_LAST:
+                self.line.passed = math.inf
             # Each renewer has to do with the store as well, and tells of it; what was claimed is found by them.
             return 0
         return len(found)

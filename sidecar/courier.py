@@ -45,13 +45,13 @@ class Courier:
         "_latest",
         "_settled",
         "_stops",
-        "_token",
         "rouse",
+        "token",
     )
 
     def __init__(self, token: str, emit: Callable[[Event], None], clock: Clock) -> None:
         """Have nothing to do yet."""
-        self._token = token
+        self.token = token
         self._emit = emit
         self._clock = clock
         self._stops: tuple[_Stop, ...] = ()
@@ -60,18 +60,19 @@ class Courier:
         self._follows = ""
         self._settled = False
         self._did: list[str] = []
-        self._busy = anyio.Lock()
-        self.rouse: Callable[[], None] = _nobody
+        self._busy: anyio.Lock | None = None
+        """Made for those that have work: it takes most of a kilobyte."""
+        self.rouse: Callable[[Courier], None] = _nobody
         """Asks for a turn; set by whoever gives turns."""
 
     def furnish(self, outputs: Sequence[RemoteOutput], hooks: Sequence[Hook]) -> None:
         """Serve these from now on, and no others; what a hook was told of already it is not told again."""
         told = {errand.hook.id: errand.told for errand in self._errands}
-        self._stops = tuple(_Stop(self._token, output, self._emit) for output in outputs)
+        self._stops = tuple(_Stop(self.token, output, self._emit) for output in outputs)
         self._errands = tuple(_Errand(hook, told.get(hook.id)) for hook in hooks)
         self._latest = None
         if self.has_work:
-            self.rouse()
+            self.rouse(self)
 
     @property
     def has_work(self) -> bool:
@@ -85,11 +86,12 @@ class Courier:
         """
         if self.has_work and (publication, settled) != (self._latest, self._settled):
             self._latest, self._settled, self._follows = publication, settled, turn
-            self.rouse()
+            self.rouse(self)
 
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
         late()
+        self._busy = self._busy or anyio.Lock()
         async with self._busy:
             self._did, watch = [], Stopwatch(self._clock)
             publication, follows = self._current(), self._follows
@@ -102,8 +104,9 @@ class Courier:
 
     async def rest(self) -> None:
         """Wait for the end of a turn that is under way, so that it need not be broken off."""
-        async with self._busy:
-            pass
+        if self._busy is not None:
+            async with self._busy:
+                pass
 
     def _current(self) -> Publication | None:
         latest = self._latest
@@ -124,7 +127,7 @@ class Courier:
         )
 
     async def _tell(self, publication: Publication, watch: Stopwatch) -> None:
-        occasion, now = Occasion(self._token, publication.mark), self._clock.boot()
+        occasion, now = Occasion(self.token, publication.mark), self._clock.boot()
         async with anyio.create_task_group() as tasks:
             for errand in self._errands:
                 if errand.is_due(publication.mark) and errand.not_before <= now:
@@ -142,7 +145,7 @@ class Courier:
             problem = errand.ended(occasion.mark, problem, self._clock.boot())
             outcome = "failed" if problem else "done" if needed else "unneeded"
             note.outcome, note.problem, note.error = outcome, problem, HookError.__name__ if problem else ""
-        self._emit(HookRan(self._token, errand.hook.id, outcome, problem))
+        self._emit(HookRan(self.token, errand.hook.id, outcome, problem))
         if outcome == "done":
             self._did.append(f"ran {errand.hook.id}")
 
@@ -155,7 +158,7 @@ class Courier:
         delays += [schedule.QUIET_POLL] if self._stops else []
         at = self._clock.wall() + min(delays, default=math.inf)
         sentence, noteworthy = "; ".join(self._did) or "looked", bool(self._did)
-        self._emit(Delivered(self._token, sentence, noteworthy, course, follows))
+        self._emit(Delivered(self.token, sentence, noteworthy, course, follows))
         return Wake(at, urgency=at)
 
     async def finish(self, seconds: float = LAST_SECONDS) -> None:
@@ -167,7 +170,7 @@ class Courier:
         )
         if owed:
             with anyio.move_on_after(seconds):
-                await self.turn(_nobody)
+                await self.turn(_nothing)
 
     async def views(self) -> tuple[OutputView, ...]:
         """Tell what the outputs hold, as far as it is known: nobody is asked."""
@@ -252,5 +255,9 @@ class _Errand:
         return problem
 
 
-def _nobody() -> None:
-    """Nobody gives turns yet, or waits for one."""
+def _nobody(_: Courier) -> None:
+    """Nobody gives turns yet."""
+
+
+def _nothing() -> None:
+    """Nobody waits for a turn."""

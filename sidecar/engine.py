@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from functools import partial
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -32,11 +34,13 @@ from sidecar.errors import (
     UsageError,
 )
 from sidecar.events import ConfigLoaded, TokenForgotten, TurnEnded, Warned
+from sidecar.follower import Follower
 from sidecar.grants import open_grant
 from sidecar.grants.discovery import Issuers
 from sidecar.hooks import open_hook
-from sidecar.outputs import open_output, open_remote_output, withdraw_forgotten
-from sidecar.ports import SupportsClaims
+from sidecar.outputs import open_output, open_remote_output, sweep_all, withdraw_forgotten
+from sidecar.pace import Line, Pace
+from sidecar.ports import SupportsClaims, SupportsFollowing
 from sidecar.renewer import Renewer
 from sidecar.roster import Roster
 from sidecar.schedule import Policy
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from sidecar.config import Settings
     from sidecar.config.settings import TokenSettings
     from sidecar.courier import Courier
+    from sidecar.escrow import Entry
     from sidecar.events import TokenView
     from sidecar.intake import Planting
     from sidecar.ports import Claimed, Grant
@@ -97,15 +102,20 @@ YIELD_LOOK = 1.0
 COURIER = "\ncourier"
 ROSTER = "\nroster"
 CLAIMER = "\nclaimer"
+FOLLOWER = "\nfollower"
 """Put behind a name, for what else takes turns. No account has a line's end in its name."""
 ABSENCE = 60.0
 """Seconds for which a member's record may be missing from the store before it counts as lost: every daemon has asked
 by then whether the account is gone."""
 
+FIRST_LOOK = 600.0
+"""Seconds that a member's first turn waits for its record to be read with many others at once: should that fail for so
+long, each looks by itself."""
+
 _Result = TypeVar("_Result")
 
 
-def make_setup(
+def make_setup(  # noqa: PLR0913 - what two of them share comes from the set
     name: str,
     settings: Settings,
     around: Surroundings,
@@ -114,12 +124,17 @@ def make_setup(
     clients: SharedClients,
     *,
     grant: Grant | None = None,
+    like: Setup | None = None,
 ) -> Setup:
-    """Put one token's adapters together; `grant`: one that it shares. Raises `ConfigError`."""
+    """Put one token's adapters together. Raises `ConfigError`.
+
+    `grant`: one that it shares. `like`: another member of its set, with which it shares what is the same.
+    """
     found = settings.resolve(name)
     token, profile = found.settings, found.profile
     if grant is None:
         grant = make_grant(name, settings, around, http, issuers, clients)
+    policy, files = policy_of(token), [target for target in token.outputs if target.file]
     near = partial(open_output, state_dir=settings.state_dir, clock=around.clock)
     far = partial(open_remote_output, state_dir=settings.state_dir, clock=around.clock, clients=clients)
     hook = partial(
@@ -138,9 +153,12 @@ def make_setup(
         key=found.key,
         provider=found.provider,
         profile=profile,
-        policy=policy_of(token),
+        policy=like.policy if like is not None and like.policy == policy else policy,
         grant=grant,
-        outputs=tuple(near(target) for target in token.outputs if target.file),
+        outputs=tuple(
+            near(target, like=other)
+            for target, other in zip(files, like.outputs if like else repeat(None), strict=False)
+        ),
         remote_outputs=tuple(far(target) for target in token.outputs if not target.file),
         hooks=tuple(map(hook, token.after_refresh)),
         seed=seed(token.seed) if token.seed else None,
@@ -211,6 +229,12 @@ class Engine:
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
+        self._paces: dict[str, Pace] = {}
+        """By the host of the token endpoint."""
+        self._rouse = self._give_courier_turn
+        """One for all: each look at a method makes an object of its own."""
+        self._left: dict[str, list[Entry]] | None = None
+        """What predecessors left in escrow, by key: looked for once, since what is put there later is our own."""
 
     async def start(self, *, whole: bool = True) -> None:
         """Take over what a predecessor left in escrow, and give every token its first turn.
@@ -239,12 +263,15 @@ class Engine:
     async def _take_in(self, name: str, renewer: Renewer) -> None:
         # Seen before its first turn: probes must not pass for want of anything to judge.
         self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
-        self._scheduler.add(name, renewer)
-        renewer.courier.rouse = partial(self._rouse, name + COURIER, renewer.courier)
+        setup = renewer.setup
+        crowd = setup.followed and not renewer.owes and not self._sets[setup.of_set].settled
+        self._scheduler.add(name, renewer, after=FIRST_LOOK if crowd else 0.0)
+        renewer.courier.rouse = self._rouse
         if renewer.courier.has_work:
-            renewer.courier.rouse()
+            self._rouse(renewer.courier)
 
-    def _rouse(self, name: str, courier: Courier) -> None:
+    def _give_courier_turn(self, courier: Courier) -> None:
+        name = courier.token + COURIER
         if self._scheduler.wake(name) is None:
             self._scheduler.add(name, courier)
 
@@ -350,6 +377,8 @@ class Engine:
 
     def settled(self, of: str) -> None:
         """See `Keeper.settled`: files that an earlier run published for others than these are withdrawn."""
+        self._sets[of].settled = True
+        self._scheduler.wake(of + FOLLOWER)
         mine = {
             output.id for renewer in self if renewer.setup.of_set == of for output in renewer.setup.outputs
         }
@@ -389,8 +418,33 @@ class Engine:
                 settings.prefix_of(of), store, self._around, self._hand, most=settings.max_workers
             )
             # The lease that a token gets whose life is not known yet: it's for all of them.
+            claimer.line, claimer.pace = self._sets[of].line, self._pace_of(of, settings)
             claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
             self._scheduler.add(of + CLAIMER, claimer)
+        if isinstance(store, SupportsFollowing):
+            prefix = settings.prefix_of(of)
+            follower = Follower(
+                of, prefix, store, self._around, partial(self._followed, of), self._scheduler.wake
+            )
+            follower.tidy = partial(self._tidy, of)
+            self._scheduler.add(of + FOLLOWER, follower)
+
+    def _pace_of(self, of: str, settings: Settings) -> Pace:
+        """Return the pace of a set's provider, which other sets may have as well."""
+        profile = settings.profiles[of]
+        place = urlsplit(profile.token_url or profile.issuer).netloc or settings.provider_names[of]
+        if place not in self._paces:
+            self._paces[place] = Pace(
+                self._around.random, rate=profile.max_rate, at_once=profile.max_concurrent
+            )
+        return self._paces[place]
+
+    def _tidy(self, of: str) -> bool:
+        files = [output.file for output in self.settings.sets[of].outputs if output.file]
+        return sweep_all(self.settings.state_dir, files)
+
+    def _followed(self, of: str) -> list[Renewer]:
+        return [one for one in self if one.setup.of_set == of and one.setup.followed]
 
     def _hand(self, one: Claimed, until: float) -> anyio.Event | None:
         """Have a claimed record's token refreshed; None where that is not one of ours."""
@@ -591,7 +645,7 @@ class Engine:
         known.roster.source = roster.source
         known.roster.every, known.roster.required = roster.every, roster.required
         known.roster.provider = roster.provider
-        known.max_series, known.grant = _Set(token, roster).max_series, None
+        known.max_series, known.grant, known.first = _Set(token, roster).max_series, None, None
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
             renewer = self._renewers[name]
             try:
@@ -609,6 +663,7 @@ class Engine:
         if name in self._sets:
             self._scheduler.remove(name + ROSTER)
             self._scheduler.remove(name + CLAIMER)
+            self._scheduler.remove(name + FOLLOWER)
             del self._sets[name]
             names = [one for one, renewer in self._renewers.items() if renewer.setup.of_set == name]
             self._around.emit(TokenForgotten(name))
@@ -632,8 +687,12 @@ class Engine:
 
     def _begun(self, setup: Setup) -> Renewer:
         renewer = Renewer(setup, self._around)
-        for entry in self._around.escrow.entries():
-            if entry.key == setup.key:
+        if self._left is None:
+            self._left = {}
+            for entry in self._around.escrow.entries():
+                self._left.setdefault(entry.key, []).append(entry)
+        for entry in self._left.pop(setup.key, ()):
+            if entry.slip.is_there:
                 renewer.recover(entry)
         return renewer
 
@@ -648,12 +707,25 @@ class Engine:
         if grant is None and members.ACCOUNT not in (token.subject or ""):
             # They differ by their refresh tokens alone, which it is handed.
             grant = found.grant = found.grant or make_grant(name, *parts)
-        setup = make_setup(name, *parts, grant=grant)
+        setup = make_setup(name, *parts, grant=grant, like=found.first)
         absence = (
             max(ABSENCE, 3 * found.roster.every) if token.for_each and token.for_each.sql is None else 0.0
         )
-        claims = isinstance(self._around.store, SupportsClaims)
-        return msgspec.structs.replace(setup, aggregated=aggregated, absence=absence, claims=claims)
+        store = self._around.store
+        # A seed has to be looked at, too, and not only the record.
+        followed = isinstance(store, SupportsFollowing) and setup.seed is None
+        setup = msgspec.structs.replace(
+            setup,
+            aggregated=aggregated,
+            absence=absence,
+            claims=isinstance(store, SupportsClaims),
+            line=found.line if isinstance(store, SupportsClaims) else None,
+            pace=self._pace_of(of, settings),
+            followed=followed,
+        )
+        if followed and found.first is None:
+            found.first = setup
+        return setup
 
     def _renewer(self, name: str) -> Renewer:
         """Find a token that is served. Raises `UnknownToken`."""
@@ -661,7 +733,7 @@ class Engine:
         if renewer is None:
             found = self.settings.resolve(name)
             raise UnknownToken(
-                f"{name}: the set {found.of_set} has no such account now; connect it: {consent(name)}"
+                f"{name}: the set {found.of_set} has no such account now; {consent(name, first=True)}"
             )
         return renewer
 
@@ -677,10 +749,15 @@ class _Set:
     def __init__(self, token: TokenSettings, roster: Roster) -> None:
         self.roster = roster
         self.max_series = token.for_each.max_series if token.for_each is not None else 0
+        self.line = Line()
+        self.settled = False
+        """Whether it was found out who the accounts are."""
         self.present: set[str] = set()
         """The accounts that are served, but for those on their way out."""
         self.alone: set[str] = set()
         """Accounts that have series of their own."""
+        self.first: Setup | None = None
+        """What the members' setups share what they can with; None where each looks after its files by itself."""
         self.grant: Grant | None = None
         """The one that all members share, where they can."""
 
@@ -717,7 +794,7 @@ def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Calla
     return both
 
 
-def _nothing() -> None:
+def _nothing(_: Courier) -> None:
     """There is nobody to be roused any more."""
 
 

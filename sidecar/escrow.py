@@ -107,6 +107,11 @@ class Slip:
         self.unread = False
         """Whether it holds an answer that could not be read; then `release` puts it aside."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether nobody has removed it since it was found."""
+        return self._path.exists()
+
     def sent(self) -> None:
         """Note that the request is about to leave; from now on the outcome may be in doubt."""
         self._mark(Stage.SENT)

@@ -10,7 +10,7 @@ import msgspec
 from sidecar.tokens import AccessState, DeadlineRule, GrantState, OutcomeClass
 
 
-class OutputView(msgspec.Struct, frozen=True):
+class OutputView(msgspec.Struct, frozen=True, gc=False):
     """An output as it was last read back."""
 
     output: str
@@ -24,7 +24,7 @@ class OutputView(msgspec.Struct, frozen=True):
     """Whether anybody has read it since we wrote it; None: that can't be told."""
 
 
-class HookView(msgspec.Struct, frozen=True):
+class HookView(msgspec.Struct, frozen=True, gc=False):
     """A hook as it last went."""
 
     hook: str
@@ -33,7 +33,7 @@ class HookView(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
-class TokenView(msgspec.Struct, frozen=True):
+class TokenView(msgspec.Struct, frozen=True, gc=False):
     """Everything that may be shown of one token."""
 
     token: str

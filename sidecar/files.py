@@ -49,6 +49,10 @@ class Signature(NamedTuple):
     size: int
 
 
+STEM = 200
+"""Bytes of a name that its temporary file has: 255 are the most, of which dot, random part and suffix take 22."""
+
+
 class SmallFile(NamedTuple):
     """A file that was read in whole."""
 
@@ -192,9 +196,17 @@ def differs(found: os.stat_result, *, mode: int | None, uid: int | None, gid: in
     )
 
 
-def sweep(folder: Path, name: str) -> bool:
-    """Remove what killed writers of `name` left behind; return whether nothing of the kind remains."""
-    pattern = re.compile(re.escape(_stem(name)) + r"\.[0-9a-f]{16}\.tmp")
+def sweep(folder: Path, name: str, *, any_part: str = "") -> bool:
+    """Remove what killed writers of `name` left behind; return whether nothing of the kind remains.
+
+    `any_part`: what stands for any text in `name`, for the files of many accounts.
+    """
+    stem = re.escape(_stem(name))
+    if any_part:
+        before, _, after = map(re.escape, name.partition(any_part))
+        # A long name is cut off, and what comes behind that part with it.
+        stem = rf"\.{before}(?:.+{after}|.{{{STEM - len(name.partition(any_part)[0])}}})"
+    pattern = re.compile(stem + r"\.[0-9a-f]{16}\.tmp", re.DOTALL)
     clean = True
     try:
         with os.scandir(folder) as entries:
@@ -220,8 +232,7 @@ def _temporary_name(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    # 255 bytes is the longest name; the random part and the suffix take 21, the leading dot one.
-    return "." + os.fsdecode(os.fsencode(name)[:200])
+    return "." + os.fsdecode(os.fsencode(name)[:STEM])
 
 
 def on_tmpfs(path: Path) -> bool:

@@ -6,15 +6,17 @@ retried for ever, and while it stands it is the truth that the daemon acts on: t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from sidecar.errors import Conflict, StoreError, Unwritten
 from sidecar.events import CommitFinished, Warned
 from sidecar.inquiry import asking
-from sidecar.ports import Held, SupportsClaims
+from sidecar.ports import Held, SupportsClaims, is_version
 from sidecar.rotation import Verdict, reconcile, rolled_back, with_orphan, with_orphans_of
+from sidecar.tokens import decode_record, encode_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,9 @@ RACES = 5
 """Lost races in a row before a commit is left to the next turn."""
 
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+NEWS_LAST = 5.0
+"""Seconds for which what somebody else has read of a record counts as having been read."""
 
 OUT_OF_SIGHT = 30.0
 """Seconds between two looks at the store after which what happened meanwhile is not known any more."""
@@ -53,6 +58,28 @@ class Debt(msgspec.Struct):
         return min(FIRST_RETRY * 2.0 ** min(self.failures, 10), LAST_RETRY)
 
 
+class _Folded(msgspec.Struct, frozen=True, gc=False):
+    """A record in a tenth of the room that it takes opened: its history alone is some two hundred objects."""
+
+    blob: bytes
+    version: str
+    lease_left: float
+    sealed_with: str
+
+    @classmethod
+    def of(cls, held: Held) -> Self:
+        blob = zlib.compress(encode_record(held.record), 1)
+        return cls(blob, held.version, held.lease_left, held.sealed_with)
+
+    def __repr__(self) -> str:
+        """Show no byte of the record: it holds secrets."""
+        return f"_Folded({self.version}, {len(self.blob)} bytes)"
+
+    def opened(self) -> Held:
+        record = decode_record(zlib.decompress(self.blob))
+        return Held(record, self.version, self.lease_left, self.sealed_with)
+
+
 class Ledger:
     """The durable side of one token."""
 
@@ -60,11 +87,13 @@ class Ledger:
         "_clock",
         "_due",
         "_emit",
-        "_held",
+        "_folded",
         "_key",
         "_looked_at",
         "_mine",
         "_missing_since",
+        "_news",
+        "_open",
         "_store",
         "_token",
         "_unmoved_since",
@@ -90,11 +119,31 @@ class Ledger:
         self._clock = clock
         self._looked_at = self._unmoved_since = clock.boot()
         self._wrote_at = float("-inf")
-        self._held: Held | None = None
+        self._open: Held | None = None
+        self._folded: _Folded | None = None
         self._missing_since: float | None = None
+        self._news: tuple[Held | None, float] | None = None
+        """What somebody else has read of the record, and from when on (boot-time clock) that is true."""
         self._mine = False
-        """Whether what the store was last seen to hold was written by this one, with nothing under way."""
+        """Whether what the store was last seen to hold is followed, or was written by us, with nothing under way."""
         self.debt: Debt | None = None
+
+    @property
+    def _held(self) -> Held | None:
+        """What the store was last seen to hold."""
+        if self._open is None and self._folded is not None:
+            self._open = self._folded.opened()
+        return self._open
+
+    @_held.setter
+    def _held(self, held: Held | None) -> None:
+        self._open, self._folded = held, None
+
+    def fold(self) -> None:
+        """Keep what is known in little room, until somebody asks for it."""
+        if self._open is not None and self._folded is None:
+            self._folded = _Folded.of(self._open)
+        self._open = None
 
     def twin(self) -> Ledger:
         """Make another ledger of the same token, which knows what the store was last seen to hold and owes nothing."""
@@ -134,7 +183,43 @@ class Ledger:
         Until a poll is due, one's own record need not be read again: if somebody has replaced it, the lease, which
         names the version that it replaces, is not given.
         """
-        return self._clock.boot() - self._looked_at if self._mine and self.debt is None else float("inf")
+        known = self._mine and self.debt is None and self._news is None
+        return self._clock.boot() - self._looked_at if known else float("inf")
+
+    def sighted(self, version: str | None, at: float) -> bool:
+        """Take note of the version that the store had from `at` (boot-time clock) on, None: there was no record.
+
+        Returns whether that has to be looked at: what is known of the record is another version.
+        """
+        held = self._open or self._folded
+        if (held is None) != (version is None) or (
+            held and version and not is_version(held.version, version)
+        ):
+            return True
+        if at > self._looked_at:
+            self._in_sight(at)
+        return False
+
+    def hear(self, stored: Held | None, at: float) -> None:
+        """Take what the store was found to hold `at` that time or later, for the next `sync`."""
+        self._news = stored, at
+
+    def is_seen_since(self, at: float) -> bool:
+        """Tell whether the record was in sight since then."""
+        return self._looked_at >= at or (self._news is not None and self._news[1] >= at)
+
+    async def _read(self) -> tuple[Held | None, float]:
+        """Read the record, unless somebody just has; what was found before we last looked or wrote is old.
+
+        Returns it with when it was seen (boot-time clock).
+        """
+        news, self._news = self._news, None
+        if news is not None:
+            looked_at = self._looked_at if self._held is not None else self._wrote_at
+            if news[1] > max(looked_at, self._wrote_at, self._clock.boot() - NEWS_LAST):
+                return news
+        stored = await self._load()
+        return stored, self._clock.boot()
 
     @property
     def unpersisted(self) -> bool:
@@ -151,15 +236,15 @@ class Ledger:
         """Whether the store has failed to take such a token: no ordinary commit on its way."""
         return self.debt is not None and self.debt.rotation and self.debt.failures > 0
 
-    async def sync(self, *, hold: float = 0.0, absence: float = 0.0) -> None:
+    async def sync(self, *, hold: float = 0.0, absence: float = 0.0, followed: bool = False) -> None:
         """Settle what is owed, then read what is there; a store that fell back is healed. Raises `StoreError`.
 
         `hold`: seconds for which nobody may use what is written then, since others may know more. It is a lease with
         no attempt, which everybody sees. `absence`: seconds for which a record that is missing altogether is not
-        written again, but is a `StoreError`.
+        written again, but is a `StoreError`. `followed`: what others write from now on is noticed.
         """
         await self.settle()
-        stored = await self._load()
+        stored, at = await self._read()
         known = self._held
         self._mourn(stored, absence)
         if known is not None and rolled_back(stored.record if stored else None, known.record):
@@ -170,8 +255,11 @@ class Ledger:
             version = await self._put(healed, expected=expected, lease=hold)
             self._held = Held(healed, version, lease_left=hold)
         else:
-            self._watch(stored)
+            self._watch(stored, at)
             self._held = stored
+            # One with an attempt, or a lease, is read whenever it matters.
+            if followed and stored is not None:
+                self._mine = stored.record.attempt is None and stored.lease_left <= 0
 
     def take(self, held: Held, since: float) -> bool:
         """Go on from what a claim has brought that began `since` (boot-time clock): the record with our attempt in it.
@@ -189,7 +277,7 @@ class Ledger:
         if self._held is not None and rolled_back(held.record, self._held.record):
             return False
         self._missing_since = None
-        self._watch(held)
+        self._watch(held, self._clock.boot())
         self._held = held
         self.distrust()
         return True
@@ -324,13 +412,18 @@ class Ledger:
                 f"after {absence:g} s"
             )
 
-    def _watch(self, stored: Held | None) -> None:
-        now, known = self._clock.boot(), self._held
+    def _watch(self, stored: Held | None, now: float) -> None:
+        known = self._held
         moved = stored is None or known is None or stored.version != known.version
-        if moved or now - self._looked_at > OUT_OF_SIGHT:
+        if moved:
+            self._unmoved_since = now
+        self._in_sight(now)
+        self._mine = self._mine and not moved
+
+    def _in_sight(self, now: float) -> None:
+        if now - self._looked_at > OUT_OF_SIGHT:
             self._unmoved_since = now
         self._looked_at = now
-        self._mine = self._mine and not moved
 
     def _keep(self, record: Record, version: str) -> None:
         self._held = Held(record, version, lease_left=0.0)

@@ -184,6 +184,24 @@ class SupportsMany(Protocol):
 
 
 @runtime_checkable
+class SupportsFollowing(SupportsMany, Protocol):
+    """A store in which it costs little to see which of many records others have written."""
+
+    async def versions(self, prefix: str, *, after: str, most: int) -> list[tuple[str, str]]:
+        """Return key and version of the next `most` records that begin so, by key, from behind the key `after`.
+
+        `is_version` tells whether that is the version of a record that was read. Raises `StoreError`.
+        """
+        ...
+
+
+def is_version(known: str, found: str) -> bool:
+    """Tell whether `found`, by `SupportsFollowing.versions`, is the version `known` of a `Held`."""
+    # What a record is sealed with is in the blob alone.
+    return known == found or known.startswith(f"{found}@")
+
+
+@runtime_checkable
 class SupportsRekey(Protocol):
     """A store that can change how a record is sealed without changing the record."""
 
@@ -408,6 +426,15 @@ class Output(Protocol):
 
     async def read_back(self) -> Holding:
         """Tell what a reader would find now. Never raises for what it finds."""
+        ...
+
+
+@runtime_checkable
+class SupportsGlance(Protocol):
+    """An output of which it costs next to nothing to see that nobody touched it."""
+
+    def is_untouched(self) -> bool:
+        """Tell whether it holds what was published there last, as it should, and all is told of it. Never raises."""
         ...
 
 

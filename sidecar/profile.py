@@ -232,6 +232,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Life of a refresh token that is not used; every use starts it anew, rotated or not."""
     min_interval: float | None = None
     """The shortest time between two refreshes that the provider takes well."""
+    max_rate: float | None = None
+    """Sets only: how many refreshes a second one daemon asks for, in all."""
+    max_concurrent: int | None = None
+    """Sets only: how many requests of one daemon are under way at once; `max_workers` bounds them as well."""
     unavailable_is_refusal: bool = True
     """Whether 503 says that the request was not processed."""
     errors: tuple[ErrorRule, ...] = ()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.errors import OutputError
 from sidecar.events import OutputView, OutputWritten
-from sidecar.ports import SupportsWithdrawal
+from sidecar.ports import SupportsGlance, SupportsWithdrawal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,6 +78,12 @@ class Publisher:
             elif found is not None:
                 return output, found
         return None
+
+    def is_touched(self) -> bool:
+        """Tell whether any output is known to hold something else than was published there last."""
+        return not all(
+            output.is_untouched() for output in self._outputs if isinstance(output, SupportsGlance)
+        )
 
     def withdraw(self) -> list[str]:
         """Take away what was published where that can be done; return what is left, and why, in words."""

@@ -7,13 +7,15 @@ never sleeps; whatever has to wait is a `Wake` that the scheduler keeps.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
-from sidecar import outcomes, rotation, schedule
+from sidecar import answers, outcomes, rotation, schedule
 from sidecar.courier import Courier
 from sidecar.errors import (
     CallError,
@@ -71,6 +73,9 @@ if TYPE_CHECKING:
 
 FAILURE = 300
 """The first HTTP status that is no success."""
+
+OVERLOADED = (OutcomeClass.TRANSIENT, OutcomeClass.IN_DOUBT)
+"""What calls come to that a provider can't take."""
 
 OBSTACLE_RETRY = 60.0
 STORE_RETRY = 2.0
@@ -169,6 +174,8 @@ class Renewer:
         self._obstacle = ""
         with self._watch.step("decide") as note:
             decision = self._decide()
+            if lease is None and isinstance(decision, Refresh) and self._forced is None:
+                decision = self._in_pace(decision)
             note.subject = decision.reason
             note.outcome = "refresh" if isinstance(decision, Refresh) else "wait"
         if (lease is not None or isinstance(decision, Refresh)) and not raced and self._may_call():
@@ -200,6 +207,36 @@ class Renewer:
         await self._compare()
         return None if self._fallen_back else until
 
+    # What is followed: others look in its stead
+
+    @property
+    def name(self) -> str:
+        """See `Followed.name`."""
+        return self.setup.name
+
+    @property
+    def key(self) -> str:
+        """See `Followed.key`."""
+        return self.setup.key
+
+    def sighted(self, version: str | None, at: float) -> bool:
+        """See `Followed.sighted`."""
+        moved = self._ledger.sighted(version, at)
+        # Its first turn may wait for this, and so does one that could not be taken for the store's sake.
+        return moved or self._found_dead is None or bool(self._store_trouble)
+
+    def hear(self, stored: Held | None, at: float) -> None:
+        """See `Followed.hear`."""
+        self._ledger.hear(stored, at)
+
+    def is_seen_since(self, at: float) -> bool:
+        """See `Followed.is_seen_since`."""
+        return self._ledger.is_seen_since(at)
+
+    def is_touched(self) -> bool:
+        """See `Followed.is_touched`."""
+        return self._publisher.is_touched()
+
     async def _load(self) -> bool:
         """Learn what the store, the seed and the applications hold; returns whether it stood still meanwhile."""
         try:
@@ -208,7 +245,9 @@ class Renewer:
                 or self._store_trouble
                 or self._ledger.unread >= self._poll_interval()
             ):
-                await self._ledger.sync(hold=self._hold(), absence=self.setup.absence)
+                await self._ledger.sync(
+                    hold=self._hold(), absence=self.setup.absence, followed=self.setup.followed
+                )
                 self._store_trouble = ""
             if self._found_dead is None:
                 self._found_dead = self.record is not None and self.record.is_dead()
@@ -234,18 +273,32 @@ class Renewer:
             forced=self._is_forced(record),
             fallen_back=bool(self._fallen_back),
             one_of_many=bool(self.setup.of_set),
+            followed=self.setup.followed,
         )
         decision = schedule.decide(record, self._times(), self.setup.profile, seen)
         return self._left_to_claims(record, decision, seen) if self.setup.claims else decision
+
+    def _in_pace(self, decision: Decision) -> Decision:
+        """Wait where the provider takes no more calls just now."""
+        pace, boot = self.setup.pace, self._around.clock.boot()
+        if pace is None or pace.room(boot) >= 1:
+            return decision
+        return Wait(self._now() + pace.delay(boot), "its provider takes no more just now")
 
     def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
         """Leave what is merely due to whoever claims it, for a while."""
         if self._is_claimed(record):
             return Wait(seen.now + seen.lease_left, "claimed by this daemon")
-        if record is None or seen.forced or not isinstance(decision, Refresh):
+        if record is None or seen.forced or seen.fallen_back or seen.lease_left > 0:
             return decision
-        until = schedule.left_to_claims(record, self._times(), self.setup.profile)
-        return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        passed = self.setup.line.passed if self.setup.line is not None else math.inf
+        until = schedule.left_to_claims(
+            record, self._times(), self.setup.profile, now=seen.now, passed=passed
+        )
+        if isinstance(decision, Refresh):
+            return Wait(until, "due, and left to whoever claims it") if seen.now < until else decision
+        # By then it's known what became of it.
+        return Wait(until, decision.reason) if seen.followed and decision.until < until else decision
 
     def _is_claimed(self, record: Record | None) -> bool:
         """Tell whether this process claimed a record, and may be about to go on from that.
@@ -271,8 +324,9 @@ class Renewer:
 
         `lease`: the end of the one that is held already.
         """
+        pace, boot = self.setup.pace, self._around.clock.boot()
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), pace.call(boot) if pace is not None else nullcontext():
             try:
                 base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
@@ -361,6 +415,7 @@ class Renewer:
         self._asked = True
         result, note = await self._call(base, slip, deadline, late)
         record, success = self._conclude(base, result, self._around.clock.boot() - began, shown)
+        self._end_call(result, record)
         _noted(note, result, record)
         self._keep_unread(slip, result, record)
         self._ledger.owe(record, attempt, slip, rotation=success)
@@ -376,6 +431,13 @@ class Renewer:
             if success:
                 self._forget_unread()
         await self._publish()
+
+    def _end_call(self, result: Answer | CallError, record: Record) -> None:
+        if self.setup.pace is None:
+            return
+        refused = record.backoff is not None and record.backoff.outcome in OVERLOADED
+        asked = answers.retry_after(result) if refused and isinstance(result, Answer) else None
+        self.setup.pace.judge(self._around.clock.boot(), refused=refused, retry_after=asked)
 
     async def _call(
         self, base: Record, slip: Slip, deadline: float | None, late: Callable[[], None]
@@ -533,7 +595,7 @@ class Renewer:
         delays = (
             RACE_RETRY * (1 + self._around.random()) if raced else None,
             self._ledger.debt.retry_delay() if self._ledger.debt else None,
-            STORE_RETRY if self._store_trouble else None,
+            STORE_RETRY if self._store_trouble and not self.setup.followed else None,
             STABLE_AFTER if self._publisher.unsettled else None,
             self._publisher.retry_delay(),
         )
@@ -551,6 +613,10 @@ class Renewer:
         # There may be very many of us, and most of them have no turn.
         del self._watch
         urgency = view.expires_at if view.expires_at is not None else at
+        if self.setup.followed:
+            # It is one of very many, and not looked at before it is due.
+            self._did = []
+            self._ledger.fold()
         return Wake(min(at, now + poll) - ahead, urgency=urgency)
 
     # What else may change the record
@@ -770,7 +836,9 @@ class Renewer:
         return schedule.timing_of(self._ledger.record, self.setup.policy, self.setup.profile)
 
     def _poll_interval(self) -> float:
-        return schedule.poll_interval(self.record, self._times())
+        record = self.record
+        alone = record is None or record.attempt is None or self._owns_attempt(record)
+        return schedule.poll_interval(record, self._times(), followed=self.setup.followed and alone)
 
     def _owns_attempt(self, record: Record | None) -> bool:
         return (

@@ -41,8 +41,12 @@ CLAIMED_WITHIN = 30.0
 """Seconds for which a token that is due waits for a claim."""
 CLAIMED_SOON = 3.0
 """So many seconds it waits though it is near its end: a claim that is made at all has been made by then."""
+IN_LINE = 300.0
+"""Seconds until a token that stands in line looks again whether it does: they may be very many."""
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
+FOLLOWED_POLL = 3600.0
+"""Of what is followed, nothing is missed; should anything be all the same, it is for no longer."""
 HEALED = "the store fell back and was healed; for a minute, another instance may know a newer record still"
 MIN_INTERVAL_FLOOR = 1.0
 """However a policy is set, the provider is not called more often than this for one token."""
@@ -251,6 +255,8 @@ class Situation(msgspec.Struct, frozen=True):
     """Whether the store holds less than what was published from it, and nobody here has the rest."""
     one_of_many: bool = False
     """Whether it is an account of a set: thousands of them may never have had a grant."""
+    followed: bool = False
+    """Whether what others write is noticed without a turn."""
 
 
 def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) -> float:
@@ -281,19 +287,20 @@ def resend_at(record: Record, times: Timing, profile: Profile, seen: Situation) 
 def decide(record: Record | None, times: Timing, profile: Profile, seen: Situation) -> Decision:
     """Choose between calling the provider and waiting."""
     now = seen.now
+    unheard = now + (FOLLOWED_POLL if seen.followed else close_poll(times))
     if record is None or (profile.needs_refresh_token and record.refresh is None):
         # The first consent may be under way elsewhere, and its human is watching.
         return Wait(
-            now + (QUIET_POLL if seen.one_of_many else close_poll(times)), "there is no refresh token yet"
+            max(unheard, now + QUIET_POLL if seen.one_of_many else 0.0), "there is no refresh token yet"
         )
     if record.is_dead() and not seen.forced:
-        return Wait(now + close_poll(times), "the grant is dead")
+        return Wait(unheard, "the grant is dead")
     if record.attempt is not None and not seen.own and seen.lease_left > 0:
         return Wait(now + min(seen.lease_left, close_poll(times)), "another instance is refreshing it")
     if record.attempt is None and seen.lease_left > 0:
         return Wait(now + seen.lease_left, HEALED)
     if seen.fallen_back and not seen.forced:
-        return Wait(now + close_poll(times), "the store fell back")
+        return Wait(unheard, "the store fell back")
     backoff = record.backoff
     if backoff is not None and now < backoff.not_before and not _may_force(record, forced=seen.forced):
         return Wait(backoff.not_before, backoff.reason)
@@ -301,7 +308,7 @@ def decide(record: Record | None, times: Timing, profile: Profile, seen: Situati
         return Refresh("it was asked for")
     due = _when(record, times, profile, seen)
     if due == float("inf"):
-        return Wait(now + QUIET_POLL, "the access token never expires")
+        return Wait(now + (FOLLOWED_POLL if seen.followed else QUIET_POLL), "the access token never expires")
     if now < due:
         return Wait(due, "in doubt" if record.attempt is not None else "fresh")
     return Refresh("the last attempt has no known end" if record.attempt is not None else "due")
@@ -334,26 +341,30 @@ def hold(record: Record | None, times: Timing, now: float) -> float:
 
 def claimable_at(record: Record, times: Timing, profile: Profile) -> float | None:
     """Tell when anybody may take the lease of a record unseen; None: what it wants has to be looked at."""
-    access = record.access
-    if access is None or record.attempt is not None or record.backoff is not None or record.is_dead():
+    access, backoff = record.access, record.backoff
+    if access is None or record.attempt is not None or record.is_dead():
         return None
     if profile.needs_refresh_token and record.refresh is None:
         return None
+    if backoff is not None:
+        return backoff.not_before if backoff.outcome is OutcomeClass.TRANSIENT else None
     due = due_at(record, times, profile, jitter("", access.fingerprint))
     return due if math.isfinite(due) else None
 
 
-def left_to_claims(record: Record, times: Timing, profile: Profile) -> float:
+def left_to_claims(record: Record, times: Timing, profile: Profile, *, now: float, passed: float) -> float:
     """Tell until when a token that is due is left to whoever claims it.
 
-    Nobody may, as where the store gives out no claims just now; then it is leased as any other, long before its end.
+    It may stand in a line, of which all that was due until `passed` has been claimed (infinite where nobody knows).
+    If nobody claims it though its turn was, it is leased as any other, long before its end.
     """
     due = claimable_at(record, times, profile)
     if due is None or record.access is None:
         return float("-inf")
     spare = record.access.seconds_left(due) - times.min_validity - times.lease
     # At the least a few of the seconds that are kept for the death of a holder: nobody holds anything yet.
-    return due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
+    at_least = due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
+    return now + IN_LINE if now >= at_least and passed < due + CLAIMED_SOON else at_least
 
 
 def close_poll(times: Timing) -> float:
@@ -361,8 +372,13 @@ def close_poll(times: Timing) -> float:
     return min(CLOSE_POLL, times.lease / 2)
 
 
-def poll_interval(record: Record | None, times: Timing) -> float:
-    """Tell how long a record may go unread."""
+def poll_interval(record: Record | None, times: Timing, *, followed: bool = False) -> float:
+    """Tell how long a record may go unread.
+
+    `followed`: nothing is under way elsewhere, and what others write is noticed without it.
+    """
+    if followed:
+        return FOLLOWED_POLL
     if record is None:
         return QUIET_POLL
     unsettled = record.is_dead() or record.attempt is not None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from sidecar.pulse import TICK
+from sidecar.schedule import Wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from sidecar.clock import Clock
     from sidecar.pulse import Heartbeats, Pulse
-    from sidecar.schedule import Wake
 
 STEP = 1.0
 """Seconds by which the wall clock must have jumped before waits are reckoned anew."""
@@ -51,8 +51,8 @@ class _Entry:
         self.running = False
         self.wanted = False
         self.removed = False
-        self.turned = anyio.Event()
-        """Set at the end of the turn that comes next."""
+        self.turned: anyio.Event | None = None
+        """Set at the end of the turn that comes next; there is none while nobody waits for it."""
 
 
 class Scheduler:
@@ -76,14 +76,18 @@ class Scheduler:
         self._bell = anyio.Event()
         """Rings for the dispatcher: something is due earlier than it believed."""
 
-    def add(self, name: str, task: Turns) -> None:
-        """Take in a token; its first turn is now, or after the one that it was removed in."""
+    def add(self, name: str, task: Turns, *, after: float = 0.0) -> None:
+        """Take in a token; its first turn is now (`after` so many seconds), or after the one that it was removed in."""
         entry = self._entries.get(name)
         if entry is not None and entry.running:
             entry.task, entry.removed, entry.wanted = task, False, True
             return
         entry = self._entries[name] = _Entry(name, task)
-        self._make_ready(entry)
+        if after > 0:
+            at = self._clock.wall() + after
+            self._wait_for(entry, Wake(at, urgency=at))
+        else:
+            self._make_ready(entry)
 
     def remove(self, name: str) -> None:
         """Let a token go; a turn under way is finished."""
@@ -91,7 +95,8 @@ class Scheduler:
         if entry is None:
             return
         entry.removed = True
-        entry.turned.set()
+        if entry.turned is not None:
+            entry.turned.set()
         if not entry.running:
             del self._entries[name]
 
@@ -104,6 +109,8 @@ class Scheduler:
             entry.wanted = True
         else:
             self._make_ready(entry)
+        if entry.turned is None:
+            entry.turned = anyio.Event()
         return entry.turned
 
     async def run(self) -> None:
@@ -176,12 +183,13 @@ class Scheduler:
         return None
 
     async def _turn(self, entry: _Entry, freed: anyio.Event) -> None:
-        turned, entry.turned = entry.turned, anyio.Event()
+        turned, entry.turned = entry.turned, None
         try:
             wake = await entry.task.turn(freed.set)
         finally:
             entry.running = False
-            turned.set()
+            if turned is not None:
+                turned.set()
             freed.set()
         if entry.removed:
             del self._entries[entry.name]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sidecar.pace import Line, Pace
 from sidecar.ports import Grant, Hook, Output, RemoteOutput, Seed, Store
 from sidecar.profile import Profile
 from sidecar.schedule import Policy
@@ -46,6 +47,12 @@ class Setup(msgspec.Struct, frozen=True):
     """Whether it is told of together with other members."""
     claims: bool = False
     """Whether its lease is mostly taken by a claim, of whoever serves its set."""
+    line: Line | None = None
+    """How far the claims of its set have come."""
+    pace: Pace | None = None
+    """How fast its provider may be called; None: as its own answers say."""
+    followed: bool = False
+    """Whether what others write of it is noticed for it, so that it need not look by itself."""
     absence: float = 0.0
     """For how long a record that is missing from the store is not written again: whoever removed it may have meant
     the account, which is about to leave. 0: it was lost, and is written again at once."""

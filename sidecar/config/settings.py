@@ -8,6 +8,7 @@ what the daemon runs on. All are frozen and compare by value, so a reload finds 
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -496,6 +497,10 @@ class ProviderSettings(Group, frozen=True, kw_only=True):
     unavailable_is_refusal: bool | None = None
     errors: tuple[ErrorRule, ...] | None = None
     """What this provider's errors mean; tried before the rules of the profile that is extended."""
+    max_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Sets only: how many refreshes a second one daemon asks for, in all; by default as many as the provider takes."""
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Sets only: how many requests of one daemon are under way at once; `max_workers` bounds them as well."""
 
 
 class SqlAccounts(Group, frozen=True, kw_only=True):
@@ -832,6 +837,8 @@ class Settings(Group, frozen=True, kw_only=True):
                 ", ".join([*sorted(self.tokens), *(f"{of}/ACCOUNT" for of in sorted(self.sets))]) or "none"
             )
             raise UnknownToken(f"no token is called {name[:300]!r}; the configuration has: {known}")
+        # One object for all members, and not a piece of each name.
+        of = sys.intern(of)
         own = members.expanded(self.sets[of], account)
         key = self.key_of(name)
         return Resolved(

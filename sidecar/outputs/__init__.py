@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidecar.config.members import ACCOUNT
 from sidecar.errors import ConfigError, FormatError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sidecar.clients.shared import SharedClients
     from sidecar.clock import Clock
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from sidecar.formats.contents import Format
     from sidecar.ports import Output, Publication, RemoteOutput
 
-__all__ = ["encoded", "open_output", "open_remote_output", "withdraw_forgotten"]
+__all__ = ["encoded", "open_output", "open_remote_output", "sweep_all", "withdraw_forgotten"]
 
 
-def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock) -> Output:
+def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock, like: Output | None = None) -> Output:
     """Make ready to publish to a file; touches nothing but leftovers of killed writers.
+
+    `like`: another account's, with which it shares what is the same. Then not even leftovers are touched: `sweep_all`
+    sees to those of all accounts at once.
 
     Raises `ConfigError` when the format or its options contradict each other. That a directory is missing or
     not writable shows when something is published: it may be mounted later.
@@ -29,7 +33,7 @@ def open_output(target: OutputTarget, *, state_dir: Path, clock: Clock) -> Outpu
 
     if target.file is None:
         raise ConfigError("an output names no file")
-    return FileOutput(target, target.file, state_dir=state_dir, clock=clock)
+    return FileOutput(target, target.file, state_dir=state_dir, clock=clock, like=like)
 
 
 def open_remote_output(
@@ -70,6 +74,19 @@ def withdraw_forgotten(state_dir: Path, is_forgotten: Callable[[Path], bool]) ->
     paths = [Path(place) for place in published(state_dir) if place.startswith("/")]
     left = [withdraw(path, Index(state_dir, path)) for path in paths if is_forgotten(path)]
     return [problem for problem in left if problem]
+
+
+def sweep_all(state_dir: Path, patterns: Sequence[Path]) -> bool:
+    """Remove what killed writers left beside the files of all accounts; return whether nothing of the kind remains.
+
+    `patterns` are the files, with `{account}` in their names.
+    """
+    from sidecar.files import sweep
+    from sidecar.outputs.index import FOLDER
+
+    places = [(pattern.parent, pattern.name) for pattern in patterns]
+    found = [sweep(folder, name, any_part=ACCOUNT) for folder, name in places]
+    return all([*found, sweep(state_dir / FOLDER, f"{ACCOUNT}.json", any_part=ACCOUNT)])
 
 
 def encoded(publication: Publication, layout: Format, target: OutputTarget, output: str) -> bytes:

@@ -13,6 +13,7 @@ import pwd
 import secrets
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
@@ -39,11 +40,10 @@ from sidecar.ports import Finding, Foreign, Grade, Holding
 from sidecar.tokens import ExpirySource, fingerprint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sidecar.clock import Clock
     from sidecar.config.settings import OutputTarget
-    from sidecar.ports import Publication
+    from sidecar.formats.contents import Format
+    from sidecar.ports import Output, Publication
 
 
 ROOM = 4096
@@ -64,6 +64,23 @@ class _Seen(NamedTuple):
     """Whether the look itself is no read that could be mistaken for somebody's."""
 
 
+class _Made(NamedTuple):
+    """Settings, and the format that follows from them."""
+
+    target: OutputTarget
+    format: Format
+
+
+class _Cached(NamedTuple):
+    """What was in place when its signature was this."""
+
+    signature: Signature
+    content: bytes | None
+    """None: it was published by us."""
+    digest: str
+    traceless: bool
+
+
 class _Owner(NamedTuple):
     uid: int | None
     gid: int | None
@@ -72,20 +89,54 @@ class _Owner(NamedTuple):
 class FileOutput:
     """One file that applications read. See `Output` for the contract."""
 
-    def __init__(self, target: OutputTarget, file: Path, *, state_dir: Path, clock: Clock) -> None:
+    # One of each account of a set: what can be made anew in microseconds isn't kept.
+    __slots__ = (
+        "_cached",
+        "_clock",
+        "_index",
+        "_resolved",
+        "_swept",
+        "_told",
+        "adopt",
+        "id",
+        "made",
+        "required",
+    )
+
+    def __init__(
+        self,
+        target: OutputTarget,
+        file: Path,
+        *,
+        state_dir: Path,
+        clock: Clock,
+        like: Output | None = None,
+    ) -> None:
         """See `sidecar.outputs.open_output`."""
-        self.id = f"file:{file}"
+        # Not resolved: the directory may be a link that is swapped, as Kubernetes does with `..data`.
+        self.id = f"file:{file.absolute()}"
         self.required = target.is_required
         self.adopt = target.adopt
-        self._target = target
-        self._format = formats.for_target(target)
+        made: _Made | None = like.made if isinstance(like, FileOutput) else None
+        if made is None or made.target != replace(target, file=made.target.file):
+            made = _Made(target, formats.for_target(target))
+        self.made: _Made = made
+        """What accounts have in common."""
         self._clock = clock
-        # Not resolved: the directory may be a link that is swapped, as Kubernetes does with `..data`.
-        self._path = file.absolute()
-        self._index = Index(state_dir, self._path)
-        self._swept = sweep(self._path.parent, self._path.name)
-        self._cached: tuple[Signature, _Seen] | None = None
+        self._index = Index(state_dir, self.id, swept=like is not None)
+        self._swept = like is not None or sweep(self._path.parent, self._path.name)
+        self._cached: _Cached | None = None
         self._resolved: _Owner | None = None
+        self._told: bool | None = None
+        """What was told last of whether somebody has read it since."""
+
+    @property
+    def _place(self) -> str:
+        return self.id.removeprefix("file:")
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._place)
 
     @property
     def index_problem(self) -> str | None:
@@ -94,7 +145,7 @@ class FileOutput:
 
     async def publish(self, publication: Publication) -> bool:
         """See `Output.publish`."""
-        content = encoded(publication, self._format, self._target, self.id)
+        content = encoded(publication, self.made.format, self.made.target, self.id)
         owner = self._owner()
         if not self._swept:
             self._swept = sweep(self._path.parent, self._path.name)
@@ -112,6 +163,14 @@ class FileOutput:
         problem. A foreign token whose expiry nobody knows is marked `ExpirySource.ASSUMED`.
         """
         return replace(self._judged(self._look()), mark=self._index.mark)
+
+    def is_untouched(self) -> bool:
+        """See `SupportsGlance`."""
+        seen = self._look()
+        if seen.stat is None:
+            return self._index.newest is None
+        own = seen.digest == self._index.newest and self._metadata_problem(seen.stat) is None
+        return own and self._read_since_write(seen) == self._told
 
     def withdraw(self) -> str:
         """See `SupportsWithdrawal`."""
@@ -131,7 +190,7 @@ class FileOutput:
             reason, _, remedy = self._reason(error).partition("; ")
             return [Finding(Grade.FAILED, reason, remedy)]
         where = f"in {folder}, which is on {mounts.kind(folder) or 'an unknown file system'}"
-        done = f"a file was made, given its mode {self._target.mode:04o} and owner, and replaced {where}"
+        done = f"a file was made, given its mode {self.made.target.mode:04o} and owner, and replaced {where}"
         return [Finding(Grade.OK, done)]
 
     def _try(self, folder: Path) -> None:
@@ -143,19 +202,24 @@ class FileOutput:
                 for _ in range(2):
                     content = bytes(ROOM)
                     replace_file(
-                        descriptor, name, content, mode=self._target.mode, uid=owner.uid, gid=owner.gid
+                        descriptor, name, content, mode=self.made.target.mode, uid=owner.uid, gid=owner.gid
                     )
             finally:
                 with suppress(OSError):
                     os.unlink(name, dir_fd=descriptor)
 
     def _judged(self, seen: _Seen) -> Holding:
-        if seen.stat is None or seen.content is None or seen.digest is None:
+        if seen.stat is None or seen.digest is None:
             return Holding(problem=seen.problem)
         entry = self._index.find(seen.digest)
         if entry is not None:
             problem, read = self._metadata_problem(seen.stat), self._read_since_write(seen)
+            self._told = read
             return replace(entry.holding, problem=problem, read_since_write=read)
+        if seen.content is None:
+            # It was ours when it was read, and the index has forgotten it since.
+            self._cached = None
+            return self._judged(self._look())
         return self._judge_foreign(seen.content, seen.stat.st_mtime)
 
     def _read_since_write(self, seen: _Seen) -> bool | None:
@@ -172,9 +236,9 @@ class FileOutput:
 
     def _judge_foreign(self, content: bytes, written_at: float) -> Holding:
         try:
-            found = self._format.decode(content)
+            found = self.made.format.decode(content)
         except FormatError as error:
-            return Holding(problem=f"is not in the format `{self._format.name}`: {error}")
+            return Holding(problem=f"is not in the format `{self.made.format.name}`: {error}")
         access = found.access(written_at=written_at, by_receiver=True)
         if access is None:
             return Holding(problem="holds no access token")
@@ -191,7 +255,7 @@ class FileOutput:
         )
 
     def _put(self, folder: int, content: bytes, entry: Entry, owner: _Owner) -> bool:
-        if self._target.require_tmpfs and not on_tmpfs(self._path.parent):
+        if self.made.target.require_tmpfs and not on_tmpfs(self._path.parent):
             raise OutputError(
                 f"{self.id}: {self._path.parent} is not on a tmpfs, and `require_tmpfs` is set; "
                 "mount one there (an emptyDir with `medium: Memory`)"
@@ -202,11 +266,13 @@ class FileOutput:
             self._read_since_write(seen)
         self._index.expect(entry, in_place=seen.digest)
         if seen.digest == entry.digest and seen.stat is not None:
-            if not differs(seen.stat, mode=self._target.mode, uid=owner.uid, gid=owner.gid):
+            if not differs(seen.stat, mode=self.made.target.mode, uid=owner.uid, gid=owner.gid):
                 return False
             if self._repair_metadata(folder, seen.stat, owner):
                 return True
-        replace_file(folder, self._path.name, content, mode=self._target.mode, uid=owner.uid, gid=owner.gid)
+        replace_file(
+            folder, self._path.name, content, mode=self.made.target.mode, uid=owner.uid, gid=owner.gid
+        )
         return True
 
     def _repair_metadata(self, folder: int, judged: os.stat_result, owner: _Owner) -> bool:
@@ -221,7 +287,7 @@ class FileOutput:
             found = os.fstat(descriptor)
             if signature(found) != signature(judged):
                 return False
-            set_metadata(descriptor, found, mode=self._target.mode, uid=owner.uid, gid=owner.gid)
+            set_metadata(descriptor, found, mode=self.made.target.mode, uid=owner.uid, gid=owner.gid)
         except PermissionError:
             return False
         else:
@@ -232,10 +298,11 @@ class FileOutput:
     def _look(self) -> _Seen:
         """Read what is in place, unless its signature says that it is what was read before."""
         try:
-            if self._cached and signature(now := self._path.lstat()) == self._cached[0]:
-                return self._cached[1]._replace(stat=now)
+            if self._cached and signature(now := os.lstat(self._place)) == self._cached.signature:
+                cached = self._cached
+                return _Seen(now, cached.content, cached.digest, traceless=cached.traceless)
             self._cached = None
-            found = read_small(self._path, follow=False)
+            found = read_small(self._place, follow=False)
         except FileNotFoundError:
             return _Seen(problem="does not exist")
         except UnfitFile as unfit:
@@ -246,13 +313,16 @@ class FileOutput:
             return _Seen(problem="is empty")
         seen = _Seen(found.stat, found.data, digest(found.data), traceless=found.traceless)
         if found.settled:
-            self._cached = (signature(found.stat), seen)
+            own = self._index.find(seen.digest or "")
+            # Ours says nothing that the index doesn't know.
+            content, name = (found.data, seen.digest or "") if own is None else (None, own.digest)
+            self._cached = _Cached(signature(found.stat), content, name, found.traceless)
         return seen
 
     def _metadata_problem(self, found: os.stat_result) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
-        if mode != self._target.mode:
-            return f"has mode {mode:04o} instead of {self._target.mode:04o}"
+        if mode != self.made.target.mode:
+            return f"has mode {mode:04o} instead of {self.made.target.mode:04o}"
         try:
             owner = self._owner()
         except OutputError as error:
@@ -265,7 +335,7 @@ class FileOutput:
         """Look names up once: a directory service may be behind them."""
         if self._resolved is None:
             self._resolved = _Owner(
-                self._number("owner", self._target.owner), self._number("group", self._target.group)
+                self._number("owner", self.made.target.owner), self._number("group", self.made.target.group)
             )
         return self._resolved
 
@@ -300,7 +370,7 @@ class FileOutput:
             errno.EACCES: f"the daemon ({me}) may not create files in {folder}; "
             "let it own the directory, or set the pod's fsGroup",
             errno.EPERM: f"the daemon ({me}) may not replace the file or give it to "
-            f"{self._target.owner}:{self._target.group}; run it as that owner or as a member of that group "
+            f"{self.made.target.owner}:{self.made.target.group}; run it as that owner or as a member of that group "
             "(fsGroup, supplementalGroups), or drop `owner` and `group`",
             errno.EROFS: f"{folder} is mounted read-only; mount it writable for the daemon "
             "(`readOnly: true` belongs to the application's mount)",

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from sidecar.ports import Publication
 
 
+FOLDER = "outputs"
+"""In `state_dir`."""
 _KEPT = 3
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One content that was, or was about to be, published."""
 
     digest: str
@@ -73,7 +75,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
 
-class _Page(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Page(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     path: str
     entries: tuple[Entry, ...]
     read: bool = False
@@ -87,7 +89,7 @@ def digest(content: bytes) -> str:
 
 def published(state_dir: Path) -> Iterator[str]:
     """Go through all places that were published to from this `state_dir`, as the indexes name them."""
-    for file in sorted((state_dir / "outputs").glob("*.json")):
+    for file in sorted((state_dir / FOLDER).glob("*.json")):
         with suppress(OSError, UnfitFile, msgspec.MsgspecError, UnicodeDecodeError):
             yield msgspec.json.decode(read_small(file, follow=False).data, type=_Page).path
 
@@ -95,18 +97,20 @@ def published(state_dir: Path) -> Iterator[str]:
 class Index:
     """One small file in `state_dir/outputs`, and a copy of it in memory."""
 
-    def __init__(self, state_dir: Path, path: Path | str) -> None:
-        """Load what an earlier run left; an index that can't be read is an empty one."""
+    __slots__ = ("_entries", "_place", "_state_dir", "_stored", "problem", "read")
+
+    def __init__(self, state_dir: Path, path: Path | str, *, swept: bool = False) -> None:
+        """Load what an earlier run left; an index that can't be read is an empty one. `swept`: see `open_output`."""
         self.problem: str | None = None
         """Why the last write failed; the copy in memory serves meanwhile, the next publication retries."""
-        self._path = str(path)
-        self._folder = state_dir / "outputs"
-        self._name = hashlib.sha256(os.fsencode(path)).hexdigest()[:32] + ".json"
+        self._place = str(path)
+        self._state_dir = state_dir
         self.read = False
         """Whether it was ever seen that somebody read what was published. It is stored with the next publication."""
         self._entries: tuple[Entry, ...] = ()
         self._stored: _Page | None = None
-        sweep(self._folder, self._name)
+        if not swept:
+            sweep(self._folder, self._name)
         try:
             page = msgspec.json.decode(read_small(self._folder / self._name, follow=False).data, type=_Page)
         except (OSError, UnfitFile, msgspec.MsgspecError, UnicodeDecodeError):
@@ -115,9 +119,27 @@ class Index:
             self._entries, self.read, self._stored = page.entries, page.read, page
 
     @property
+    def _path(self) -> str:
+        # Of a file it is kept as its output's id is, which is the same object then.
+        return self._place.removeprefix("file:")
+
+    @property
+    def _folder(self) -> Path:
+        return self._state_dir / FOLDER
+
+    @property
+    def _name(self) -> str:
+        return hashlib.sha256(os.fsencode(self._path)).hexdigest()[:32] + ".json"
+
+    @property
     def mark(self) -> Mark | None:
         """How far the record had come at the latest publication; None: there was none."""
         return self._entries[0].mark if self._entries else None
+
+    @property
+    def newest(self) -> str | None:
+        """The digest of what was published last, or was about to be; None: nothing was."""
+        return self._entries[0].digest if self._entries else None
 
     def find(self, content_digest: str) -> Entry | None:
         """Return what is known of a content; None: it is not ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sidecar.clock import Clock
-    from sidecar.ports import Sealer, Store
+    from sidecar.errors import RecordUnreadable
+    from sidecar.ports import Held, Sealer, Store
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -100,6 +102,17 @@ class MemoryStore(ClaimStore):
         for _, key in due[:most]:
             self._rows[key] = _Row(claim.version, self._rows[key].blob, boot + lease, claim=claim)
         return [(key, self._shown(self._rows[key])) for _, key in due[:most]]
+
+    async def load_many(self, keys: Collection[str]) -> dict[str, Held | RecordUnreadable]:
+        """See `SupportsMany.load_many`."""
+        await checkpoint()
+        return self._all_opened({key: self._shown(self._rows[key]) for key in keys if key in self._rows})
+
+    async def versions(self, prefix: str, *, after: str, most: int) -> list[tuple[str, str]]:
+        """See `SupportsFollowing.versions`."""
+        await checkpoint()
+        found = sorted(key for key in self._rows if key.startswith(prefix) and key > after)
+        return [(key, self._rows[key].version) for key in found[:most]]
 
     async def keys(self, prefix: str = "") -> list[str]:
         await checkpoint()

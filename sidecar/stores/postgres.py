@@ -113,7 +113,7 @@ class Statements:
         # The rows that others are just taking are passed over, so that nobody waits for anybody. The blob stays as it
         # is: the claim says beside it what attempt it stands for.
         self.claim = (
-            f"WITH due AS (SELECT key FROM {records} WHERE due_at <= clock_timestamp() AND starts_with(key, $1) "
+            f"WITH due AS (SELECT key FROM {records} WHERE due_at <= now() AND starts_with(key, $1) "
             "AND coalesce(lease_until <= clock_timestamp(), true) ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) "
             f"UPDATE {records} AS taken SET version = $3, lease_until = {LEASE.format('$4')}, "
             "due_at = NULL, claim = $5 FROM due WHERE taken.key = due.key "
@@ -122,6 +122,12 @@ class Statements:
         self.delete = f"DELETE FROM {records} WHERE key = $1 AND version = $2 {DURABLE}"
         # The index serves: the column sorts by bytes, whatever the database does.
         self.keys = f"SELECT key FROM {records} WHERE key >= $1 AND starts_with(key, $1) ORDER BY key"
+        # Between two keys, so that the index ends the search. One row comes back, as with `load`.
+        self.versions = (
+            "SELECT pg_is_in_recovery() AS standby, key, version FROM (SELECT 1) AS always LEFT JOIN "
+            f"(SELECT key, version FROM {records} WHERE key > $1 AND key < $2 ORDER BY key LIMIT $3) AS page ON true "
+            "ORDER BY key"
+        )
         self.schema_version = f"SELECT version FROM {version}"
         steps = "".join(step.lstrip().format(records=records, versions=version) for step in migrations)
         self.tables = (
@@ -202,11 +208,14 @@ class PostgresStore(ClaimStore):
         return self._all_opened({key: blob for key, blob in found.items() if blob is not None})
 
     def _found(self, row: Any) -> Blob | None:
-        if row["standby"]:
-            raise self._fault(postgres.Fault(*postgres.FAULTS["25006"], sqlstate="25006"))
+        self._refuse_standby(row)
         if row["version"] is None:
             return None
         return Blob(row["blob"], row["version"], row["lease_left"], _claimed(row["claim"]))
+
+    def _refuse_standby(self, row: Any) -> None:
+        if row["standby"]:
+            raise self._fault(postgres.Fault(*postgres.FAULTS["25006"], sqlstate="25006"))
 
     async def _write_due_blob(
         self, key: str, blob: bytes, *, expected: str | None, lease: float, due: float | None
@@ -225,6 +234,13 @@ class PostgresStore(ClaimStore):
         said = msgspec.json.encode(claim).decode()
         rows = await self._fetch(self._sql.claim, prefix, most, claim.version, lease, said)
         return [(row["key"], Blob(row["blob"], claim.version, lease, claim)) for row in rows]
+
+    async def versions(self, prefix: str, *, after: str, most: int) -> list[tuple[str, str]]:
+        """See `SupportsFollowing.versions`."""
+        behind = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        rows = await self._fetch(self._sql.versions, max(prefix, after), behind, most)
+        self._refuse_standby(rows[0])
+        return [(row["key"], row["version"]) for row in rows if row["key"] is not None]
 
     async def keys(self, prefix: str = "") -> list[str]:
         return [row["key"] for row in await self._fetch(self._sql.keys, prefix)]

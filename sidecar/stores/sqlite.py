@@ -223,6 +223,19 @@ class SqliteStore(RecordStore):
 
         return await self._run(work)
 
+    async def versions(self, prefix: str, *, after: str, most: int) -> list[tuple[str, str]]:
+        """See `SupportsFollowing.versions`."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+            rows = connection.execute(
+                "SELECT key, version FROM records WHERE key > ?1 AND substr(key, 1, length(?2)) = ?2 "
+                "ORDER BY key LIMIT ?3",
+                (max(prefix, after), prefix, most),
+            )
+            return [(key, str(version)) for key, version in rows]
+
+        return await self._run(work)
+
     async def keys(self, prefix: str = "") -> list[str]:
 
         def work(connection: sqlite3.Connection) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from sidecar.courier import Courier
 from sidecar.errors import Conflict, NoAnswer, NotSent, OutputError, StoreError, Unwritten
 from sidecar.escrow import Escrow
 from sidecar.events import Event, TokenView, TurnEnded
@@ -329,7 +330,7 @@ class House:
         scheduler = Scheduler(self.clock, Heartbeats(self.clock), Pulse(), workers=2)
         scheduler.add("gmail", renewer)
 
-        def rouse() -> None:
+        def rouse(_: Courier) -> None:
             if scheduler.wake("gmail:courier") is None:
                 scheduler.add("gmail:courier", renewer.courier)
 

@@ -44,7 +44,7 @@ allow_volatile_store: true
 state_dir: {state}
 tokens:
   gmail:
-    provider: {{token_url: "https://provider.example/token", rotation: always}}
+    provider: {{token_url: "https://provider.example/token", rotation: always{provider}}}
     client: {{id: client}}
     for_each: {{{for_each}}}
     {keys}
@@ -128,16 +128,19 @@ async def running(
     listing: Listing | None = None,
     name: str = "one",
     claims: bool = False,
+    provider: str = "",
 ) -> AsyncIterator[Fleet]:
     """Let a daemon run for as long as the block lasts, then stop it as SIGTERM would.
 
-    `claims`: its store gives them out.
+    `claims`: its store gives them out. `provider`: what else its profile says.
     """
     state, tokens = house.directory / f"state-{name}", house.directory / f"tokens-{name}"
     state.mkdir(exist_ok=True)
     tokens.mkdir(exist_ok=True)
     path = house.directory / f"{name}.yaml"
-    path.write_text(CONFIGURATION.format(state=state, tokens=tokens, for_each=for_each, keys=keys))
+    path.write_text(
+        CONFIGURATION.format(state=state, tokens=tokens, for_each=for_each, keys=keys, provider=provider)
+    )
     settings = load(path, env={}).settings
     grants: list[SimulatedGrant] = []
 

@@ -157,7 +157,7 @@ async def test_it_is_looked_at_every_minute(house: House) -> None:
     """Whatever somebody does to it is seen, also while there is nothing to publish."""
     cabinet = Cabinet(house.clock)
     unseeded = house.daemon(remote_outputs=(cabinet,))
-    unseeded.renewer.courier.rouse()
+    unseeded.renewer.courier.rouse(unseeded.renewer.courier)
 
     await unseeded.run(600)
 
@@ -296,7 +296,7 @@ async def test_what_is_owed_at_the_end_is_carried_in_one_attempt(house: House) -
     cabinet, silent, bell = Cabinet(house.clock), Cabinet(house.clock, "secret:silent"), Bell(house.clock)
     daemon = house.daemon(profile=ROTATING, policy=policy, seed=house.provider.new_grant())
     daemon.renewer.courier.furnish((cabinet,), (bell,))
-    daemon.renewer.courier.rouse = lambda: None
+    daemon.renewer.courier.rouse = lambda _: None
     await daemon.run(10)
     assert cabinet.publications == []
 

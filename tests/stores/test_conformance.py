@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sidecar.errors import Conflict, RecordUnreadable, StoreError
-from sidecar.ports import Grade, SupportsClaims, SupportsDiagnosis, SupportsMany, SupportsProbe
+from sidecar.ports import (
+    Grade,
+    SupportsClaims,
+    SupportsDiagnosis,
+    SupportsFollowing,
+    SupportsMany,
+    SupportsProbe,
+    is_version,
+)
 from sidecar.tokens import AccessToken, Attempt, Record, RefreshToken, encode_record
 from tests import forks
 
@@ -417,6 +425,25 @@ async def test_many_are_read_as_one_is(backend: Backend, store: Store) -> None:
         assert (one.record, one.version, one.sealed_with) == (alone.record, alone.version, alone.sealed_with)
         assert (one.lease_left > 900) == (key == KEY)
     assert await store.load_many([]) == {}
+
+
+async def test_versions_tell_what_has_changed(store: Store) -> None:
+    """Where a store can be followed: page by page, each record's version is what a load tells, and no other's."""
+    if not isinstance(store, SupportsFollowing):
+        return
+    names = ["ns/g/a", "ns/g/b", "ns/g/é", "ns/g/\U0010ffff"]
+    known = {name: await store.write(name, RECORD, expected=None) for name in names}
+    for stranger in ("ns/g", "ns/f/z", "ns/g0", "ns/h/a", "ns/G/a"):
+        await store.write(stranger, RECORD, expected=None)
+    first = await store.versions("ns/g/", after="", most=3)
+    rest = await store.versions("ns/g/", after=first[-1][0], most=3)
+    found = dict([*first, *rest])
+    assert [*found] == names
+    assert all(is_version(known[name], found[name]) for name in names)
+    await store.write("ns/g/b", OTHER, expected=known["ns/g/b"], lease=30)
+    changed = dict(await store.versions("ns/g/", after="ns/g/a", most=9))
+    assert [name for name in changed if not is_version(known[name], changed[name])] == ["ns/g/b"]
+    assert await store.versions("ns/none/", after="", most=3) == []
 
 
 async def test_a_record_of_a_newer_version_says_so(backend: Backend, store: Store) -> None:
