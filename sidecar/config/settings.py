@@ -383,8 +383,8 @@ class HttpCall(Group, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """The URL without its query, which somebody may have put a secret into."""
-        return self.url.partition("?")[0]
+        """The URL's host and port: of a webhook everything behind them, and before an `@`, may be the secret."""
+        return re.split("[/?#]", self.url.partition("//")[2])[0].rpartition("@")[2]
 
 
 class Command(Group, frozen=True, kw_only=True):
@@ -428,7 +428,8 @@ class HookSettings(Group, frozen=True, kw_only=True):
     """`refresh`: for each new access token. `lineage`: only when the grant began anew, with a seed or login; that
     suffices for applications that were given the refresh token and refresh by themselves."""
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,62}$")] | None = None
-    """What metrics and messages call it; by default what it does, and to whom."""
+    """What metrics and messages call it; by default what it does, and to whom: `http:POST HOST:PORT`, `exec:PROGRAM`,
+    `signal:HUP PROCESS`, `rollout_restart:NAMESPACE/KIND/NAME`."""
     timeout: Duration = msgspec.field(default_factory=lambda: Duration(30.0))
     """How long one attempt may take."""
     attempts: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -542,8 +542,11 @@ _PAGE = """\
 <!-- Written from sidecar/observers/metrics.py by `make reference`. -->
 
 `/metrics` speaks Prometheus' text format, and OpenMetrics to whoever asks for it in `Accept`. `token` is a
-token's name in the configuration, or `SET/ACCOUNT`; `output` and `hook` say where it goes and who is told, `provider`
-is a profile's name (`inline` for one without). No label holds a URL, an error's text or a secret.
+token's name in the configuration, or `SET/ACCOUNT`; `provider` is a profile's name (`inline` for one without).
+`output` says where a token goes: `file:PATH`, `secret:NAMESPACE/NAME/KEY`, `aws:NAME`, or `sql:` with the database's
+host and name, table, column and the `where` of the row. `hook` says who is told: its `name`, or what it does and to
+whom, such as `http:POST HOST:PORT`: never a path or a query, which may be a secret. No label holds an error's text or
+a secret.
 
 | Metric | Type | Labels | Meaning |
 |---|---|---|---|

@@ -153,6 +153,10 @@ def google(keys: str) -> str:
             "5:45: tokens.a.after_refresh[1]: is called 'signal:HUP a', as after_refresh[0] is; remove one, or give",
         ),
         (
+            "after_refresh: [{http: {url: https://app/a}}, {http: {url: https://app/b}}]",
+            "5:51: tokens.a.after_refresh[1]: is called 'http:POST app', as after_refresh[0] is; remove one, or give",
+        ),
+        (
             "after_refresh: [{rollout_restart: {deployment: d, daemonset: d}}]",
             "5:39: tokens.a.after_refresh[0].rollout_restart: has both `deployment` and `daemonset`; keep one",
         ),
