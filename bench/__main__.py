@@ -21,7 +21,7 @@ from bench.figures import Section, table
 
 ROOT = Path(bench.__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "performance.md"
-SECTIONS = ("footprint", "speed")
+SECTIONS = ("footprint", "speed", "scale")
 LIBRARIES = ("anyio", "httpx2", "uvicorn", "watchfiles", "asyncpg", "lightkube", "aiobotocore", "msgspec")
 HEAD = """\
 # Performance
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a size that shows only that it runs")
     parser.add_argument("--no-page", action="store_true", help="print, and write nothing")
     given = parser.parse_args(arguments)
+    # An image has its bytecode; with this set each process would compile all of the package anew, and be measured so.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sections = []
     for name in given.only:
         module = importlib.import_module(f"bench.{name}")

@@ -745,7 +745,7 @@ class Engine:
         if renewer is None:
             found = self.settings.resolve(name)
             raise UnknownToken(
-                f"{name}: the set {found.of_set} has no such account now; connect it: {consent(name)}"
+                f"{name}: the set {found.of_set} has no such account now; {consent(name, first=True)}"
             )
         return renewer
 

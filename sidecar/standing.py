@@ -100,10 +100,15 @@ def _of_record(record: Record, troubles: Troubles, now: float) -> tuple[GrantSta
     return GrantState.MISCONFIGURED if misconfigured else GrantState.RETRYING, backoff.reason
 
 
-def consent(token: str, page: str = "") -> str:
-    """Say what a human does where only a human can help. `page`: the URL of the token's page in the console, if any."""
+def consent(token: str, page: str = "", *, first: bool = False) -> str:
+    """Say what a human does where only a human can help. `page`: the URL of the token's page in the console, if any.
+
+    `first`: nobody has consented yet, as far as is known; who is told to do so again looks for what went wrong.
+    """
     name, at = quoted(token), f"{page} or " if page else ""
     seed = f"token-sidecar seed {name} --file FILE"
+    if first:
+        return f"consent: {at}token-sidecar login {name}, or give a refresh token: {seed}"
     return f"consent again: {at}token-sidecar login {name}, or give a new refresh token: {seed}"
 
 
@@ -111,7 +116,7 @@ def remedy(token: str, state: GrantState, page: str = "") -> str:
     """Say what a human can do about a grant in this state; empty where waiting helps."""
     match state:
         case GrantState.DEAD | GrantState.UNSEEDED:
-            return consent(token, page)
+            return consent(token, page, first=state is GrantState.UNSEEDED)
         case GrantState.MISCONFIGURED:
             return "correct the configuration, then run: token-sidecar check"
         case _:

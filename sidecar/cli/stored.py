@@ -81,7 +81,9 @@ async def view(settings: Settings, name: str, held: Held | None, clock: SystemCl
     policy = schedule.Policy(min_validity=token.min_validity, refresh_at=token.refresh_at, lease=token.lease)
     files = [open_output(one, state_dir=settings.state_dir, clock=clock) for one in token.outputs if one.file]
     others = await _looked_at(settings, token, name, clock)
-    troubles = Troubles(unanswered=held is not None and held.lease_left <= 0)
+    # It may be as good as here: told to consent, somebody would, where the daemon only has to be started.
+    untaken = "there is no refresh token yet; a daemon that starts takes the seed's" if token.seed else ""
+    troubles = Troubles(unanswered=held is not None and held.lease_left <= 0, no_seed=untaken)
     state, reason = standing(
         record, troubles, needs_refresh_token=profile.needs_refresh_token, now=clock.wall()
     )

@@ -58,15 +58,15 @@ def _from_store(settings: Settings, name: str, absence: TemporarilyUnavailable) 
     from sidecar.server.client import ShownToken
     from sidecar.standing import consent
 
-    again = consent(name, links.page(settings.console.url, name))
+    page = links.page(settings.console.url, name)
     held = common.read_record(settings, name)
     record = held.record if held is not None else None
     if record is not None and record.access is not None and record.access.seconds_left(time.time()) > 0:
         access = record.access
         return ShownToken(access.value, access.token_type, access.expires_at, access.fingerprint)
     if record is not None and record.is_dead():
-        raise HumanNeeded(f"{name}: the grant is dead; {again}")
+        raise HumanNeeded(f"{name}: the grant is dead; {consent(name, page)}")
     unseeded = settings.profiles[name].needs_refresh_token and (record is None or record.refresh is None)
     if unseeded and settings.tokens[name].seed is None:
-        raise HumanNeeded(f"{name}: no refresh token yet; {again}")
+        raise HumanNeeded(f"{name}: no refresh token yet; {consent(name, page, first=True)}")
     raise TemporarilyUnavailable(f"{name}: the store holds no valid access token, and {absence}")

@@ -9,6 +9,9 @@ from sidecar.config.settings import Settings
 
 def check(settings: Settings, mounts: Mounts, context: Context) -> None:
     """Report a volatile store: with it goes the only copy of a rotated refresh token."""
+    if context.report.spoilt("store"):
+        # What stands in its place was never asked for, and what is said of it would lead astray.
+        return
     where = _volatile(settings, mounts)
     for name, token in settings.entries.items():
         for index, hook in enumerate(token.after_refresh):
@@ -18,15 +21,26 @@ def check(settings: Settings, mounts: Mounts, context: Context) -> None:
                     "without end; keep records where they outlive the pod: `store: kubernetes://…` or postgresql://…"
                 )
                 context.error(("tokens", name, "after_refresh", index, "rollout_restart"), text)
-    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
-    if not rotating or where is None or settings.allow_volatile_store:
+    if where is None or settings.allow_volatile_store:
         return
-    text = (
-        f"is {where}, and lost with the pod or at reboot; lost with it are the refresh tokens of "
-        f"{', '.join(rotating)}, which may rotate; write `store: sqlite:///PATH` with a path on a volume, or "
-        "accept the loss with `allow_volatile_store: true`"
+    lost = f"is {where}, and lost with the pod or at reboot"
+    cure = "write `store: sqlite:///PATH` with a path on a volume, or accept the loss with `allow_volatile_store: true`"
+    rotating = sorted(name for name, profile in settings.profiles.items() if profile.may_rotate)
+    if rotating:
+        text = (
+            f"{lost}; lost with it are the refresh tokens of {', '.join(rotating)}, which may rotate; {cure}"
+        )
+        context.error(("store",), text)
+    # Theirs come from a human alone: there is no seed to begin with again.
+    consented = sorted(
+        name
+        for name, token in settings.entries.items()
+        if token.seed is None and settings.profiles[name].needs_refresh_token and name not in rotating
     )
-    context.error(("store",), text)
+    if consented:
+        named = ", ".join(consented)
+        text = f"{lost}; lost with it are the consents for {named}, for which no `seed` is configured; {cure}"
+        context.warning(("store",), text)
 
 
 def _volatile(settings: Settings, mounts: Mounts) -> str | None:

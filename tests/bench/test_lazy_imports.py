@@ -19,6 +19,8 @@ NEVER = {
     "joserfc",
     "jsonschema",
     "opentelemetry",
+    "pygments",
+    "rich",
     "sidecar.cli.render",
     "sidecar.console",
     "sidecar.deputy",

@@ -71,6 +71,16 @@ def test_before_the_seed_a_human_must_act(place: Place) -> None:
     assert place.calls() == 0
 
 
+def test_a_seed_that_no_daemon_took_yet_is_told(place: Place) -> None:
+    """With a seed in the configuration nobody is sent to consent for no more reason than that no daemon runs."""
+    place.token["seed"] = str(place.new_seed())
+    place.write()
+
+    told = place.run("status").stdout
+    assert "gmail: there is no refresh token yet; a daemon that starts takes the seed's; consent: " in told
+    assert "again" not in told
+
+
 def test_a_seeded_token_is_not_there_yet(seeded: Place) -> None:
     """Exit code 4 says that it comes by itself."""
     assert seeded.run("token", "gmail").returncode == 4

@@ -327,6 +327,26 @@ def test_rotating_tokens_need_a_store_that_lasts(
     assert place.warnings(f"{text}allow_volatile_store: true", disk=True) == []
 
 
+def test_a_consent_alone_needs_a_store_that_lasts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refresh tokens that stay come back from a seed, and those that only a human gave don't: that is a warning."""
+    mount(place, monkeypatch, f"{place.directory} tmpfs", f"{place.directory}/out tmpfs")
+    bare = TEXT.replace("    seed: seed.json\n", "")
+    assert bare != TEXT
+    [warning] = place.warnings(bare, disk=True)
+    assert "lost with it are the consents for a, for which no `seed` is configured; write `store: " in warning
+    assert place.warnings(f"{bare}allow_volatile_store: true", disk=True) == []
+
+
+def test_a_store_that_cant_be_read_is_not_called_volatile(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file with its URL is missing, only that is said: the default in its place was never asked for."""
+    mount(place, monkeypatch, f"{place.directory} tmpfs")
+    text = TEXT.replace("google", "{token_url: 'https://sso.example/t'}")
+    [problem] = place.problems(f"namespace: app\nstore: {{url_file: nowhere}}\n{text}", disk=True)
+    assert "store.url_file: nowhere can't be read: No such file or directory" in problem
+
+
 def test_the_store_may_be_named_in_a_file(place: Place) -> None:
     """A URL can be a secret, so it can come from a file."""
     place.write("url", "sqlite:s.db\n")

@@ -9,12 +9,16 @@ them. In place of `POINT ACTION` may stand
 - `read-limit SECONDS`: less patience with an answer;
 - `poll SECONDS`: this for the time that a record may go unread;
 - `hang SECONDS`: a worker that doesn't come back from the third turn, and this for the age of a stale heartbeat;
-- `deaf SECONDS`: the kernel tells nothing of changed files, and this is the house's tick.
+- `deaf SECONDS`: the kernel tells nothing of changed files, and this is the house's tick;
+- `weigh FILE`: at SIGUSR1 it collects its garbage and writes down what it holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
+import json
 import os
 import re
 import signal
@@ -208,6 +212,23 @@ def hang_in_the_third_turn() -> None:
     replaced(Renewer, "turn", hanging)
 
 
+def weigh_at_a_signal(place: Path) -> None:
+    """Count what the kernel can't see: objects, memory blocks in use, and tasks."""
+
+    def weigh(*_: object) -> None:
+        gc.collect()
+        held = {
+            "objects": len(gc.get_objects()),
+            "blocks": sys.getallocatedblocks(),
+            "tasks": len(asyncio.all_tasks()),
+        }
+        written = place.with_suffix(".new")
+        written.write_text(json.dumps(held), encoding="utf-8")
+        written.replace(place)
+
+    signal.signal(signal.SIGUSR1, weigh)
+
+
 def run(path: str, point: str, argument: str) -> int:
     """Run the daemon; returns its exit code."""
     if point == "read-limit":
@@ -226,13 +247,15 @@ def run(path: str, point: str, argument: str) -> int:
         replaced(watchfiles, "watch", no_watches_left)
         for module in (pulse, scheduler, watch):
             replaced(module, "TICK", float(argument))
+    elif point == "weigh":
+        weigh_at_a_signal(Path(argument))
     else:
         fate = Fate(point, argument)
         lay_points_at_the_store(fate)
         lay_points_at_the_call(fate)
         lay_points_at_the_outputs(fate)
     loaded = config.load(Path(path))
-    log.configure("debug")
+    log.configure(loaded.settings.log.level)
     anyio.run(app.serve, loaded)
     return 0
 

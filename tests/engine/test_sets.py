@@ -73,7 +73,7 @@ async def test_accounts_appear_and_vanish_without_a_restart(
         await anyio.sleep(7200)
         assert fleet.files() == ["bob.json", "carol.json"]
         assert await house.store.keys(PREFIX) == [f"{PREFIX}bob", f"{PREFIX}carol"]
-        with pytest.raises(UnknownToken, match="no such account now; connect it"):
+        with pytest.raises(UnknownToken, match="no such account now; consent: "):
             await fleet.engine.token("gmail/alice")
 
 

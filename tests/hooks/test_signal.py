@@ -44,7 +44,9 @@ class Processes:
         command = [sys.executable, "-I", "-c", SLEEPER, self.name, str(self.folder)]
         process = subprocess.Popen([*command, "handles" if handles else "leaves", *more], process_group=0)
         self.started.append(process)
-        wait_until(self.pid_file(process.pid).exists, what="it is ready")
+        file = self.pid_file(process.pid)
+        # The file is there a moment before the number is in it.
+        wait_until(lambda: file.exists() and file.stat().st_size > 0, what="it is ready")
         return process.pid
 
     def pid_file(self, pid: int) -> Path:

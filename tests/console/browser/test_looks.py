@@ -77,7 +77,7 @@ def test_a_narrow_table_is_a_table_still(window: Page) -> None:
     assert row.get_by_role("cell").count() == 4
     assert "invalid_grant" in row.get_by_role("cell").nth(0).inner_text()
     chart = row.get_by_role("img")
-    assert (chart.get_attribute("aria-label") or "").startswith("The last 32 turns: 31 success, 1 dead.")
+    assert (chart.get_attribute("aria-label") or "").startswith("The last 33 turns: 32 success, 1 dead.")
 
 
 def test_every_stop_of_the_keyboard_is_seen(window: Page) -> None:
