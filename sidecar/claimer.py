@@ -56,7 +56,8 @@ class Claimer:
         self._around = around
         self._hand = hand
         self._most = most
-        self._busy: list[anyio.Event] = []
+        self._busy: list[tuple[anyio.Event, float]] = []
+        """What is set at the end of each turn, and when it has begun or never will (boot-time clock)."""
         self.lease = 0.0
         """Seconds."""
         self.line = Line()
@@ -67,8 +68,9 @@ class Claimer:
     async def turn(self, late: Callable[[], None]) -> Wake:
         """Take one turn and say when the next is due. It occupies no worker."""
         late()
-        self._busy = [turned for turned in self._busy if not turned.is_set()]
         clock = self._around.clock
+        # Past half of its lease a claim is not begun with, and a turn whose answer is late has given its worker back.
+        self._busy = [one for one in self._busy if not one[0].is_set() and clock.boot() < one[1]]
         room = self._most - len(self._busy)
         taken = self.pace.room(clock.boot(), meant=len(self._busy)) if self.pace is not None else room
         found = await self._claimed(int(min(room, taken))) if min(room, taken) > 0 else 0
@@ -91,7 +93,7 @@ class Claimer:
             for one in found:
                 turned = self._hand(one, until)
                 if turned is not None:
-                    self._busy.append(turned)
+                    self._busy.append((turned, until - self.lease / 2))
                 else:
                     await self._give_back(one)
         except StoreError:

@@ -108,6 +108,8 @@ ABSENCE = 60.0
 """Seconds for which a member's record may be missing from the store before it counts as lost: every daemon has asked
 by then whether the account is gone."""
 
+WITHOUT_STORE = 30.0
+"""Seconds that it waits where nothing that the store holds is needed to call the provider."""
 FIRST_LOOK = 600.0
 """Seconds that a member's first turn waits for its record to be read with many others at once: should that fail for so
 long, each looks by itself."""
@@ -229,8 +231,8 @@ class Engine:
         self._sets = {of: _Set(settings.sets[of], self._roster(of, settings)) for of in settings.sets}
         self._retired: dict[str, Renewer] = {}
         """Of tokens that left the configuration: one that comes back may have a call or a commit under way."""
-        self._paces: dict[str, Pace] = {}
-        """By the host of the token endpoint."""
+        self._paces: dict[tuple[str, float | None, int | None], Pace] = {}
+        """By the host of the token endpoint, and what its profile allows."""
         self._rouse = self._give_courier_turn
         """One for all: each look at a method makes an object of its own."""
         self._left: dict[str, list[Entry]] | None = None
@@ -265,7 +267,8 @@ class Engine:
         self._around.emit(TurnEnded(await renewer.look(), "starting", noteworthy=False))
         setup = renewer.setup
         crowd = setup.followed and not renewer.owes and not self._sets[setup.of_set].settled
-        self._scheduler.add(name, renewer, after=FIRST_LOOK if crowd else 0.0)
+        patience = FIRST_LOOK if setup.profile.needs_refresh_token else WITHOUT_STORE
+        self._scheduler.add(name, renewer, after=patience if crowd else 0.0)
         renewer.courier.rouse = self._rouse
         if renewer.courier.has_work:
             self._rouse(renewer.courier)
@@ -417,9 +420,8 @@ class Engine:
             claimer = Claimer(
                 settings.prefix_of(of), store, self._around, self._hand, most=settings.max_workers
             )
-            # The lease that a token gets whose life is not known yet: it's for all of them.
-            claimer.line, claimer.pace = self._sets[of].line, self._pace_of(of, settings)
-            claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
+            claimer.line, self._sets[of].claimer = self._sets[of].line, claimer
+            self._direct(of, claimer)
             self._scheduler.add(of + CLAIMER, claimer)
         if isinstance(store, SupportsFollowing):
             prefix = settings.prefix_of(of)
@@ -429,15 +431,23 @@ class Engine:
             follower.tidy = partial(self._tidy, of)
             self._scheduler.add(of + FOLLOWER, follower)
 
+    def _direct(self, of: str, claimer: Claimer) -> None:
+        """Have a set's claims made by what is configured now."""
+        settings = self.settings
+        claimer.pace = self._pace_of(of, settings)
+        # The lease that a token gets whose life is not known yet: it's for all of them.
+        claimer.lease = schedule.timing(policy_of(settings.sets[of]), settings.profiles[of], None).lease
+
     def _pace_of(self, of: str, settings: Settings) -> Pace:
         """Return the pace of a set's provider, which other sets may have as well."""
         profile = settings.profiles[of]
         place = urlsplit(profile.token_url or profile.issuer).netloc or settings.provider_names[of]
-        if place not in self._paces:
-            self._paces[place] = Pace(
+        key = place, profile.max_rate, profile.max_concurrent
+        if key not in self._paces:
+            self._paces[key] = Pace(
                 self._around.random, rate=profile.max_rate, at_once=profile.max_concurrent
             )
-        return self._paces[place]
+        return self._paces[key]
 
     def _tidy(self, of: str) -> bool:
         files = [output.file for output in self.settings.sets[of].outputs if output.file]
@@ -646,6 +656,8 @@ class Engine:
         known.roster.every, known.roster.required = roster.every, roster.required
         known.roster.provider = roster.provider
         known.max_series, known.grant, known.first = _Set(token, roster).max_series, None, None
+        if known.claimer is not None:
+            self._direct(of, known.claimer)
         for name in [name for name, renewer in self._renewers.items() if renewer.setup.of_set == of]:
             renewer = self._renewers[name]
             try:
@@ -750,6 +762,7 @@ class _Set:
         self.roster = roster
         self.max_series = token.for_each.max_series if token.for_each is not None else 0
         self.line = Line()
+        self.claimer: Claimer | None = None
         self.settled = False
         """Whether it was found out who the accounts are."""
         self.present: set[str] = set()

@@ -58,6 +58,10 @@ class Followed(Protocol):
         """Take the record that the store had then or later; the next turn goes by it."""
         ...
 
+    def distrust(self) -> None:
+        """Have the next turn read the record."""
+        ...
+
     def is_seen_since(self, at: float) -> bool:
         """Tell whether the record was in sight since then."""
         ...
@@ -89,6 +93,8 @@ class Follower:
         self._problem = ""
         self._patrolled = around.clock.boot()
         self._tidied = False
+        self._unreadable: set[str] = set()
+        """Keys of records that are there, as the present look has found, and say nothing."""
         self.tidy: Callable[[], bool] = _nothing_to_tidy
         """Removes what killed writers left beside the members' files; tells whether nothing of the kind remains."""
 
@@ -116,6 +122,7 @@ class Follower:
     async def _look(self, members: dict[str, Followed], began: float) -> None:
         moved: list[Followed] = []
         after, full = "", True
+        self._unreadable.clear()
         while full:
             at = self._around.clock.boot()
             with self._asking():
@@ -130,6 +137,8 @@ class Follower:
                 del moved[:BATCH]
             await checkpoint()
         for one in members.values():
+            if one.key in self._unreadable:
+                continue
             if not one.is_seen_since(began) and one.sighted(None, began):
                 one.hear(None, began)
                 self._wake(one.name)
@@ -140,8 +149,11 @@ class Follower:
             found = await self._store.load_many([one.key for one in moved])
         for one in moved:
             held = found.get(one.key)
-            # Why it can't be read, its own turn finds out, and tells.
-            if not isinstance(held, RecordUnreadable):
+            if isinstance(held, RecordUnreadable):
+                # Why it can't be read, its own turn finds out, and tells.
+                self._unreadable.add(one.key)
+                one.distrust()
+            else:
                 one.hear(held, at)
         turns = [self._wake(one.name) for one in moved]
         # What was read is held until its turn has come: that of thousands takes much room.

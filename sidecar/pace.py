@@ -35,7 +35,7 @@ class Pace:
         self._begun: deque[float] = deque(maxlen=max(1, int(rate))) if rate else deque(maxlen=0)
         self._most = at_once if at_once is not None else math.inf
         self._window = self._most
-        self._under_way = 0
+        self._under_way = self._late = 0
         self._failures = 0
         """In a row."""
         self._not_before = -math.inf
@@ -47,7 +47,8 @@ class Pace:
         """
         if now < self._not_before:
             return 0
-        room = max(0, self._window - max(meant, self._under_way))
+        free = self._window - max(meant, self._under_way - self._late)
+        room = max(0, min(free, self._most - max(meant, self._under_way)))
         if self._begun.maxlen:
             room = min(room, self._begun.maxlen - sum(at > now - self._span for at in self._begun))
         return room
@@ -57,14 +58,25 @@ class Pace:
         return max(self._not_before - now, FIRST_PAUSE * (1 + self._random()))
 
     @contextmanager
-    def call(self, now: float) -> Iterator[None]:
-        """Take a place among the calls that are under way, for as long as the block lasts."""
+    def call(self, now: float) -> Iterator[Callable[[], None]]:
+        """Take a place among the calls that are under way, for as long as the block lasts.
+
+        What it yields says that the answer is late: the place is another's then, unless the provider is known to take
+        no more. A few accounts that are never answered would keep all others waiting.
+        """
+        late = False
+
+        def is_late() -> None:
+            nonlocal late
+            self._late, late = self._late + (not late), True
+
         self._under_way += 1
         self._begun.append(now)
         try:
-            yield
+            yield is_late
         finally:
             self._under_way -= 1
+            self._late -= late
 
     def judge(self, now: float, *, refused: bool, retry_after: float | None = None) -> None:
         """Take note of what came of a call within its block.
@@ -79,7 +91,8 @@ class Pace:
         self._failures += 1
         # Of what was under way at once, half was too much.
         self._window = max(1, min(self._window, self._under_way) // 2)
-        if retry_after is not None or self._failures >= ALIKE:
+        # Not for less, whatever was asked for: some limit each account by itself, and many of these may take turns.
+        if self._failures >= ALIKE:
             pause = retry_after or FIRST_PAUSE * 2.0 ** min(self._failures - ALIKE, 10)
             pause = min(pause, LONGEST_PAUSE) * (1 + self._random() / 4)
             self._not_before = max(self._not_before, now + pause)

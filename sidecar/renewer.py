@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -229,6 +230,10 @@ class Renewer:
         """See `Followed.hear`."""
         self._ledger.hear(stored, at)
 
+    def distrust(self) -> None:
+        """See `Followed.distrust`."""
+        self._ledger.distrust()
+
     def is_seen_since(self, at: float) -> bool:
         """See `Followed.is_seen_since`."""
         return self._ledger.is_seen_since(at)
@@ -281,9 +286,14 @@ class Renewer:
     def _in_pace(self, decision: Decision) -> Decision:
         """Wait where the provider takes no more calls just now."""
         pace, boot = self.setup.pace, self._around.clock.boot()
-        if pace is None or pace.room(boot) >= 1:
+        if pace is None or pace.room(boot) >= 1 or self._is_forgiven():
             return decision
         return Wait(self._now() + pace.delay(boot), "its provider takes no more just now")
+
+    def _is_forgiven(self) -> bool:
+        """Tell whether a refresh token that may have been used can be sent again, and only for a short while."""
+        attempt = self.record.attempt if self.record is not None else None
+        return attempt is not None and self.setup.profile.in_doubt is InDoubt.REPLAY_WINDOW
 
     def _left_to_claims(self, record: Record | None, decision: Decision, seen: Situation) -> Decision:
         """Leave what is merely due to whoever claims it, for a while."""
@@ -325,8 +335,9 @@ class Renewer:
         `lease`: the end of the one that is held already.
         """
         pace, boot = self.setup.pace, self._around.clock.boot()
+        place = pace.call(boot) if pace is not None else nullcontext(_nothing)
         # Not even the lease is cancelled: an intent that nobody ends keeps the other replicas waiting.
-        with anyio.CancelScope(shield=True), pace.call(boot) if pace is not None else nullcontext():
+        with anyio.CancelScope(shield=True), place as is_late:
             try:
                 base, deadline = await self._lease() if lease is None else (self._directed(), lease)
             except Conflict:
@@ -335,7 +346,7 @@ class Renewer:
                 self._store_trouble = str(error)
                 return True
             self._forced = None
-            await self._see_home(base, deadline, late)
+            await self._see_home(base, deadline, partial(_each, is_late, late))
         return True
 
     async def _discard(self) -> bool:
@@ -968,6 +979,15 @@ class _Gate:
             self._slip.sent()
         except EscrowError as error:
             raise LeaseLost(str(error)) from error
+
+
+def _nothing() -> None:
+    """Nobody minds that an answer is late."""
+
+
+def _each(*those: Callable[[], None]) -> None:
+    for one in those:
+        one()
 
 
 def _noted(note: Note, result: Answer | CallError, record: Record) -> None:

@@ -42,7 +42,7 @@ CLAIMED_WITHIN = 30.0
 CLAIMED_SOON = 3.0
 """So many seconds it waits though it is near its end: a claim that is made at all has been made by then."""
 IN_LINE = 300.0
-"""Seconds until a token that stands in line looks again whether it does: they may be very many."""
+"""Seconds until a token that stands in line looks again whether it does, at the most: they may be very many."""
 CLOSE_POLL = 5.0
 QUIET_POLL = 60.0
 FOLLOWED_POLL = 3600.0
@@ -364,7 +364,8 @@ def left_to_claims(record: Record, times: Timing, profile: Profile, *, now: floa
     spare = record.access.seconds_left(due) - times.min_validity - times.lease
     # At the least a few of the seconds that are kept for the death of a holder: nobody holds anything yet.
     at_least = due + min(CLAIMED_WITHIN, max(spare / 2, min(CLAIMED_SOON, times.lease / 3)))
-    return now + IN_LINE if now >= at_least and passed < due + CLAIMED_SOON else at_least
+    again = min(IN_LINE, times.min_validity / 2)
+    return now + again if now >= at_least and passed < due + CLAIMED_SOON else at_least
 
 
 def close_poll(times: Timing) -> float:

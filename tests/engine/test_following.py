@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
+from sidecar import engine as engines
 from sidecar import follower
 from sidecar.errors import SidecarError, StoreError
 from sidecar.events import TokenView, TurnEnded, Warned
 from sidecar.ports import Held, Seeding
+from sidecar.profile import GrantType
 from sidecar.rotation import seeded
+from sidecar.setup import Setup
 from sidecar.stores.memory import MemoryStore
 from sidecar.tokens import GrantState, RefreshToken
-from tests.engine.conftest import House, VirtualClock
+from tests.engine.conftest import STEADY, House, VirtualClock
 from tests.engine.fleet import ENDPOINT, PREFIX, Fleet, Listing, connect, running
 
 ACCOUNTS = [f"user-{number:02}" for number in range(12)]
@@ -240,3 +245,43 @@ async def test_a_file_that_was_read_is_told_of(
         await anyio.sleep(90)
         [output] = view(fleet, "alice").outputs
         assert output.read_since_write is True
+
+
+async def test_a_record_that_can_not_be_read_is_told_of_as_such(
+    house: House, looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has damaged it: that is said within seconds, and it is not taken for one that is missing."""
+    await connect(house, *ACCOUNTS)
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(200)
+        key = f"{PREFIX}{ACCOUNTS[0]}"
+        whole = looked._rows[key]
+        looked._rows[key] = msgspec.structs.replace(whole, blob=b"{", version="damaged")
+        for _ in range(10):
+            await anyio.sleep(20)
+            assert "not in the store" not in view(fleet, ACCOUNTS[0]).reason
+        assert view(fleet, ACCOUNTS[0]).grant_state is GrantState.RETRYING
+        assert "is damaged" in view(fleet, ACCOUNTS[0]).reason
+        looked._rows[key] = whole
+        await anyio.sleep(40)
+        assert view(fleet, ACCOUNTS[0]).grant_state is GrantState.OK
+
+
+async def test_who_needs_nothing_from_the_store_does_not_wait_long_for_it(
+    house: House, looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no refresh token is needed, a start without the store gives every account its token all the same."""
+    listing, plain = Listing("alice", "bob"), engines.make_setup
+
+    def make_setup(*parts: Any, **others: Any) -> Setup:
+        made: Any = plain(*parts, **others)
+        made.grant.grant_type = GrantType.CLIENT_CREDENTIALS.value
+        profile = msgspec.structs.replace(STEADY, grant=GrantType.CLIENT_CREDENTIALS)
+        setup: Setup = msgspec.structs.replace(made, profile=profile)
+        return setup
+
+    monkeypatch.setattr(engines, "make_setup", make_setup)
+    async with running(house, monkeypatch, claims=True, listing=listing) as fleet:
+        looked.away = True
+        await anyio.sleep(60)
+        assert fleet.files() == ["alice.json", "bob.json"]

@@ -22,6 +22,7 @@ from sidecar.schedule import (
     decide,
     due_at,
     jitter,
+    left_to_claims,
     poll_interval,
     resend_at,
     timing,
@@ -404,3 +405,13 @@ def test_a_grant_without_refresh_tokens_knows_no_doubt() -> None:
     profile = Profile(grant=GrantType.CLIENT_CREDENTIALS)
     held = record(refresh=None, attempt=replace(ATTEMPT, fingerprint=""))
     assert isinstance(decided(held, at(101), profile), Refresh)
+
+
+@pytest.mark.parametrize("ttl", [30.0, 60.0, 600.0, 3600.0])
+def test_who_stands_in_line_looks_again_long_before_its_end(ttl: float) -> None:
+    """A token that lives for a minute may not be left alone for five, whatever holds up the line."""
+    held = record(access=token(ttl))
+    times = timing_of(held, Policy(), PLAIN)
+    first = left_to_claims(held, times, PLAIN, now=NOW, passed=-math.inf)
+    again = left_to_claims(held, times, PLAIN, now=first, passed=-math.inf)
+    assert first < again < NOW + ttl
