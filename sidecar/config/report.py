@@ -55,9 +55,10 @@ class Report:
             raise ConfigError(self.problems, warnings=self.warnings)
 
     def line(self, mark: Mark, text: str) -> str:
-        """Put a place and what is said of it on one line."""
+        """Put a place and what is said of it on one line, whatever the names of files are made of."""
         place = f"{self.file}:{mark.line}:{mark.column}"
-        return f"{place}: {mark.label}: {text}" if mark.label else f"{place}: {text}"
+        whole = f"{place}: {mark.label}: {text}" if mark.label else f"{place}: {text}"
+        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole)
 
 
 def label(parent: str, key: str) -> str:

@@ -223,6 +223,6 @@ def test_the_daemon_names_the_page(place: Place) -> None:
     token = place.run("token", "gmail")
 
     assert once.returncode == 3
-    assert f"consent again: {page} or token-sidecar login gmail" in once.stderr
+    assert f"consent: {page} or token-sidecar login gmail" in once.stderr
     assert page in status["tokens"]["gmail"]["remedy"]
     assert page in token.stderr

@@ -99,6 +99,18 @@ def test_everything_wrong_is_reported_in_one_run(place: Place) -> None:
     ]
 
 
+def test_a_strange_file_name_stays_on_its_line(place: Place) -> None:
+    """What can't be printed in a name is shown by its code: whoever reads line by line is not misled."""
+    text = """\
+        store: {url_file: "a\\r\\nb"}
+        tokens: {a: {provider: google}}
+        """
+
+    [problem] = [line for line in place.problems(text, disk=True) if "url_file" in line]
+
+    assert problem.startswith("config.yaml:1:19: store.url_file: a\\r\\nb can't be read")
+
+
 def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
     """There is one line, with the commands that help."""
     with pytest.raises(ConfigError) as caught:
