@@ -182,7 +182,7 @@ class Courier:
         return tuple(
             HookView(
                 errand.hook.id,
-                pending=latest is not None and errand.is_due(latest.mark),
+                pending=latest is not None and errand.is_owed(latest.mark),
                 problem=errand.problem or None,
             )
             for errand in self._errands
@@ -222,7 +222,7 @@ class _Stop(Publisher):
 class _Errand:
     """One hook, and what it was told of."""
 
-    __slots__ = ("_failed_for", "_failures", "hook", "not_before", "problem", "told")
+    __slots__ = ("_failed_for", "_failures", "_given_up", "hook", "not_before", "problem", "told")
 
     def __init__(self, hook: Hook, told: Mark | None) -> None:
         self.hook = hook
@@ -233,11 +233,20 @@ class _Errand:
         """When it may be tried again, on the boot-time clock."""
         self._failures = 0
         self._failed_for = told
+        self._given_up: Mark | None = None
+
+    def is_owed(self, mark: Mark) -> bool:
+        """Tell whether it has not succeeded for this token yet, be it that nobody tries any more."""
+        return self._is_news(mark, self.told)
 
     def is_due(self, mark: Mark) -> bool:
-        if self.told is None or self.told.lineage != mark.lineage:
+        """Tell whether it is to be tried for this token."""
+        return self.is_owed(mark) and self._is_news(mark, self._given_up)
+
+    def _is_news(self, mark: Mark, known: Mark | None) -> bool:
+        if known is None or known.lineage != mark.lineage:
             return True
-        return not self.hook.by_lineage and self.told.generation != mark.generation
+        return not self.hook.by_lineage and known.generation != mark.generation
 
     def ended(self, mark: Mark, problem: str, now: float) -> str:
         """Take note of how an attempt went; return what is to be told of it."""
@@ -248,7 +257,7 @@ class _Errand:
             self.told, self._failures, self.not_before = mark, 0, 0.0
         elif self._failures == self.hook.attempts:
             problem = f"{problem}; given up after {self._failures} attempts, until there is another token"
-            self.told, self.not_before = mark, 0.0
+            self._given_up, self.not_before = mark, 0.0
         else:
             self.not_before = now + min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 10), LAST_RETRY)
         self.problem = problem

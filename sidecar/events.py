@@ -29,7 +29,7 @@ class HookView(msgspec.Struct, frozen=True, gc=False):
 
     hook: str
     pending: bool = False
-    """Whether it is still to be run for the present token."""
+    """Whether it has not been run for the present token with success yet: it waits, fails, or was given up."""
     problem: str | None = None
 
 

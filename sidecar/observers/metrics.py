@@ -203,6 +203,13 @@ DEFINITIONS = {
             ("token", "hook", "outcome"),
         ),
         Definition(
+            "hook_pending",
+            "gauge",
+            "1 while the hook has still to succeed for the present token, whether it waits, fails or was given up; "
+            "0 once it has, or somebody else had told.",
+            ("token", "hook"),
+        ),
+        Definition(
             "provider_clock_skew_seconds",
             "gauge",
             "How far the provider's clock was ahead of ours in its last answer; NaN before the first.",
@@ -373,6 +380,12 @@ class Metrics(Collector):
             for output in view.outputs
         )
         samples["output_read_since_write"] = _together(read, _earliest)
+        pending = (
+            ((_label(view), _part(view, hook.hook)), float(hook.pending))
+            for view in self._views
+            for hook in view.hooks
+        )
+        samples["hook_pending"] = _together(pending, sum)
         tokens = [(label,) for label in labels]
         samples["refreshes"] = _by_outcome(self._refreshes, tokens, OutcomeClass)
         samples["leases"] = _by_outcome(self._leases, tokens, LEASE_OUTCOMES)
@@ -556,9 +569,9 @@ a secret.
   series.
 - Of each [set](../howto/many-accounts.md), `max_series` accounts have series of their own, each for as long as it is
   there: those that came first. All others are told of together as `token="SET/*"`, with `output="*"` and `hook="*"`:
-  states, `unpersisted_rotations` and counters are sums, and of every time, of `min_validity_seconds` and of
-  `output_read_since_write` it is the earliest or least that is known; `refresh_token_life_seconds` is of the one whose
-  end is earliest. So an alert on an expiry fires when one of them is affected; which one it is,
+  states, `unpersisted_rotations`, `hook_pending` and counters are sums, and of every time, of `min_validity_seconds`
+  and of `output_read_since_write` it is the earliest or least that is known; `refresh_token_life_seconds` is of the one
+  whose end is earliest. So an alert on an expiry fires when one of them is affected; which one it is,
   [`/status`](http.md) and `token-sidecar status` tell. What was counted for an account that is gone stays counted.
 - `output_read_since_write` is known of files alone, and NaN until a first read was seen:
   [what it tells, and what it can't](../explanation/health.md#read-no-probe-but-a-metric).

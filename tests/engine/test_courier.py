@@ -248,19 +248,41 @@ async def test_hooks_that_fail_or_hang_are_tried_again_and_delay_nothing(house: 
 
 
 async def test_a_hook_that_has_failed_often_enough_waits_for_the_next_token(house: House) -> None:
-    """Each token has as many attempts, at once when it comes, and it is said that no more are made."""
+    """Each token has as many attempts, at once when it comes; until one succeeds it is said that nobody was told."""
     bell = Bell(house.clock)
     bell.failing, bell.attempts = "nobody is there", 3
     daemon = house.daemon(seed=house.provider.new_grant(), hooks=(bell,))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(daemon.run, DAY / 8)
+        tasks.start_soon(daemon.run, DAY / 6)
         await anyio.sleep(1800)
         [view] = (await daemon.renewer.look()).hooks
         told = "nobody is there; given up after 3 attempts, until there is another token"
-        assert (len(bell.tried), view.pending, view.problem) == (3, False, told)
-    tokens = len(daemon.shelf.publications)
-    assert tokens > 2
-    assert len(bell.tried) == 3 * tokens
+        assert (len(bell.tried), view.pending, view.problem) == (3, True, told)
+        await anyio.sleep(DAY / 8 - 3600)
+        tokens = len(daemon.shelf.publications)
+        assert tokens > 2
+        assert len(bell.tried) == 3 * tokens
+        bell.failing = ""
+        await anyio.sleep(3600)
+        [view] = (await daemon.renewer.look()).hooks
+        assert (view.pending, view.problem) == (False, None)
+
+
+async def test_a_hook_that_was_given_up_is_tried_again_once_it_is_configured_anew(house: House) -> None:
+    """Whoever repairs it in the configuration need not wait for the next token, and nobody is told twice."""
+    bell = Bell(house.clock)
+    bell.failing, bell.attempts = "nobody is there", 1
+    daemon = house.daemon(seed=house.provider.new_grant(), hooks=(bell,))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.run, 1800)
+        await anyio.sleep(600)
+        assert generations(bell) == []
+        bell.failing = ""
+        for _ in range(2):
+            daemon.renewer.courier.furnish((), (bell,))
+            daemon.renewer.courier.post(daemon.shelf.publications[-1], settled=True)
+            await anyio.sleep(300)
+            assert generations(bell) == [1]
 
 
 async def test_a_hook_that_is_due_and_may_not_run_makes_no_turns(house: House) -> None:

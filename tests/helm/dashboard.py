@@ -388,9 +388,12 @@ def _outputs(panels: Panels) -> None:
     )
     panels.graph(
         "Hooks in the hour before",
-        "By how they ended: after a `failed` one the application may go on with the token before, see "
-        "docs/runbooks/tokensidecarhooksfailing.md.",
-        {"{{outcome}}": in_an_hour(token("hook_runs_total"), "outcome")},
+        "By how they ended: after a `failed` one the application may go on with the token before, and does so while "
+        "one is `pending`, see docs/runbooks/tokensidecarhooksfailing.md.",
+        {
+            "{{outcome}}": in_an_hour(token("hook_runs_total"), "outcome"),
+            "pending": f"sum({token('hook_pending')})",
+        },
         unit="short",
         none="No token has a hook.",
         span=8,

@@ -395,6 +395,16 @@ def test_accounts_beyond_the_bound_are_told_of_together() -> None:
     assert {dict(labels).get("token") for _, labels in page.samples()} <= {None, "people/*", "people/own"}
 
 
+def test_it_is_told_which_hooks_have_still_to_succeed() -> None:
+    """Of a token by itself each hook, of accounts that are told of together how many; there is none late."""
+    late, done = HookView("http", pending=True, problem="it was given up"), HookView("exec")
+    page = Page(a_view(hooks=(late, done)), *many("a", hooks=(late, done)), *many("b", hooks=(late,)))
+
+    assert page.value("hook_pending", token="gmail", hook="http") == 1
+    assert page.value("hook_pending", token="gmail", hook="exec") == 0
+    assert page.value("hook_pending", token="people/*", hook="*") == 2
+
+
 def test_of_accounts_together_the_life_is_that_of_the_first_to_end() -> None:
     """An alert on a part of the life compares the two, and must not mix those of two accounts."""
     views = [
