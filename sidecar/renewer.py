@@ -189,6 +189,10 @@ class Renewer:
     def claimed(self, held: Held, until: float) -> None:
         """Refresh at the next turn, which is to be asked for: the lease is ours `until` then (boot-time clock)."""
         self._claim = held, until
+        line, due = self.setup.line, self._claimable_at(msgspec.structs.replace(held.record, attempt=None))
+        if line is not None and due is not None:
+            # The longest due come first. A line that never empties would hide whoever isn't in it.
+            line.passed = max(line.passed, min(due, self._now()))
 
     async def _take_claim(self) -> float | None:
         """Go on from a lease that was claimed; returns its end, or None where there is none that is of use.

@@ -58,7 +58,9 @@ class Report:
         """Put a place and what is said of it on one line, whatever the names of files are made of."""
         place = f"{self.file}:{mark.line}:{mark.column}"
         whole = f"{place}: {mark.label}: {text}" if mark.label else f"{place}: {text}"
-        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole)
+        return "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole
+        )
 
 
 def label(parent: str, key: str) -> str:

@@ -395,6 +395,26 @@ async def test_a_turn_beside_a_claim_leaves_it_alone(
         assert house.provider.replayed() == []
 
 
+async def test_a_line_that_never_empties_moves_on_with_what_is_claimed(
+    house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was due before a claimed record has had its turn, so a record outside of the line is not starved."""
+    await connect(house, "alice")
+    async with running(house, monkeypatch, claims=True) as fleet:
+        await anyio.sleep(5)
+        held = await counting.load(f"{PREFIX}alice")
+        [renewer] = fleet.engine
+        line = renewer.setup.line
+        assert held is not None
+        assert line is not None
+        line.passed = before = held.record.access.issued_at - 1 if held.record.access is not None else 0.0
+        renewer.claimed(held, 0.0)
+        assert before < line.passed <= house.clock.wall()
+        line.passed = float("inf")
+        renewer.claimed(held, 0.0)
+        assert line.passed == float("inf")
+
+
 async def test_what_is_claimed_of_nobodys_account_is_given_back(
     house: House, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
