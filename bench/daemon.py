@@ -81,6 +81,16 @@ class Idle(msgspec.Struct, frozen=True):
         )
 
 
+def token(within: Path, endpoint: str, file: str, **more: Any) -> dict[str, Any]:
+    """Configure a token, or a set, whose refresh tokens rotate, for the daemon in that folder."""
+    return {
+        "provider": {"token_url": f"{endpoint}/token", "rotation": "always"},
+        "client": {"id": "bench", "secret_file": str(within / "secret")},
+        "outputs": [{"file": str(within / "out" / file)}],
+        **more,
+    }
+
+
 class Daemon:
     """One daemon with directories of its own below `folder`; it doesn't run yet."""
 
@@ -99,6 +109,7 @@ class Daemon:
         self.out.mkdir(exist_ok=True)
         self.secret = folder / "secret"
         self.secret.write_text("sim-cs-0123456789abcdef", encoding="ascii")
+        self.store = store
         self.environ = {**os.environ, **(environ or {})}
         self.path = folder / "config.yaml"
         config = {
@@ -121,6 +132,12 @@ class Daemon:
         """Of the process that runs."""
         assert self._process is not None, "it runs"
         return self._process.pid
+
+    def migrate(self) -> None:
+        """Lay out the tables of its store, where that has any."""
+        if self.store.startswith("postgresql:"):
+            command = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(self.path)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=self.environ)
 
     def start(self) -> None:
         """Start it."""

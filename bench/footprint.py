@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bench.daemon import MIB, Daemon, Idle, Sample, ended
+from bench.daemon import MIB, Daemon, Idle, Sample, ended, token
 from bench.figures import Figure, Picture, Section
 from bench.places import PLACES, Place, folder
 
@@ -49,20 +49,10 @@ class Size(msgspec.Struct, frozen=True):
 TINY = Size(idle=1.0, starts=1, plain=(), members=(20,), settle=0.5, kinds=("sqlite",), growing=("sqlite",))
 
 
-def token(daemon_folder: Path, file: str, **more: Any) -> dict[str, Any]:
-    """Configure a token whose refresh tokens rotate."""
-    return {
-        "provider": {"token_url": f"{NOWHERE}/token", "rotation": "always"},
-        "client": {"id": "bench", "secret_file": str(daemon_folder / "secret")},
-        "outputs": [{"file": str(daemon_folder / "out" / file)}],
-        **more,
-    }
-
-
 def plain(place: Place, within: Path, count: int = 1) -> Daemon:
     """Make a daemon with tokens that the configuration names each."""
     names = ["token", *(f"token-{number}" for number in range(1, count))]
-    tokens = {name: token(within, f"{name}.json") for name in names}
+    tokens = {name: token(within, NOWHERE, f"{name}.json") for name in names}
     return Daemon(within, store=place.store, tokens=tokens, environ=place.environ)
 
 
@@ -71,7 +61,7 @@ def many(place: Place, within: Path) -> Daemon:
     return Daemon(
         within,
         store=place.store,
-        tokens={"people": token(within, "{account}.json", for_each={})},
+        tokens={"people": token(within, NOWHERE, "{account}.json", for_each={})},
         environ=place.environ,
     )
 
@@ -80,9 +70,7 @@ def filled(daemon: Daemon, accounts: int = 0) -> Daemon:
     """Put fresh records into the daemon's store."""
     with suppress(FileNotFoundError):
         shutil.rmtree(daemon.state)
-    if "postgres" in daemon.path.read_text(encoding="utf-8"):
-        command = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(daemon.path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=daemon.environ)
+    daemon.migrate()
     command = [sys.executable, "-m", "bench.fill", str(daemon.path), str(accounts), NOWHERE]
     subprocess.run(command, check=True, env=daemon.environ)
     return daemon

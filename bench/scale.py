@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from bench.daemon import MIB, TICKS, Daemon, Sample, ended
+from bench.daemon import MIB, TICKS, Daemon, Sample, ended, token
 from bench.figures import Figure, Picture, Section, quantile, table
 from bench.places import folder
 from bench.provider import Behaviour, Report, minted
@@ -169,16 +169,6 @@ def providing(life: float) -> Iterator[Endpoint]:
         endpoint.process.wait()
 
 
-def token(within: Path, endpoint: Endpoint, file: str, **more: Any) -> dict[str, Any]:
-    """Configure what is refreshed there."""
-    return {
-        "provider": {"token_url": f"{endpoint.url}/token", "rotation": "always"},
-        "client": {"id": "bench", "secret_file": str(within / "secret")},
-        "outputs": [{"file": str(within / "out" / file)}],
-        **more,
-    }
-
-
 @contextmanager
 def stage(plan: Plan, server: Server) -> Iterator[tuple[list[Daemon], Endpoint, str]]:
     """Fill a database and make the daemons, none of which runs yet; they end with the block."""
@@ -187,10 +177,9 @@ def stage(plan: Plan, server: Server) -> Iterator[tuple[list[Daemon], Endpoint, 
         daemons = []
         for number in range(plan.daemons):
             own = within / str(number)
-            people = token(own, endpoint, "{account}.json", for_each={}, **plan.settings)
+            people = token(own, endpoint.url, "{account}.json", for_each={}, **plan.settings)
             daemons.append(Daemon(own, store=server.url(database), tokens={"people": people}))
-        command = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(daemons[0].path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        daemons[0].migrate()
         lead = 0.0 if plan.burst else 2 + plan.tokens * plan.daemons / 1500
         asyncio.run(fill(server, database, plan, endpoint.url, time.time() + lead))
         stack.enter_context(ended(daemons))
@@ -321,7 +310,7 @@ def in_memory(count: int) -> float:
         for number in range(count):
             seed = seeds / str(number)
             seed.write_text(minted(number, 0, due, 0.0).refresh, encoding="ascii")
-            tokens[f"token-{number}"] = token(within / "one", endpoint, f"{number}.json", seed=str(seed))
+            tokens[f"token-{number}"] = token(within / "one", endpoint.url, f"{number}.json", seed=str(seed))
         daemon = Daemon(within / "one", store="memory:", tokens=tokens)
         with ended([daemon]):
             daemon.start()

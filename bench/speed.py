@@ -18,7 +18,7 @@ from typing import Any, Self
 import asyncpg
 import msgspec
 
-from bench.daemon import Daemon, ended
+from bench.daemon import Daemon, ended, token
 from bench.figures import Figure, Section, quantile
 from bench.places import PLACES, Place, folder
 
@@ -178,25 +178,13 @@ class Versions:
         self.close()
 
 
-def settings(within: Path, provider: Provider, **more: Any) -> dict[str, Any]:
-    """Configure one token whose refresh tokens rotate."""
-    return {
-        "provider": {"token_url": f"{provider.url}/token", "rotation": "always"},
-        "client": {"id": "bench", "secret_file": str(within / "secret")},
-        "seed": str(within / "seed"),
-        "outputs": [{"file": str(within / "out" / "token.json")}],
-        **more,
-    }
-
-
 def daemon_on(place: Place, within: Path, provider: Provider, **more: Any) -> Daemon:
     """Make a daemon with one token, and its first seed."""
     within.mkdir(parents=True)
     (within / "seed").write_text("sim-rt-0123456789abcdef", encoding="ascii")
-    daemon = Daemon(within, store=place.store, tokens={"token": settings(within, provider, **more)})
-    if place.kind == "postgres":
-        command = [sys.executable, "-m", "sidecar", "store", "migrate", "--config", str(daemon.path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    one = token(within, provider.url, "token.json", seed=str(within / "seed"), **more)
+    daemon = Daemon(within, store=place.store, tokens={"token": one})
+    daemon.migrate()
     return daemon
 
 
